@@ -1,0 +1,41 @@
+# `make help` lists the targets. Everything runs inside .venv, which the first target that needs it creates.
+PYTHON ?= python3.11
+SAMPLE_ROWS ?= 100000
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help install repro sample test test-slow check format
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
+
+.venv/installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0 -e '.[dev]'
+	touch $@
+
+install: .venv/installed ## create .venv with the tested versions
+
+sample: install ## generate the sample log into data/ where no log is there (SAMPLE_ROWS=100000)
+	@test -e data/train.parquet || python -m qin.sample --rows $(SAMPLE_ROWS) --seed 0 --out data
+
+repro: sample ## install, generate the sample log if data/ has none, run the pipeline
+	dvc repro
+
+test: install ## install, run the fast tests
+	python -m pytest
+
+test-slow: install ## run the slow tests too
+	python -m pytest -m 'not gpu and not scale'
+
+check: install ## formatter, linter, types, import layers, fast tests
+	ruff format --check .
+	ruff check .
+	mypy
+	lint-imports
+	python -m pytest
+
+format: install ## apply the formatter and the linter's fixes
+	ruff format .
+	ruff check --fix .

@@ -1,0 +1,1 @@
+"""Click-through-rate models with leak-free splits, honest calibration and reproducible training."""

@@ -1,0 +1,94 @@
+"""From settings to modules: the only place where params.yaml meets code. To add an option, add one line here."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from qin.config import HardNegativeParams, ImbalanceParams, ModelParams, TrainParams
+from qin.data.loader import ShuffledLoader
+from qin.data.shards import ShardReader
+from qin.model.embedding import NumericNormalizer
+from qin.model.qin import QIN, QINInputs, QINSizes
+from qin.sampling import auto_pos_weight
+from qin.schema import Schema
+from qin.training import FitSettings, HardNegatives
+
+# Parameters whose size carries no meaning for the fit: biases, slopes, batch-norm scales.
+_MIN_DECAYED_DIM = 2
+
+
+def build_model(schema: Schema, params: ModelParams, *, mean: Sequence[float], std: Sequence[float], seed: int) -> QIN:
+    """The network for a schema, with seeded initial weights.
+
+    Args:
+        schema: The resolved columns.
+        params: Sizes and regularisation.
+        mean: Mean of each numeric field's signed log on the train fold.
+        std: Its standard deviation.
+        seed: Seed of the initial weights.
+    """
+    names = list(schema.vocabularies)
+    positions = {field.name: position for position, field in enumerate(schema.categorical)}
+    inputs = QINInputs(
+        num_buckets=tuple(schema.vocabularies.values()),
+        num_fields=len(schema.categorical),
+        sequence_vocabulary=tuple(names.index(field.vocabulary) for field in schema.sequences),
+        target_fields=tuple(positions[name] for name in schema.target),
+    )
+    sizes = QINSizes(**params.model_dump())
+    normalizer = NumericNormalizer(torch.tensor(mean, dtype=torch.float32), torch.tensor(std, dtype=torch.float32))
+    return QIN(inputs=inputs, sizes=sizes, normalizer=normalizer, generator=torch.Generator().manual_seed(seed))
+
+
+def build_optimizer(model: nn.Module, params: TrainParams) -> torch.optim.Optimizer:
+    """AdamW with decay on matrices and tables only."""
+    parameters = list(model.parameters())
+    groups = [
+        {"params": [p for p in parameters if p.dim() >= _MIN_DECAYED_DIM], "weight_decay": params.weight_decay},
+        {"params": [p for p in parameters if p.dim() < _MIN_DECAYED_DIM], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=params.lr, fused=True)
+
+
+def build_loader(reader: ShardReader, params: TrainParams) -> ShuffledLoader:
+    """Shuffled batches of the prepared train file."""
+    return ShuffledLoader(reader, batch_size=params.batch_size, buffer_rows=params.buffer_rows, seed=params.seed)
+
+
+def resolve_pos_weight(params: ImbalanceParams, label: npt.NDArray[np.uint8]) -> float:
+    """The weight of a positive in the loss, from the train fold's labels where it is `auto`."""
+    if params.pos_weight is None:
+        return 1.0
+    if params.pos_weight == "auto":
+        num_positives = int(label.sum())
+        return auto_pos_weight(label.size - num_positives, num_positives)
+    return params.pos_weight
+
+
+def resolve_neg_ratio(params: ImbalanceParams) -> float:
+    """The share of negatives that training keeps in each epoch."""
+    return params.neg_downsample_ratio if params.use_neg_downsampling else 1.0
+
+
+def build_hard_negatives(params: HardNegativeParams) -> HardNegatives | None:
+    """Mining inside each batch, or None where it is off."""
+    if not params.enable:
+        return None
+    return HardNegatives(**params.model_dump(exclude={"enable"}))
+
+
+def build_settings(params: TrainParams) -> FitSettings:
+    """The training loop's settings."""
+    return FitSettings(
+        seed=params.seed,
+        epochs=params.epochs,
+        patience=params.patience,
+        lr=params.lr,
+        schedule=params.schedule,
+        warmup_steps=params.warmup_steps,
+        gradient_clip=params.gradient_clip,
+        checkpoint_seconds=params.checkpoint_seconds,
+    )

@@ -1,0 +1,280 @@
+"""Settings: one frozen, strict model per section of params.yaml, and the reader that checks them all at once."""
+
+import difflib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from qin.errors import ConfigError
+
+Ratio = Annotated[float, Field(gt=0, lt=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Dropout = Annotated[float, Field(ge=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+NumBuckets = Annotated[int, Field(ge=3, le=2**31 - 1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class DataParams(_Section):
+    """Where the log is and which of its columns are not features."""
+
+    train: str
+    test: str
+    sample_submission: str
+    label: str
+    id: str
+    drop: list[str] = []
+    ignore: list[str] = []
+
+
+class SequenceParams(_Section):
+    """One behaviour sequence; it has its own vocabulary (`num_buckets`) or shares a column's."""
+
+    name: str
+    max_len: Count
+    vocabulary_of: str | None = None
+    num_buckets: NumBuckets | None = None
+
+    @model_validator(mode="after")
+    def _one_vocabulary(self) -> "SequenceParams":
+        if (self.vocabulary_of is None) == (self.num_buckets is None):
+            raise ValueError("give either vocabulary_of (a categorical column) or num_buckets, not both")
+        return self
+
+
+class FeatureParams(_Section):
+    """Which columns feed the model and how they are encoded; names may be globs such as `l_feat_*`."""
+
+    categorical: list[str]
+    numeric: list[str] = []
+    sequences: list[SequenceParams] = []
+    target: Annotated[list[str], Field(min_length=1)]
+    num_buckets: NumBuckets
+    num_buckets_of: dict[str, NumBuckets] = {}
+    hash_seed: Seed
+
+
+class PrepareParams(_Section):
+    """How prepare works through the files; only `shard_rows` shows in its output."""
+
+    shard_rows: Count
+    batch_rows: Count
+    num_threads: Count
+
+
+class SplitParams(_Section):
+    """How rows are divided into a train and a validation fold."""
+
+    method: Literal["stratified", "group_user", "group_session", "time"]
+    seed: Seed
+    val_ratio: Ratio
+    row_key: list[str] | None = None
+    group_key: str | None = None
+    session_key: str | None = None
+    time_col: str | None = None
+    time_val_ratio: Ratio
+    time_val_start: str | int | float | None = None
+    time_embargo: Annotated[float, Field(ge=0)] = 0.0
+    cross_boundary_sessions: Literal["keep", "drop"] = "keep"
+    thresholds: dict[str, int] | None = None
+
+    @model_validator(mode="after")
+    def _method_has_its_column(self) -> "SplitParams":
+        needs = {"group_user": "group_key", "group_session": "session_key", "time": "time_col"}
+        key = needs.get(self.method)
+        if key is not None and getattr(self, key) is None:
+            raise ValueError(f"method {self.method} needs {key}, which is null")
+        if self.method == "time" and self.thresholds is not None:
+            raise ValueError("thresholds belong to the hashed methods; freeze a time split with time_val_start")
+        return self
+
+
+class ModelParams(_Section):
+    """Sizes and regularisation of the published QIN."""
+
+    embedding_dim: Count
+    embedding_std: Annotated[float, Field(gt=0)]
+    attention_dim: Count
+    num_layers: Count
+    num_rows: Count
+    batch_norm: bool
+    dropout: Dropout
+    embedding_dropout: Dropout
+
+
+class ImbalanceParams(_Section):
+    """What is done about rare clicks while training; weights compose by multiplication."""
+
+    use_neg_downsampling: bool
+    neg_downsample_ratio: Annotated[float, Field(gt=0, le=1)]
+    pos_weight: Annotated[float, Field(gt=0)] | Literal["auto"] | None
+
+
+class HardNegativeParams(_Section):
+    """Hard-negative mining inside each batch."""
+
+    enable: bool
+    mode: Literal["goss", "pps", "ohem"]
+    top_neg_frac: Share
+    rest_frac: Share
+    min_neg: Count
+
+
+class TrainParams(_Section):
+    """Optimizer, schedule, early stopping, reproducibility."""
+
+    seed: Seed
+    num_threads: Count
+    batch_size: Annotated[int, Field(ge=2)]
+    eval_batch_size: Count
+    buffer_rows: Count
+    epochs: Count
+    patience: Count
+    lr: Annotated[float, Field(gt=0)]
+    weight_decay: Annotated[float, Field(ge=0)]
+    schedule: Literal["constant", "cosine", "plateau"]
+    warmup_steps: Annotated[int, Field(ge=0)]
+    gradient_clip: Annotated[float, Field(gt=0)] | None
+    checkpoint_seconds: Annotated[float, Field(ge=0)]
+
+
+class CalibrationParams(_Section):
+    """How logits become probabilities."""
+
+    temperature_scaling: bool
+    objective: Literal["log_loss", "wll"]
+    seed: Seed
+
+    @model_validator(mode="after")
+    def _objective_converges(self) -> "CalibrationParams":
+        if self.temperature_scaling and self.objective == "wll":
+            raise ValueError(
+                "objective wll with temperature scaling diverges on natural-prior logits (a temperature cannot "
+                "shift the prior); use log_loss here and predict.prior: balanced for the output"
+            )
+        return self
+
+
+class EvaluateParams(_Section):
+    """Resolution of the calibration error and of the plots."""
+
+    num_bins: Annotated[int, Field(ge=2)]
+    num_curve_points: Annotated[int, Field(ge=10)]
+
+
+class PredictParams(_Section):
+    """The submission."""
+
+    prior: Literal["natural", "balanced"] | Ratio
+    batch_size: Count
+
+
+class Params(_Section):
+    """All of params.yaml."""
+
+    data: DataParams
+    features: FeatureParams
+    prepare: PrepareParams
+    split: SplitParams
+    model: ModelParams
+    imbalance: ImbalanceParams
+    hnm: HardNegativeParams
+    train: TrainParams
+    calibration: CalibrationParams
+    evaluate: EvaluateParams
+    predict: PredictParams
+
+
+def load_params(path: Path) -> Params:
+    """Read and check params.yaml.
+
+    The parser is YAML 1.2, because `dvc exp run -S train.lr=1e-5` writes `1e-05`, a string to YAML 1.1.
+
+    Args:
+        path: The params file.
+
+    Raises:
+        ConfigError: If the file cannot be read or breaks a rule; every problem is on its own line, with its dotted
+            path, the value, and for an unknown key the nearest valid one.
+    """
+    try:
+        tree = YAML(typ="safe", pure=True).load(path)
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: file not found") from error
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: expected sections such as `data:` and `train:`, got {tree!r}")
+    try:
+        return Params.model_validate_json(json.dumps(tree, default=str))
+    except ValidationError as error:
+        raise ConfigError("\n".join(f"{path}: {line}" for line in _problems(error))) from error
+
+
+def _problems(error: ValidationError) -> Iterator[str]:
+    """One line per problem; the several complaints about one union-typed value are joined."""
+    by_path: dict[str, list[str]] = {}
+    values: dict[str, Any] = {}
+    for detail in error.errors(include_url=False):
+        location = _without_union_tags(detail["loc"])
+        path = ".".join(str(part) for part in location)
+        values[path] = detail["input"]
+        if detail["type"] == "extra_forbidden":
+            message = "unknown key" + _nearest(location)
+        elif detail["type"] == "missing":
+            message, values[path] = "missing", None
+        else:
+            message = detail["msg"].removeprefix("Value error, ")
+        by_path.setdefault(path, []).append(message)
+    for path, messages in by_path.items():
+        value = values[path]
+        shown = "" if value is None or isinstance(value, dict | list) else f" (got {json.dumps(value)})"
+        yield f"{path}: {' or '.join(dict.fromkeys(messages))}{shown}"
+
+
+def _without_union_tags(location: Sequence[int | str]) -> list[int | str]:
+    """Drop pydantic's union member names, such as `constrained-float`, from the end of a location."""
+    parts: list[int | str] = []
+    model: type[BaseModel] | None = Params
+    for part in location:
+        if model is None and isinstance(part, str) and parts and _is_leaf(parts):
+            break
+        parts.append(part)
+        model = _model_at(parts)
+    return parts
+
+
+def _is_leaf(location: Sequence[int | str]) -> bool:
+    parent = _model_at(location[:-1])
+    field = parent.model_fields.get(str(location[-1])) if parent else None
+    return field is not None and "dict" not in str(field.annotation)
+
+
+def _model_at(location: Sequence[int | str]) -> type[BaseModel] | None:
+    model: type[BaseModel] | None = Params
+    for part in location:
+        if isinstance(part, int):
+            model = SequenceParams
+            continue
+        field = model.model_fields.get(part) if model else None
+        annotation = field.annotation if field else None
+        model = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+    return model
+
+
+def _nearest(location: Sequence[int | str]) -> str:
+    parent = _model_at(location[:-1])
+    if parent is None:
+        return ""
+    matches = difflib.get_close_matches(str(location[-1]), list(parent.model_fields), n=1, cutoff=0.0)
+    prefix = "".join(f"{part}." for part in location[:-1])
+    return f", did you mean {prefix}{matches[0]}?" if matches else ""

@@ -1,0 +1,1 @@
+"""The input side: encoding, shards on disk, folds, leakage audit, loader."""

@@ -1,0 +1,124 @@
+"""From a raw Parquet file to shards: decode in order, encode in threads, write in order."""
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from qin.data.encode import BatchEncoder, EncodedBatch
+from qin.data.hashing import hash_values, seed_of
+from qin.data.raw import open_parquet, read_batches
+from qin.data.shards import ShardWriter, layout
+from qin.data.statistics import FileStatistics
+from qin.errors import DataError
+from qin.progress import Progress
+from qin.schema import Schema
+
+IDS = "ids.arrow"
+
+
+def prepare_file(
+    file: str,
+    folder: Path,
+    *,
+    schema: Schema,
+    with_label: bool,
+    shard_rows: int,
+    batch_rows: int,
+    num_threads: int,
+) -> dict[str, Any]:
+    """Encode a raw file into `folder`; prepared row `i` is raw row `i`.
+
+    Args:
+        file: Path of the raw Parquet file, also its name in messages.
+        folder: Existing empty folder for shards, manifest, and (without labels) the ids.
+        schema: The resolved columns.
+        with_label: True for train, False for a file to predict, which has ids instead.
+        shard_rows: Rows per shard.
+        batch_rows: Rows decoded at a time.
+        num_threads: Threads that encode.
+
+    Returns:
+        Statistics for `metrics/prepare.json`.
+
+    Raises:
+        DataError: Naming the first bad value.
+    """
+    groups = layout(schema, with_label=with_label)
+    writer = ShardWriter(folder, groups, shard_rows=shard_rows)
+    encoder = BatchEncoder(schema, groups, file=file)
+    statistics = FileStatistics(schema)
+    ids: list[pa.Array] = []
+    columns = [*(field.name for field in schema.fields), schema.label if with_label else schema.id]
+    num_rows = open_parquet(file).metadata.num_rows
+    with ThreadPoolExecutor(num_threads) as pool, Progress(num_rows, label=f"prepare {file}") as progress:
+        batches = read_batches(file, columns=columns, batch_rows=batch_rows)
+        for raw, encoded in _encode_in_order(pool, encoder, batches, depth=num_threads + 1):
+            writer.append(encoded.arrays)
+            statistics.update(encoded)
+            if not with_label:
+                ids.append(_id_text(raw.column(schema.id), file=file, column=schema.id, first_row=encoded.first_row))
+            progress.advance(raw.num_rows)
+    summary = statistics.summary()
+    if with_label:
+        summary = {**summary, **_two_classes(statistics.label_summary(), file=file, column=schema.label)}
+    else:
+        _write_ids(folder / IDS, ids, file=file, column=schema.id)
+    writer.close(schema=schema, extra={})
+    return summary
+
+
+def read_ids(folder: Path) -> pa.ChunkedArray:
+    """The ids of a prepared file, in row order, as text."""
+    with pa.OSFile(str(folder / IDS)) as source:
+        return pa.ipc.open_file(source).read_all().column("id")
+
+
+def _encode_in_order(
+    pool: ThreadPoolExecutor,
+    encoder: BatchEncoder,
+    batches: Iterator[tuple[int, pa.RecordBatch]],
+    *,
+    depth: int,
+) -> Iterator[tuple[pa.RecordBatch, EncodedBatch]]:
+    """Yield encoded batches in file order with at most `depth` of them in memory."""
+    pending: deque[tuple[pa.RecordBatch, Future[EncodedBatch]]] = deque()
+    for first_row, batch in batches:
+        pending.append((batch, pool.submit(encoder, first_row, batch)))
+        if len(pending) == depth:
+            raw, future = pending.popleft()
+            yield raw, future.result()
+    for raw, future in pending:
+        yield raw, future.result()
+
+
+def _two_classes(summary: dict[str, float | int], *, file: str, column: str) -> dict[str, float | int]:
+    if summary["base_rate"] in (0, 1):
+        raise DataError(
+            f"{file}: column {column}: all labels are {summary['base_rate']:.0f}; training needs both classes"
+        )
+    return summary
+
+
+def _id_text(array: pa.Array, *, file: str, column: str, first_row: int) -> pa.Array:
+    if array.null_count:
+        row = int(np.flatnonzero(array.is_null().to_numpy(zero_copy_only=False))[0])
+        raise DataError(f"{file}: column {column}, row {first_row + row}: id is missing")
+    return array.cast(pa.string())
+
+
+def _write_ids(path: Path, parts: list[pa.Array], *, file: str, column: str) -> None:
+    hashes = np.concatenate([hash_values(part, seed_of("id", 0))[0] for part in parts])
+    order = np.argsort(hashes, kind="stable")
+    repeats = order[1:][hashes[order[1:]] == hashes[order[:-1]]]
+    ids = pa.chunked_array(parts)
+    if repeats.size:
+        row = int(repeats.min())
+        raise DataError(f"{file}: column {column}, row {row}: id occurs twice: {ids[row].as_py()!r}")
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, pa.schema([("id", pa.string())])) as writer:
+        for part in parts:
+            writer.write_batch(pa.record_batch([part], names=["id"]))

@@ -1,0 +1,175 @@
+"""The trained model as files, and batched logits from it."""
+
+import json
+import platform
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from qin.artifacts import read_array, read_json, write_exact_json
+from qin.build import build_model
+from qin.calibration import CalibrationReport
+from qin.config import ModelParams
+from qin.data.loader import Batch
+from qin.data.shards import ShardReader
+from qin.errors import ArtifactError
+from qin.model.qin import QIN
+from qin.schema import Schema
+
+WEIGHTS, MODEL = "weights.safetensors", "model.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A network with what is needed to use its logits.
+
+    Attributes:
+        network: In evaluation mode.
+        schema: The columns it was trained on.
+        params: Its sizes.
+        pos_weight: Weight of a positive in its training loss.
+        train_base_rate: Natural click rate of its train fold.
+        provenance: Where it comes from: fingerprint of the run, library versions, best epoch.
+    """
+
+    network: QIN
+    schema: Schema
+    params: ModelParams
+    pos_weight: float
+    train_base_rate: float
+    provenance: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ScoredRows:
+    """Training-scale logits of the validation fold, as `calibrate` and `evaluate` read them.
+
+    Attributes:
+        row: Row numbers in the train file, ascending, `(n,)`.
+        logit: `(n,)`, float32.
+        label: `(n,)`.
+    """
+
+    row: npt.NDArray[np.int64]
+    logit: npt.NDArray[np.float32]
+    label: npt.NDArray[np.uint8]
+
+    def write(self, folder: Path) -> None:
+        """Write one array file per attribute."""
+        for name in ("row", "logit", "label"):
+            np.save(folder / f"{name}.npy", getattr(self, name))
+
+    @classmethod
+    def read(cls, folder: Path) -> "ScoredRows":
+        """Inverse of `write`.
+
+        Raises:
+            ArtifactError: If a file is missing, damaged, or of another length.
+        """
+        scored = cls(*(read_array(folder / f"{name}.npy") for name in ("row", "logit", "label")))
+        if not scored.row.shape == scored.logit.shape == scored.label.shape:
+            raise ArtifactError(f"{folder}: arrays of different lengths; run the train stage")
+        return scored
+
+
+def score(network: QIN, batches: Iterable[Batch]) -> Iterator[tuple[Batch, npt.NDArray[np.float32]]]:
+    """Yield each batch with its logits `(batch,)`."""
+    network.eval()
+    for batch in batches:
+        with torch.inference_mode():
+            logit = network(batch.categorical, batch.numeric, batch.sequences)
+        yield batch, logit.float().numpy()
+
+
+def score_all(network: QIN, batches: Iterable[Batch], *, num_rows: int) -> npt.NDArray[np.float32]:
+    """Logits of all batches in order, `(num_rows,)`."""
+    out, position = np.empty(num_rows, np.float32), 0
+    for batch, logit in score(network, batches):
+        out[position : position + batch.rows.size] = logit
+        position += batch.rows.size
+    assert position == num_rows, "batches hold as many rows as were selected"
+    return out
+
+
+def save_model(folder: Path, model: TrainedModel) -> None:
+    """Write weights and description; equal models give equal bytes.
+
+    The description is a single metadata key, because the order of several is random in safetensors.
+    """
+    description = {
+        "format": FORMAT,
+        "schema": model.schema.to_json(),
+        "params": model.params.model_dump(),
+        "pos_weight": model.pos_weight,
+        "train_base_rate": model.train_base_rate,
+        "provenance": model.provenance,
+    }
+    weights = {name: value.contiguous() for name, value in model.network.state_dict().items()}
+    save_file(weights, folder / WEIGHTS, metadata={"qin": json.dumps(description, sort_keys=True)})
+    write_exact_json(folder / MODEL, description)
+
+
+def load_model(folder: Path) -> TrainedModel:
+    """Inverse of `save_model`.
+
+    Raises:
+        ArtifactError: If a file is missing, damaged, or of another format.
+    """
+    tree = read_json(folder / MODEL)
+    if tree.get("format") != FORMAT:
+        raise ArtifactError(f"{folder / MODEL}: format {tree.get('format')!r}, expected {FORMAT}")
+    schema, params = Schema.from_json(tree["schema"]), ModelParams.model_validate(tree["params"])
+    zeros = [0.0] * len(schema.numeric)
+    network = build_model(schema, params, mean=zeros, std=zeros, seed=0)
+    try:
+        network.load_state_dict(load_file(folder / WEIGHTS))
+    except FileNotFoundError as error:
+        raise ArtifactError(f"{folder / WEIGHTS}: file not found; run the train stage") from error
+    except (SafetensorError, RuntimeError) as error:
+        raise ArtifactError(f"{folder / WEIGHTS}: damaged or of another model: {str(error).splitlines()[0]}") from error
+    network.eval()
+    return TrainedModel(network, schema, params, tree["pos_weight"], tree["train_base_rate"], tree["provenance"])
+
+
+def check_same_schema(model: TrainedModel, reader: ShardReader) -> None:
+    """Check that prepared rows are encoded as the model's training rows were.
+
+    Raises:
+        ArtifactError: Naming the columns that differ.
+    """
+    if reader.schema == model.schema:
+        return
+    ours, theirs = set(model.schema.fields), set(reader.schema.fields)
+    names = sorted({field.name for field in ours ^ theirs}) or ["order, target or hash seed"]
+    raise ArtifactError(f"{reader.folder}: not encoded as the model was trained; different: {', '.join(names)}")
+
+
+def read_calibration(path: Path) -> CalibrationReport:
+    """Read what the calibrate stage wrote.
+
+    Raises:
+        ArtifactError: If it is missing, damaged, or breaks a rule.
+    """
+    try:
+        return CalibrationReport.from_dict(read_json(path))
+    except ValueError as error:
+        raise ArtifactError(f"{path}: {error}") from error
+
+
+def library_versions() -> dict[str, str]:
+    """Versions that the weights may depend on."""
+    return {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
+
+
+def use_threads(num_threads: int) -> None:
+    """Fix the number of threads and demand deterministic kernels, so that equal inputs give equal bytes."""
+    torch.set_num_threads(num_threads)
+    torch.use_deterministic_algorithms(True)

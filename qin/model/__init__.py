@@ -1,0 +1,1 @@
+"""The network: embedding, target-conditioned sparse attention, quadratic network."""

@@ -1,0 +1,219 @@
+"""The whole network: embeddings, one attention per behaviour sequence, then the quadratic network."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import nn
+
+from qin.model.attention import TargetAttention
+from qin.model.embedding import PADDING_BUCKET, FusedEmbedding, NumericNormalizer
+from qin.model.quadratic import QuadraticNetwork
+
+EMBEDDING_STD = 1e-4  # of the authors' framework, FuxiCTR
+
+
+@dataclass(frozen=True, kw_only=True)
+class QINInputs:
+    """Which inputs the network reads.
+
+    Attributes:
+        num_buckets: buckets of each vocabulary, padding and null included: first one vocabulary per categorical
+            field, in the fields' order, then those that belong to a sequence alone.
+        num_fields: number of categorical fields.
+        sequence_vocabulary: for each behaviour sequence, the index of its vocabulary. A sequence that
+            shares a categorical field's vocabulary shares its embeddings, so that target and history can meet.
+        target_fields: indices of the categorical fields whose embeddings make up the target item.
+
+    Raises:
+        ValueError: A count or index contradicts the others; an input or target that the attention needs is absent.
+    """
+
+    num_buckets: tuple[int, ...]
+    num_fields: int
+    sequence_vocabulary: tuple[int, ...] = ()
+    target_fields: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.num_fields <= len(self.num_buckets):
+            raise ValueError(f"num_fields must be in [1, {len(self.num_buckets)}], got {self.num_fields}")
+        for index in self.sequence_vocabulary:
+            if not 0 <= index < len(self.num_buckets):
+                raise ValueError(f"a sequence's vocabulary must be in [0, {len(self.num_buckets)}), got {index}")
+        for index in self.target_fields:
+            if not 0 <= index < self.num_fields:
+                raise ValueError(f"a target field must be in [0, {self.num_fields}), got {index}")
+        if len(set(self.target_fields)) != len(self.target_fields):
+            raise ValueError(f"target fields must not repeat, got {self.target_fields}")
+        if self.sequence_vocabulary and not self.target_fields:
+            raise ValueError("a model with sequences needs at least one target field, got none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class QINSizes:
+    """Widths, depths and dropout of the network.
+
+    Attributes:
+        embedding_dim: width of one embedding.
+        embedding_std: standard deviation of the initial embeddings.
+        attention_dim: width of the attention's query and key space; the authors use twice the target's width.
+        num_layers: number of quadratic layers.
+        num_rows: rows of each quadratic layer.
+        batch_norm: whether each quadratic product is batch-normalised.
+        dropout: probability of dropping an element inside the quadratic network.
+        embedding_dropout: probability of dropping an element of the embeddings and attention outputs that enter
+            the quadratic network. The attention itself reads embeddings without dropout.
+        sparse_embedding_grad: whether the embedding table's gradient is sparse; for row-wise optimizers.
+    """
+
+    embedding_dim: int = 16
+    embedding_std: float = EMBEDDING_STD
+    attention_dim: int = 32
+    num_layers: int = 3
+    num_rows: int = 2
+    batch_norm: bool = False
+    dropout: float = 0.0
+    embedding_dropout: float = 0.0
+    sparse_embedding_grad: bool = False
+
+
+class QIN(nn.Module):
+    """Click logits from categorical fields, numeric fields and behaviour sequences.
+
+    The quadratic network reads the flattened embeddings of all categorical fields, one attention output per
+    sequence, and the numeric block, in this order.
+
+    Construction leaves torch's global random generator as it was; parameters come from ``generator`` alone. Dropout
+    in training mode draws from torch's global generator, which has no per-call seed: whoever trains seeds that
+    generator, and saves its state with a checkpoint.
+
+    Source: QIN (arXiv 2504.17699).
+    NOTE[DIFF]: the paper has no numeric fields; here they enter after a train-fold standardisation, with missing
+    flags. The paper has one sequence; here there may be several, each with its own attention.
+
+    Args:
+        inputs: which inputs the network reads.
+        sizes: widths, depths and dropout.
+        normalizer: the fitted numeric normaliser; one of zero fields where there are none.
+        generator: seeded CPU generator for the initial parameters.
+
+    Raises:
+        ValueError: A size is out of its range.
+    """
+
+    def __init__(
+        self, *, inputs: QINInputs, sizes: QINSizes, normalizer: NumericNormalizer, generator: torch.Generator
+    ) -> None:
+        if not 0.0 <= sizes.embedding_dropout < 1.0:
+            raise ValueError(f"embedding_dropout must be in [0, 1), got {sizes.embedding_dropout}")
+        super().__init__()
+        self.inputs = inputs
+        self.embedding_dropout = sizes.embedding_dropout
+        dim = sizes.embedding_dim
+        target_dim = len(inputs.target_fields) * dim
+        num_sequences = len(inputs.sequence_vocabulary)
+        self.normalizer = normalizer
+        with torch.random.fork_rng(devices=[]):  # nn.Linear draws when it is built; init_parameters draws again
+            self.embedding = FusedEmbedding(inputs.num_buckets, dim=dim, sparse=sizes.sparse_embedding_grad)
+            self.attentions = nn.ModuleList(
+                TargetAttention(target_dim, sequence_dim=dim, attention_dim=sizes.attention_dim)
+                for _ in range(num_sequences)
+            )
+            self.network = QuadraticNetwork(
+                inputs.num_fields * dim + num_sequences * target_dim + 2 * normalizer.num_fields,
+                num_layers=sizes.num_layers,
+                num_rows=sizes.num_rows,
+                batch_norm=sizes.batch_norm,
+                dropout=sizes.dropout,
+            )
+        self.register_buffer("_target_fields", torch.tensor(inputs.target_fields, dtype=torch.int64), persistent=False)
+        self.init_parameters(generator, embedding_std=sizes.embedding_std)
+
+    _target_fields: torch.Tensor
+
+    @torch.no_grad()
+    def init_parameters(self, generator: torch.Generator, *, embedding_std: float = EMBEDDING_STD) -> None:
+        """Draw all parameters again, as the authors' framework (FuxiCTR) does.
+
+        Embeddings are normal with a standard deviation of 1e-4, padding rows zero; linear weights Xavier normal
+        with zero biases (a quadratic layer counts all its rows as outputs); PReLU slopes 0.25; batch norm at
+        identity.
+
+        Args:
+            generator: seeded generator on the parameters' device.
+            embedding_std: standard deviation of the embeddings.
+
+        Raises:
+            ValueError: ``embedding_std`` is not positive and finite.
+        """
+        if not 0.0 < embedding_std < math.inf:
+            raise ValueError(f"embedding_std must be positive and finite, got {embedding_std=}")
+        for module in self.modules():
+            if isinstance(module, FusedEmbedding):
+                module.embedding_table.normal_(std=embedding_std, generator=generator)
+                module.embedding_table[module.offsets + PADDING_BUCKET] = 0.0
+            elif isinstance(module, nn.Linear):
+                nn.init.xavier_normal_(module.weight, generator=generator)
+                if module.bias is not None:
+                    module.bias.zero_()
+            elif isinstance(module, nn.PReLU):
+                module.weight.fill_(module.init)
+            elif isinstance(module, nn.BatchNorm1d):
+                module.reset_parameters()
+
+    @torch.no_grad()
+    def set_base_rate(self, base_rate: float) -> None:
+        """Start training from the base rate's logit: set the output bias to ``log(p / (1 - p))``.
+
+        Args:
+            base_rate: click probability of the train fold as the loss weights it.
+
+        Raises:
+            ValueError: ``base_rate`` is not inside (0, 1).
+        """
+        if not 0.0 < base_rate < 1.0:
+            raise ValueError(f"the base rate must be inside (0, 1), got {base_rate=}")
+        self.network.fc.bias.fill_(math.log(base_rate) - math.log1p(-base_rate))
+
+    def forward(
+        self, categorical: torch.Tensor, numeric: torch.Tensor, sequences: Sequence[torch.Tensor]
+    ) -> torch.Tensor:
+        """Compute click logits.
+
+        Args:
+            categorical: buckets, ``(batch, num_fields)``, any integer type.
+            numeric: raw values, ``(batch, num_numeric)``, NaN where missing.
+            sequences: buckets of each behaviour sequence, ``(batch, seq)`` each, 0 for padding, which may stand
+                anywhere. Their lengths may differ.
+
+        Returns:
+            Logits, ``(batch,)``.
+
+        Raises:
+            ValueError: The number or shape of the inputs does not fit the model.
+        """
+        self._check(categorical, numeric, sequences)
+        embedded = self.embedding(categorical)  # (batch, num_fields, dim)
+        blocks = [embedded.flatten(1)]
+        if sequences:
+            target = embedded[:, self._target_fields].flatten(1)  # (batch, target_dim)
+            for attention, vocabulary, buckets in zip(
+                self.attentions, self.inputs.sequence_vocabulary, sequences, strict=True
+            ):
+                index = buckets.to(torch.int64)  # comparisons, too, lack uint16
+                history = self.embedding.lookup(index, field=vocabulary)  # (batch, seq, dim)
+                blocks.append(attention(target, history, index != PADDING_BUCKET))
+        dense = F.dropout(torch.cat(blocks, dim=1), self.embedding_dropout, self.training)
+        logit: torch.Tensor = self.network(torch.cat((dense, self.normalizer(numeric)), dim=1))
+        return logit
+
+    def _check(self, categorical: torch.Tensor, numeric: torch.Tensor, sequences: Sequence[torch.Tensor]) -> None:
+        if categorical.dim() != 2 or categorical.shape[1] != self.inputs.num_fields:
+            raise ValueError(f"categorical must be (batch, {self.inputs.num_fields}), got {tuple(categorical.shape)}")
+        if len(sequences) != len(self.attentions):
+            raise ValueError(f"the model reads {len(self.attentions)} sequences, got {len(sequences)}")
+        for part in (numeric, *sequences):
+            if part.shape[0] != categorical.shape[0]:
+                raise ValueError(f"every input must have {categorical.shape[0]} rows, got {tuple(part.shape)}")

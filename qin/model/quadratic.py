@@ -1,0 +1,93 @@
+"""The quadratic network: each layer multiplies its input by a linear function of itself."""
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import nn
+
+
+class QuadraticLayer(nn.Module):
+    """Computes ``x * sum_r dropout(W_r x + b_r)``.
+
+    Nothing stands between the rows and their sum when dropout is off, so the rows are folded into one matrix:
+    ``x * ((sum_r W_r) x + sum_r b_r)`` costs one product instead of ``num_rows``, and gives every row the same
+    gradient as before. The parameters stay ``(num_rows * dim, dim)``, row after row, because the optimizer's
+    path, and with it the effective step size, depends on their number. Rows differ in training only by dropout.
+
+    Source: QIN (arXiv 2504.17699), the Khatri-Rao quadratic layer.
+
+    Args:
+        dim: width of the input and output.
+        num_rows: number of linear functions in the sum.
+        dropout: probability of dropping an element of one row, in [0, 1). It acts in training mode, through
+            torch's global random generator.
+
+    Shape:
+        - input and output: ``(batch, dim)``
+
+    Raises:
+        ValueError: ``dim`` or ``num_rows`` is below 1, or ``dropout`` is outside [0, 1).
+    """
+
+    def __init__(self, dim: int, *, num_rows: int, dropout: float) -> None:
+        if min(dim, num_rows) < 1:
+            raise ValueError(f"sizes must be at least 1, got {dim=}, {num_rows=}")
+        if not 0.0 <= dropout < 1.0:
+            raise ValueError(f"dropout must be in [0, 1), got {dropout=}")
+        super().__init__()
+        self.num_rows = num_rows
+        self.dropout = dropout
+        self.linear = nn.Linear(dim, num_rows * dim)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Multiply ``(batch, dim)`` by the sum of its rows."""
+        dim = self.linear.in_features
+        if self.training and self.dropout > 0.0:
+            rows = F.dropout(self.linear(x), self.dropout).view(-1, self.num_rows, dim)  # (batch, rows, dim)
+            return x * rows.sum(dim=1)
+        weight = self.linear.weight.view(self.num_rows, dim, dim).sum(dim=0)
+        bias = self.linear.bias.view(self.num_rows, dim).sum(dim=0)
+        return x * F.linear(x, weight, bias)
+
+
+class QuadraticNetwork(nn.Module):
+    """A stack of residual quadratic layers, then a linear function to one logit.
+
+    The published order is kept: quadratic product, batch norm, activation, dropout, residual. The activation
+    stands after the product, not inside it.
+
+    Source: QIN (arXiv 2504.17699), the quadratic neural network; the order follows the authors' implementation.
+
+    Args:
+        dim: width of the input and of every layer.
+        num_layers: number of quadratic layers.
+        num_rows: rows of each quadratic layer.
+        batch_norm: whether each product is batch-normalised.
+        dropout: probability for the rows and for each layer's output, in [0, 1).
+
+    Shape:
+        - input: ``(batch, dim)``
+        - output: logits, ``(batch,)``
+
+    Raises:
+        ValueError: A size is below 1, ``dropout`` is outside [0, 1), or the input is not ``(batch, dim)``.
+    """
+
+    def __init__(self, dim: int, *, num_layers: int, num_rows: int, batch_norm: bool, dropout: float) -> None:
+        if num_layers < 1:
+            raise ValueError(f"the network needs at least one layer, got {num_layers=}")
+        super().__init__()
+        self.dim = dim
+        self.dropout = dropout
+        self.layers = nn.ModuleList(QuadraticLayer(dim, num_rows=num_rows, dropout=dropout) for _ in range(num_layers))
+        self.norms = nn.ModuleList(nn.BatchNorm1d(dim) if batch_norm else nn.Identity() for _ in range(num_layers))
+        self.activations = nn.ModuleList(nn.PReLU() for _ in range(num_layers))
+        self.fc = nn.Linear(dim, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map ``(batch, dim)`` to logits ``(batch,)``."""
+        if x.dim() != 2 or x.shape[1] != self.dim:
+            raise ValueError(f"the input must be (batch, {self.dim}), got {tuple(x.shape)}")
+        for layer, norm, activation in zip(self.layers, self.norms, self.activations, strict=True):
+            x = x + F.dropout(activation(norm(layer(x))), self.dropout, self.training)
+        logit: torch.Tensor = self.fc(x)
+        return logit.squeeze(1)

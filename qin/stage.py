@@ -1,0 +1,101 @@
+"""What every stage does around its work: log lines, one-line errors, no orphans, peak memory."""
+
+import ctypes
+import errno
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from qin.artifacts import write_json
+from qin.errors import QinError
+
+STAGES = ("prepare", "split", "train", "calibrate", "evaluate", "predict")
+PARAMS_FILE = Path("params.yaml")
+SCRATCH = Path(".qin")
+
+_PR_SET_PDEATHSIG = 1
+
+log = logging.getLogger("qin")
+
+
+@dataclass
+class StageReport:
+    """Filled by a stage for its closing line."""
+
+    num_rows: int = 0
+
+
+@contextmanager
+def run_stage(name: str) -> Iterator[StageReport]:
+    """Wrap a stage's work.
+
+    Prints `STAGE <name> [i/6]` and a closing line with rows, seconds, rows/s and peak memory, which are also written to
+    `.qin/stages/<name>.json` for benchmarks. A QinError, or a disk that cannot be read or written, becomes one line per
+    problem on standard error and exit status 1. The process ends when the process that started it does.
+
+    Args:
+        name: One of STAGES.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
+    _end_with_parent()
+    signal.signal(signal.SIGTERM, _raise_exit)
+    log.info("STAGE %s [%d/%d]", name, STAGES.index(name) + 1, len(STAGES))
+    started, report = time.monotonic(), StageReport()
+    try:
+        yield report
+    except QinError as error:
+        for line in str(error).splitlines():
+            log.error("error: %s", line)
+        raise SystemExit(1) from error
+    except OSError as error:
+        if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}:
+            raise
+        log.error("error: %s: %s", error.filename or f"stage {name}", error.strerror)
+        raise SystemExit(1) from error
+    _close(name, report, time.monotonic() - started)
+
+
+def _close(name: str, report: StageReport, seconds: float) -> None:
+    rate, peak = report.num_rows / max(seconds, 1e-9), peak_memory_bytes()
+    log.info(
+        "STAGE %s done: %d rows, %.1f s, %.0f rows/s, peak memory %.2f GiB",
+        name,
+        report.num_rows,
+        seconds,
+        rate,
+        peak / 2**30,
+    )
+    figures = {"num_rows": report.num_rows, "seconds": seconds, "rows_per_second": rate, "peak_memory_bytes": peak}
+    write_json(SCRATCH / "stages" / f"{name}.json", figures)
+
+
+def peak_memory_bytes() -> int:
+    """Peak resident memory of this process in bytes; stages start no others.
+
+    Linux's VmHWM is used, because `getrusage` also counts what the parent held when it forked.
+    """
+    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError("/proc/self/status has no VmHWM")
+
+
+def _end_with_parent() -> None:
+    """Ask Linux for SIGTERM when the parent dies, so that a killed `dvc` leaves no training behind."""
+    parent = os.getppid()
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:  # it died before the request
+        raise SystemExit(1)
+
+
+def _raise_exit(number: int, _: FrameType | None) -> NoReturn:
+    """Turn SIGTERM into an exception, so that half-written files are removed."""
+    raise SystemExit(128 + number)

@@ -1,0 +1,281 @@
+"""The training loop: weighted steps over shuffled batches, validation after each epoch, early stopping, resume."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from qin.checkpoint import CheckpointStore
+from qin.data.hashing import seed_of
+from qin.data.loader import Batch, ShuffledLoader
+from qin.errors import TrainingError
+from qin.losses import logistic_loss, weighted_logistic_loss
+from qin.model.qin import QIN
+from qin.progress import Progress, log
+from qin.sampling import MiningMode, mine_hard_negatives, neg_downsample, positive_weights
+
+_PLATEAU_FACTOR = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitSettings:
+    """How `fit` trains; see params.yaml's `train` section."""
+
+    seed: int
+    epochs: int
+    patience: int
+    lr: float
+    schedule: Literal["constant", "cosine", "plateau"]
+    warmup_steps: int
+    gradient_clip: float | None
+    checkpoint_seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class HardNegatives:
+    """Arguments of `mine_hard_negatives`."""
+
+    mode: MiningMode
+    top_neg_frac: float
+    rest_frac: float
+    min_neg: int
+
+
+@dataclass(frozen=True)
+class TrainingRows:
+    """The rows of each epoch: the train fold, its negatives downsampled anew every epoch.
+
+    Attributes:
+        loader: Shuffled batches.
+        is_train: `(num_rows,)`.
+        label: `(num_rows,)`.
+        neg_ratio: Share of negatives kept; each kept one has weight `1 / neg_ratio`.
+        pos_weight: Weight of a positive.
+        seed: Seed of the downsampling.
+    """
+
+    loader: ShuffledLoader
+    is_train: npt.NDArray[np.bool_]
+    label: npt.NDArray[np.uint8]
+    neg_ratio: float
+    pos_weight: float
+    seed: int
+
+    def selection(self, epoch: int) -> npt.NDArray[np.bool_]:
+        """Rows of an epoch, `(num_rows,)`."""
+        if self.neg_ratio == 1.0:
+            return self.is_train
+        generator = np.random.default_rng((int(seed_of("neg_downsample", self.seed)), epoch))
+        keep, _ = neg_downsample(self.label, ratio=self.neg_ratio, generator=generator)
+        return keep & self.is_train
+
+    def weights(self, label: torch.Tensor) -> torch.Tensor:
+        """Weight of each row of a batch, `(batch,)`."""
+        return positive_weights(label, pos_weight=self.pos_weight) * torch.where(label == 1, 1.0, 1.0 / self.neg_ratio)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationScores:
+    """Figures of the validation fold after an epoch, on the original distribution."""
+
+    log_loss: float
+    ap: float
+    auc: float
+
+
+@dataclass
+class FitState:
+    """All that a resumed run needs besides model and optimizer; plain values, so that a checkpoint holds no code."""
+
+    epoch: int = 0
+    step_in_epoch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    weight_sum: float = 0.0
+    plateau_scale: float = 1.0
+    best_epoch: int = -1
+    best_ap: float = -math.inf
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """Outcome of `fit`; the model holds the best epoch's weights."""
+
+    best_epoch: int
+    num_steps: int
+    history: list[dict[str, float]]
+
+
+class Fit:
+    """One training run.
+
+    Args:
+        model: Network to train, in place.
+        optimizer: Of the model's parameters.
+        rows: What each epoch trains on.
+        settings: How.
+        hard_negatives: Mining inside each batch, or None.
+        validate: Scores the model on the validation fold.
+        checkpoints: Where to keep the newest state; an existing one is resumed.
+        on_epoch: Called with the history after each epoch.
+    """
+
+    def __init__(
+        self,
+        model: QIN,
+        *,
+        optimizer: torch.optim.Optimizer,
+        rows: TrainingRows,
+        settings: FitSettings,
+        hard_negatives: HardNegatives | None,
+        validate: Callable[[QIN], ValidationScores],
+        checkpoints: CheckpointStore,
+        on_epoch: Callable[[list[dict[str, float]]], None],
+    ) -> None:
+        self._model, self._optimizer, self._rows, self._settings = model, optimizer, rows, settings
+        self._hard_negatives, self._validate = hard_negatives, validate
+        self._checkpoints, self._on_epoch = checkpoints, on_epoch
+        self._state = FitState()
+        self._best: dict[str, torch.Tensor] = {}
+        self._last_save = time.monotonic()
+
+    def run(self) -> FitResult:
+        """Train to the end or to early stopping and load the best weights.
+
+        Raises:
+            TrainingError: If the loss is not finite.
+            ArtifactError: If the checkpoint is damaged.
+        """
+        self._resume()
+        state, settings = self._state, self._settings
+        while state.epoch < settings.epochs and state.epoch - 1 - state.best_epoch < settings.patience:
+            self._train_epoch()
+            self._end_epoch()
+        self._model.load_state_dict(self._best)
+        return FitResult(state.best_epoch, state.step, state.history)
+
+    def _train_epoch(self) -> None:
+        state = self._state
+        selection = self._rows.selection(state.epoch)
+        num_steps = self._rows.loader.num_batches(selection)
+        if num_steps == 0:
+            raise TrainingError("the train fold has no rows to train on")
+        label = f"epoch {state.epoch + 1}/{self._settings.epochs}"
+        batches = self._rows.loader.epoch(state.epoch, selection, first_step=state.step_in_epoch)
+        self._model.train()
+        with Progress(num_steps * self._rows.loader.batch_size, label=label) as progress:
+            progress.advance(state.step_in_epoch * self._rows.loader.batch_size)
+            for batch in batches:
+                self._set_learning_rate(num_steps)
+                loss = self._train_step(batch)
+                progress.advance(batch.rows.size, note=f"loss {loss:.4f}")
+                self._save_if_due()
+
+    def _train_step(self, batch: Batch) -> float:
+        state = self._state
+        step_seed = int(seed_of(f"step {state.step}", self._settings.seed)) >> 1
+        torch.manual_seed(step_seed)  # dropout depends on the step alone, so nothing need be saved
+        assert batch.label is not None
+        weight = self._rows.weights(batch.label)
+        logit = self._model(batch.categorical, batch.numeric, batch.sequences)
+        denominator = weight.sum()
+        loss = weighted_logistic_loss(
+            logit,
+            batch.label,
+            sample_weight=weight * self._selected(logit, batch.label, step_seed),
+            denominator=denominator,
+        )
+        value = loss.item()
+        if not math.isfinite(value):
+            raise TrainingError(f"the loss is {value} at step {state.step}; lower train.lr or train.gradient_clip")
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if self._settings.gradient_clip is not None:
+            nn.utils.clip_grad_norm_(self._model.parameters(), self._settings.gradient_clip)
+        self._optimizer.step()
+        total = float(denominator)
+        state.loss_sum += value * total
+        state.weight_sum += total
+        state.step += 1
+        state.step_in_epoch += 1
+        return value
+
+    def _selected(self, logit: torch.Tensor, label: torch.Tensor, seed: int) -> torch.Tensor | float:
+        mining = self._hard_negatives
+        if mining is None:
+            return 1.0
+        generator = torch.Generator().manual_seed(seed)
+        return mine_hard_negatives(logistic_loss(logit.detach(), label), label, generator=generator, **asdict(mining))
+
+    def _end_epoch(self) -> None:
+        state = self._state
+        scores = self._validate(self._model)
+        record = {
+            "epoch": state.epoch + 1,
+            "step": state.step,
+            "train_loss": state.loss_sum / state.weight_sum,
+            "val_log_loss": scores.log_loss,
+            "val_ap": scores.ap,
+            "val_auc": scores.auc,
+            "lr": self._optimizer.param_groups[0]["lr"],
+        }
+        log.info(
+            "epoch %(epoch)d: train loss %(train_loss).5f, validation log loss %(val_log_loss).5f, "
+            "AP %(val_ap).5f, AUC %(val_auc).5f",
+            record,
+        )
+        state.history.append(record)
+        if scores.ap > state.best_ap:
+            state.best_ap, state.best_epoch = scores.ap, state.epoch
+            self._best = {name: value.detach().clone() for name, value in self._model.state_dict().items()}
+        elif self._settings.schedule == "plateau":
+            state.plateau_scale *= _PLATEAU_FACTOR
+        state.epoch, state.step_in_epoch = state.epoch + 1, 0
+        state.loss_sum = state.weight_sum = 0.0
+        self._on_epoch(state.history)
+        self._save()
+
+    def _set_learning_rate(self, num_steps: int) -> None:
+        state, settings = self._state, self._settings
+        done = (state.epoch + state.step_in_epoch / num_steps) / settings.epochs
+        scale = {
+            "constant": 1.0,
+            "cosine": 0.5 * (1.0 + math.cos(math.pi * done)),
+            "plateau": state.plateau_scale,
+        }[settings.schedule]
+        warmup = min(1.0, (state.step + 1) / settings.warmup_steps) if settings.warmup_steps else 1.0
+        for group in self._optimizer.param_groups:
+            group["lr"] = settings.lr * scale * warmup
+
+    def _save_if_due(self) -> None:
+        if time.monotonic() - self._last_save >= self._settings.checkpoint_seconds:
+            self._save()
+
+    def _save(self) -> None:
+        self._checkpoints.save(
+            {
+                "state": asdict(self._state),
+                "model": self._model.state_dict(),
+                "optimizer": self._optimizer.state_dict(),
+                "best": self._best,
+            }
+        )
+        self._last_save = time.monotonic()
+
+    def _resume(self) -> None:
+        saved = self._checkpoints.load()
+        if saved is None:
+            return
+        self._state = FitState(**saved["state"])
+        self._model.load_state_dict(saved["model"])
+        self._optimizer.load_state_dict(saved["optimizer"])
+        self._best = saved["best"]
+        self._on_epoch(self._state.history)
+        log.info("resuming at epoch %d, step %d", self._state.epoch + 1, self._state.step)

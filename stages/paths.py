@@ -1,0 +1,16 @@
+"""Where stages leave what the next ones read; dvc.yaml names the same places."""
+
+from pathlib import Path
+
+PARAMS = Path("params.yaml")
+PREPARED = Path("data/prepared")
+PREPARED_TRAIN = PREPARED / "train"
+PREPARED_TEST = PREPARED / "test"
+FOLDS = Path("data/split")
+MODEL = Path("artifacts/model")
+VALIDATION = Path("artifacts/validation")
+CALIBRATOR = Path("artifacts/temperature.json")
+SUBMISSION = Path("outputs/submission.csv")
+METRICS = Path("metrics")
+PLOTS = Path("plots")
+CHECKPOINTS = Path(".qin/checkpoints")

@@ -1,0 +1,45 @@
+"""Stage 6: calibrated probabilities of the test file, in the order of the sample submission.
+
+python -m stages.predict
+"""
+
+import typer
+
+from qin.calibration import shift_prior
+from qin.config import load_params
+from qin.data.loader import iterate_in_order
+from qin.data.prepare import read_ids
+from qin.data.shards import ShardReader
+from qin.inference import check_same_schema, load_model, read_calibration, score_all, use_threads
+from qin.logits import sigmoid
+from qin.stage import run_stage
+from qin.submission import match_ids, read_submission_ids, write_submission
+from stages import paths
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def main() -> None:
+    """Write outputs/submission.csv."""
+    with run_stage("predict") as report:
+        params = load_params(paths.PARAMS)
+        data = params.data
+        use_threads(params.train.num_threads)
+        model, reader = load_model(paths.MODEL), ShardReader(paths.PREPARED_TEST)
+        check_same_schema(model, reader)
+        header, wanted = read_submission_ids(data.sample_submission)
+        rows = match_ids(
+            wanted, read_ids(paths.PREPARED_TEST), file=data.sample_submission, column=data.id, test=data.test
+        )
+        batches = iterate_in_order(reader, is_selected=None, batch_size=params.predict.batch_size)
+        logit = read_calibration(paths.CALIBRATOR).calibrator.apply(
+            score_all(model.network, batches, num_rows=reader.num_rows)
+        )
+        shifted = shift_prior(logit, base_rate=model.train_base_rate, prior=params.predict.prior)
+        write_submission(paths.SUBMISSION, header=header, ids=wanted, probability=sigmoid(shifted)[rows])
+        report.num_rows = reader.num_rows
+
+
+if __name__ == "__main__":
+    app()

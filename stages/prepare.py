@@ -1,0 +1,45 @@
+"""Stage 1: raw Parquet files to fixed-width shards.
+
+python -m stages.prepare
+"""
+
+import typer
+
+from qin.artifacts import atomic_directory, write_json
+from qin.config import load_params
+from qin.data.prepare import prepare_file
+from qin.data.raw import open_parquet
+from qin.schema import check_test_columns, resolve_schema
+from qin.stage import run_stage
+from stages import paths
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def main() -> None:
+    """Encode train and test; nothing is fitted, so this may precede the split."""
+    with run_stage("prepare") as report:
+        params = load_params(paths.PARAMS)
+        data, knobs = params.data, params.prepare
+        schema = resolve_schema(open_parquet(data.train).schema_arrow, data=data, features=params.features)
+        check_test_columns(open_parquet(data.test).schema_arrow, schema, file=data.test)
+        figures = {}
+        with atomic_directory(paths.PREPARED) as folder:
+            for name, file in (("train", data.train), ("test", data.test)):
+                (folder / name).mkdir()
+                figures[name] = prepare_file(
+                    file,
+                    folder / name,
+                    schema=schema,
+                    with_label=name == "train",
+                    shard_rows=knobs.shard_rows,
+                    batch_rows=knobs.batch_rows,
+                    num_threads=knobs.num_threads,
+                )
+                report.num_rows += figures[name]["num_rows"]
+        write_json(paths.METRICS / "prepare.json", figures)
+
+
+if __name__ == "__main__":
+    app()

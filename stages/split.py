@@ -1,0 +1,39 @@
+"""Stage 2: the fold of each row, and the leakage audit.
+
+python -m stages.split
+"""
+
+import typer
+
+from qin.artifacts import atomic_directory, write_json
+from qin.config import load_params
+from qin.data.audit import audit, check
+from qin.data.raw import open_parquet
+from qin.data.split import assign_folds, read_split_columns, write_folds
+from qin.schema import resolve_schema
+from qin.stage import run_stage
+from stages import paths
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def main() -> None:
+    """Divide the train file's rows into a train and a validation fold."""
+    with run_stage("split") as report:
+        params = load_params(paths.PARAMS)
+        data, split = params.data, params.split
+        schema = resolve_schema(open_parquet(data.train).schema_arrow, data=data, features=params.features)
+        scalars = [field.name for field in (*schema.categorical, *schema.numeric)]
+        columns = read_split_columns(data, split, target=schema.target, features=scalars)
+        assignment = assign_folds(columns, split, file=data.train)
+        figures = audit(columns, assignment, method=split.method)
+        check(figures, file=data.train)
+        with atomic_directory(paths.FOLDS) as folder:
+            write_folds(folder, assignment, method=split.method)
+        write_json(paths.METRICS / "split.json", figures)
+        report.num_rows = columns.label.size
+
+
+if __name__ == "__main__":
+    app()

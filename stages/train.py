@@ -1,0 +1,46 @@
+"""Stage 3: fit the model on the train fold; a killed run continues from its checkpoint.
+
+python -m stages.train
+"""
+
+import typer
+
+from qin.artifacts import atomic_directory, write_csv, write_json
+from qin.checkpoint import CheckpointStore
+from qin.config import load_params
+from qin.data.shards import ShardReader
+from qin.data.split import read_folds
+from qin.fit import train
+from qin.inference import save_model, use_threads
+from qin.stage import run_stage
+from stages import paths
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def main() -> None:
+    """Train, keep the best epoch, and score the validation fold with it."""
+    with run_stage("train") as report:
+        params = load_params(paths.PARAMS)
+        use_threads(params.train.num_threads)
+        reader = ShardReader(paths.PREPARED_TRAIN)
+        fold = read_folds(paths.FOLDS, num_rows=reader.num_rows)
+        trained = train(
+            params,
+            reader,
+            fold,
+            checkpoints=paths.CHECKPOINTS,
+            on_epoch=lambda history: write_csv(paths.PLOTS / "train.csv", history),
+        )
+        with atomic_directory(paths.MODEL) as folder:
+            save_model(folder, trained.model)
+        with atomic_directory(paths.VALIDATION) as folder:
+            trained.validation.write(folder)
+        write_json(paths.METRICS / "train.json", trained.figures)
+        CheckpointStore(paths.CHECKPOINTS, trained.model.provenance["run"]).remove()
+        report.num_rows = trained.num_rows_seen
+
+
+if __name__ == "__main__":
+    app()
