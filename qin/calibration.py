@@ -8,11 +8,14 @@ the prior back.
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from qin.artifacts import read_json
+from qin.errors import ArtifactError
 from qin.logits import BoolArray, Float64Array, FloatArray, IntArray, LabelArray, positive_rows, prior_logit
 from qin.metrics import probability_metrics, ranking_metrics
 from qin.temperature import fit_temperature
@@ -300,3 +303,15 @@ def _fit(logit: FloatArray, label: LabelArray, *, method: Method, offset: float)
 
 def _all_metrics(logit: FloatArray, label: LabelArray, *, base_rate: float) -> Metrics:
     return {**ranking_metrics(logit, label), **probability_metrics(logit, label, base_rate=base_rate)}
+
+
+def read_calibration(path: Path) -> CalibrationReport:
+    """Read what the calibrate stage wrote.
+
+    Raises:
+        ArtifactError: If it is missing, damaged, or breaks a rule.
+    """
+    try:
+        return CalibrationReport.from_dict(read_json(path))
+    except ValueError as error:
+        raise ArtifactError(f"{path}: {error}") from error

@@ -4,7 +4,7 @@ import difflib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
@@ -17,7 +17,10 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Dropout = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Threshold = Annotated[int, Field(ge=0, le=2**53)]
 NumBuckets = Annotated[int, Field(ge=3, le=2**31 - 1)]
+
+_SHOWN_CHARACTERS = 60
 
 
 class _Section(BaseModel):
@@ -77,7 +80,7 @@ class SplitParams(_Section):
     method: Literal["stratified", "group_user", "group_session", "time"]
     seed: Seed
     val_ratio: Ratio
-    row_key: list[str] | None = None
+    row_key: Annotated[list[str], Field(min_length=1)] | None = None
     group_key: str | None = None
     session_key: str | None = None
     time_col: str | None = None
@@ -85,7 +88,7 @@ class SplitParams(_Section):
     time_val_start: str | int | float | None = None
     time_embargo: Annotated[float, Field(ge=0)] = 0.0
     cross_boundary_sessions: Literal["keep", "drop"] = "keep"
-    thresholds: dict[str, int] | None = None
+    thresholds: dict[str, Threshold] | None = None
 
     @model_validator(mode="after")
     def _method_has_its_column(self) -> "SplitParams":
@@ -223,22 +226,26 @@ def load_params(path: Path) -> Params:
 def _problems(error: ValidationError) -> Iterator[str]:
     """One line per problem; the several complaints about one union-typed value are joined."""
     by_path: dict[str, list[str]] = {}
-    values: dict[str, Any] = {}
+    shown: dict[str, str] = {}
     for detail in error.errors(include_url=False):
         location = _without_union_tags(detail["loc"])
         path = ".".join(str(part) for part in location)
-        values[path] = detail["input"]
+        shown[path] = f" (got {_shortened(json.dumps(detail['input'], default=str))})"
         if detail["type"] == "extra_forbidden":
             message = "unknown key" + _nearest(location)
         elif detail["type"] == "missing":
-            message, values[path] = "missing", None
+            message, shown[path] = "missing", ""
+        elif detail["type"] == "value_error":  # a rule between keys; its message names them
+            message, shown[path] = detail["msg"].removeprefix("Value error, "), ""
         else:
-            message = detail["msg"].removeprefix("Value error, ")
+            message = detail["msg"]
         by_path.setdefault(path, []).append(message)
     for path, messages in by_path.items():
-        value = values[path]
-        shown = "" if value is None or isinstance(value, dict | list) else f" (got {json.dumps(value)})"
-        yield f"{path}: {' or '.join(dict.fromkeys(messages))}{shown}"
+        yield f"{path}: {' or '.join(dict.fromkeys(messages))}{shown[path]}"
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."
 
 
 def _without_union_tags(location: Sequence[int | str]) -> list[int | str]:

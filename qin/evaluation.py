@@ -4,8 +4,8 @@ from typing import Any
 
 from qin.calibration import CalibrationReport, Calibrator, judge_half
 from qin.curves import pr_curve, reliability_curve, roc_curve, score_histogram
-from qin.inference import ScoredRows
 from qin.metrics import competition_score, probability_metrics, ranking_counts
+from qin.scored import ScoredRows
 
 
 def evaluate(

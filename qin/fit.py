@@ -25,9 +25,10 @@ from qin.data.folds import TRAIN, VALIDATION, Folds
 from qin.data.loader import iterate_in_order, read_labels
 from qin.data.numeric import NumericMoments
 from qin.data.shards import ShardReader
-from qin.inference import ScoredRows, TrainedModel, library_versions, score_all
+from qin.inference import TrainedModel, library_versions, score_all
 from qin.metrics import log_losses, ranking_metrics
 from qin.model.qin import QIN
+from qin.scored import ScoredRows
 from qin.training import Fit, FitResult, TrainingRows, ValidationScores
 
 _CHUNK_ROWS = 65536
@@ -122,9 +123,21 @@ def train(
         checkpoints=store,
         on_epoch=on_epoch,
     ).run()
-    provenance = {"run": name, "versions": library_versions(), "best_epoch": result.best_epoch + 1}
-    model = TrainedModel(network, schema, params.model, pos_weight, base_rate, provenance)
-    validation = ScoredRows(np.flatnonzero(is_val), val_logit(network), val_label)
+    provenance = {
+        "run": name,
+        "versions": library_versions(),
+        "best_epoch": result.best_epoch + 1,
+        "train_base_rate": base_rate,
+        "pos_weight": pos_weight,
+    }
+    model = TrainedModel(network, schema, params.model, provenance)
+    validation = ScoredRows(
+        row=np.flatnonzero(is_val),
+        logit=val_logit(network),
+        label=val_label,
+        train_base_rate=base_rate,
+        pos_weight=pos_weight,
+    )
     return Trained(model, validation, result.num_steps * knobs.batch_size, _figures(result, rows, network, base_rate))
 
 

@@ -13,9 +13,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from qin.artifacts import read_array, read_json, write_exact_json
+from qin.artifacts import read_json, write_exact_json
 from qin.build import build_model
-from qin.calibration import CalibrationReport
 from qin.config import ModelParams
 from qin.data.loader import Batch
 from qin.data.shards import ShardReader
@@ -35,49 +34,13 @@ class TrainedModel:
         network: In evaluation mode.
         schema: The columns it was trained on.
         params: Its sizes.
-        pos_weight: Weight of a positive in its training loss.
-        train_base_rate: Natural click rate of its train fold.
-        provenance: Where it comes from: fingerprint of the run, library versions, best epoch.
+        provenance: Where it comes from: fingerprint of the run, library versions, best epoch, train fold.
     """
 
     network: QIN
     schema: Schema
     params: ModelParams
-    pos_weight: float
-    train_base_rate: float
     provenance: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class ScoredRows:
-    """Training-scale logits of the validation fold, as `calibrate` and `evaluate` read them.
-
-    Attributes:
-        row: Row numbers in the train file, ascending, `(n,)`.
-        logit: `(n,)`, float32.
-        label: `(n,)`.
-    """
-
-    row: npt.NDArray[np.int64]
-    logit: npt.NDArray[np.float32]
-    label: npt.NDArray[np.uint8]
-
-    def write(self, folder: Path) -> None:
-        """Write one array file per attribute."""
-        for name in ("row", "logit", "label"):
-            np.save(folder / f"{name}.npy", getattr(self, name))
-
-    @classmethod
-    def read(cls, folder: Path) -> "ScoredRows":
-        """Inverse of `write`.
-
-        Raises:
-            ArtifactError: If a file is missing, damaged, or of another length.
-        """
-        scored = cls(*(read_array(folder / f"{name}.npy") for name in ("row", "logit", "label")))
-        if not scored.row.shape == scored.logit.shape == scored.label.shape:
-            raise ArtifactError(f"{folder}: arrays of different lengths; run the train stage")
-        return scored
 
 
 def score(network: QIN, batches: Iterable[Batch]) -> Iterator[tuple[Batch, npt.NDArray[np.float32]]]:
@@ -108,8 +71,6 @@ def save_model(folder: Path, model: TrainedModel) -> None:
         "format": FORMAT,
         "schema": model.schema.to_json(),
         "params": model.params.model_dump(),
-        "pos_weight": model.pos_weight,
-        "train_base_rate": model.train_base_rate,
         "provenance": model.provenance,
     }
     weights = {name: value.contiguous() for name, value in model.network.state_dict().items()}
@@ -136,7 +97,7 @@ def load_model(folder: Path) -> TrainedModel:
     except (SafetensorError, RuntimeError) as error:
         raise ArtifactError(f"{folder / WEIGHTS}: damaged or of another model: {str(error).splitlines()[0]}") from error
     network.eval()
-    return TrainedModel(network, schema, params, tree["pos_weight"], tree["train_base_rate"], tree["provenance"])
+    return TrainedModel(network, schema, params, tree["provenance"])
 
 
 def check_same_schema(model: TrainedModel, reader: ShardReader) -> None:
@@ -152,18 +113,6 @@ def check_same_schema(model: TrainedModel, reader: ShardReader) -> None:
     raise ArtifactError(f"{reader.folder}: not encoded as the model was trained; different: {', '.join(names)}")
 
 
-def read_calibration(path: Path) -> CalibrationReport:
-    """Read what the calibrate stage wrote.
-
-    Raises:
-        ArtifactError: If it is missing, damaged, or breaks a rule.
-    """
-    try:
-        return CalibrationReport.from_dict(read_json(path))
-    except ValueError as error:
-        raise ArtifactError(f"{path}: {error}") from error
-
-
 def library_versions() -> dict[str, str]:
     """Versions that the weights may depend on."""
     return {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
@@ -173,3 +122,4 @@ def use_threads(num_threads: int) -> None:
     """Fix the number of threads and demand deterministic kernels, so that equal inputs give equal bytes."""
     torch.set_num_threads(num_threads)
     torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # a tenth of a step; nothing here reads it unwritten

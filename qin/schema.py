@@ -1,6 +1,7 @@
 """Which column of the log is what: name patterns from params.yaml resolved against a file's columns and types."""
 
 import fnmatch
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -111,15 +112,13 @@ def resolve_schema(columns: pa.Schema, *, data: DataParams, features: FeaturePar
             list. Every problem is on its own line.
     """
     file, names = data.train, columns.names
-    problems = [
-        f"{file}: column {name}: occurs {names.count(name)} times"
-        for name in dict.fromkeys(names)
-        if names.count(name) > 1
-    ]
-    problems += [f"{file}: data.{key}: no column {name}" for key, name in _unmatched_names(names, data)]
+    problems = _repeated_columns(file, names)
+    if problems:  # nothing else can be said about a name that stands for two columns
+        raise SchemaError("\n".join(problems))
+    problems = [f"{file}: data.{key}: no column {name}" for key, name in _unmatched_names(names, data)]
     ignored = {*data.drop, *(name for name in names if _matches(name, data.ignore))}
     lists = _claims(names, ignored, data, features)
-    for name in dict.fromkeys(names):
+    for name in names:
         claims = lists[name]
         if not claims and name not in ignored:
             problems.append(
@@ -143,6 +142,13 @@ def resolve_schema(columns: pa.Schema, *, data: DataParams, features: FeaturePar
     )
 
 
+def scalar_columns(names: Iterable[str], *, data: DataParams, features: FeatureParams) -> list[str]:
+    """The columns that the categorical and numeric patterns match, without those left out, in file order."""
+    patterns = [*features.categorical, *features.numeric]
+    left_out = [data.label, data.id, *data.drop, *data.ignore]
+    return [name for name in names if _matches(name, patterns) and not _matches(name, left_out)]
+
+
 def check_test_columns(columns: pa.Schema, schema: Schema, *, file: str) -> None:
     """Check that a file to predict has the id and every input column, with fitting types.
 
@@ -151,8 +157,11 @@ def check_test_columns(columns: pa.Schema, schema: Schema, *, file: str) -> None
     """
     needed = [schema.id, *(field.name for field in schema.fields)]
     problems = [f"{file}: column {name}: missing" for name in needed if name not in columns.names]
-    present = [field for field in schema.fields if field.name in columns.names]
+    problems += _repeated_columns(file, [name for name in columns.names if name in needed])
+    present = [field for field in schema.fields if columns.names.count(field.name) == 1]
     problems += type_problems(file, columns, present)
+    if columns.names.count(schema.id) == 1 and not _fits(columns.field(schema.id).type, FieldKind.CATEGORICAL):
+        problems.append(f"{file}: column {schema.id}: type {columns.field(schema.id).type} cannot be an id")
     if problems:
         raise SchemaError("\n".join(problems))
 
@@ -189,6 +198,11 @@ def _fits(kind: pa.DataType, wanted: FieldKind) -> bool:
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _repeated_columns(file: str, names: Sequence[str]) -> list[str]:
+    counts = Counter(names)
+    return [f"{file}: column {name}: occurs {count} times" for name, count in counts.items() if count > 1]
 
 
 def _unmatched_names(names: Sequence[str], data: DataParams) -> list[tuple[str, str]]:
@@ -228,7 +242,7 @@ def _fields(
     def buckets(name: str) -> int:
         return features.num_buckets_of.get(name, features.num_buckets)
 
-    kept = [name for name in dict.fromkeys(names) if name not in ignored]
+    kept = [name for name in names if name not in ignored]
     categorical = [name for name in kept if "features.categorical" in lists[name]]
     numeric = [name for name in kept if "features.numeric" in lists[name]]
     return (

@@ -1,5 +1,6 @@
 """The submission: probabilities in the order of the sample submission, ids checked one to one."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from qin.artifacts import atomic_file
 from qin.errors import DataError
 
 _WRITE_ROWS = 65536
+_SPECIAL = '[,"\\r\\n]'
 
 
 def read_submission_ids(file: str) -> tuple[list[str], pa.ChunkedArray]:
@@ -82,13 +84,22 @@ def match_ids(
 def write_submission(
     path: Path, *, header: list[str], ids: pa.ChunkedArray, probability: npt.NDArray[np.float64]
 ) -> None:
-    """Write the CSV, probabilities as the shortest text that gives back their 32-bit value."""
+    """Write the CSV, probabilities as the shortest text that gives back their 32-bit value.
+
+    Ids are quoted only if one of them must be; Arrow's style `needed` alone would quote all text.
+    """
+    must_quote = pc.any(pc.match_substring_regex(ids, _SPECIAL)).as_py()
     with atomic_file(path) as staging, staging.open("wb") as file:
-        file.write((",".join(header) + "\n").encode())
-        options = pacsv.WriteOptions(include_header=False, quoting_style="needed")
+        file.write((",".join(map(_quoted, header)) + "\n").encode())
+        options = pacsv.WriteOptions(include_header=False, quoting_style="needed" if must_quote else "none")
         for start, part in _slices(ids):
             values = pa.array(probability[start : start + len(part)].astype(np.float32))
             pacsv.write_csv(pa.record_batch([part, values], names=header), file, options)
+
+
+def _quoted(name: str) -> str:
+    """Quote a header name where CSV demands it."""
+    return '"' + name.replace('"', '""') + '"' if re.search(_SPECIAL, name) else name
 
 
 def _slices(ids: pa.ChunkedArray) -> Iterator[tuple[int, pa.Array]]:

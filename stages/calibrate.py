@@ -9,7 +9,7 @@ from qin.artifacts import write_exact_json, write_json
 from qin.calibration import fit_and_judge, judge_half, prior_offset
 from qin.config import load_params
 from qin.errors import DataError
-from qin.inference import ScoredRows, load_model
+from qin.scored import ScoredRows
 from qin.stage import run_stage
 from stages import paths
 
@@ -21,16 +21,16 @@ def main() -> None:
     """Calibrate the model's logits; `calibration.temperature_scaling: false` writes an identity."""
     with run_stage("calibrate") as report:
         params = load_params(paths.PARAMS)
-        model, scored = load_model(paths.MODEL), ScoredRows.read(paths.VALIDATION)
+        scored = ScoredRows.read(paths.VALIDATION)
         try:
             calibration = fit_and_judge(
                 scored.logit,
                 scored.label,
                 judge=judge_half(scored.row, seed=params.calibration.seed),
-                train_base_rate=model.train_base_rate,
+                train_base_rate=scored.train_base_rate,
                 method="temperature" if params.calibration.temperature_scaling else "identity",
                 objective=params.calibration.objective,
-                offset=prior_offset(pos_weight=model.pos_weight, neg_ratio=1.0, reweighted=True),
+                offset=prior_offset(pos_weight=scored.pos_weight, neg_ratio=1.0, reweighted=True),
             )
         except ValueError as error:
             raise DataError(f"{paths.VALIDATION}: the logits cannot be calibrated: {error}") from error

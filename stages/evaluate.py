@@ -6,9 +6,10 @@ python -m stages.evaluate
 import typer
 
 from qin.artifacts import write_csv, write_json
+from qin.calibration import read_calibration
 from qin.config import load_params
 from qin.evaluation import evaluate
-from qin.inference import ScoredRows, read_calibration
+from qin.scored import ScoredRows
 from qin.stage import run_stage
 from stages import paths
 

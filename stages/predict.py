@@ -5,12 +5,12 @@ python -m stages.predict
 
 import typer
 
-from qin.calibration import shift_prior
+from qin.calibration import read_calibration, shift_prior
 from qin.config import load_params
 from qin.data.loader import iterate_in_order
 from qin.data.prepare import read_ids
 from qin.data.shards import ShardReader
-from qin.inference import check_same_schema, load_model, read_calibration, score_all, use_threads
+from qin.inference import check_same_schema, load_model, score_all, use_threads
 from qin.logits import sigmoid
 from qin.stage import run_stage
 from qin.submission import match_ids, read_submission_ids, write_submission
@@ -33,10 +33,9 @@ def main() -> None:
             wanted, read_ids(paths.PREPARED_TEST), file=data.sample_submission, column=data.id, test=data.test
         )
         batches = iterate_in_order(reader, is_selected=None, batch_size=params.predict.batch_size)
-        logit = read_calibration(paths.CALIBRATOR).calibrator.apply(
-            score_all(model.network, batches, num_rows=reader.num_rows)
-        )
-        shifted = shift_prior(logit, base_rate=model.train_base_rate, prior=params.predict.prior)
+        calibration = read_calibration(paths.CALIBRATOR)
+        logit = calibration.calibrator.apply(score_all(model.network, batches, num_rows=reader.num_rows))
+        shifted = shift_prior(logit, base_rate=calibration.base_rates["train"], prior=params.predict.prior)
         write_submission(paths.SUBMISSION, header=header, ids=wanted, probability=sigmoid(shifted)[rows])
         report.num_rows = reader.num_rows
 

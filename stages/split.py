@@ -10,7 +10,7 @@ from qin.config import load_params
 from qin.data.audit import audit, check
 from qin.data.raw import open_parquet
 from qin.data.split import assign_folds, read_split_columns, write_folds
-from qin.schema import resolve_schema
+from qin.schema import scalar_columns
 from qin.stage import run_stage
 from stages import paths
 
@@ -23,9 +23,8 @@ def main() -> None:
     with run_stage("split") as report:
         params = load_params(paths.PARAMS)
         data, split = params.data, params.split
-        schema = resolve_schema(open_parquet(data.train).schema_arrow, data=data, features=params.features)
-        scalars = [field.name for field in (*schema.categorical, *schema.numeric)]
-        columns = read_split_columns(data, split, target=schema.target, features=scalars)
+        scalars = scalar_columns(open_parquet(data.train).schema_arrow.names, data=data, features=params.features)
+        columns = read_split_columns(data, split, target=params.features.target, features=scalars)
         assignment = assign_folds(columns, split, file=data.train)
         figures = audit(columns, assignment, method=split.method)
         check(figures, file=data.train)

@@ -1,9 +1,11 @@
-"""Shared fixtures: one thread for torch (two contend on tiny tensors), and where the material outside the project is."""
+"""Shared fixtures: one thread for torch (two contend on tiny tensors), small logs, material outside the project."""
 
 from pathlib import Path
 
 import pytest
 import torch
+
+from qin.sample import sample_size, write_sample
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -19,4 +21,12 @@ def shared() -> Path:
     folder = ROOT.parent / "shared"
     if not folder.is_dir():
         pytest.skip("needs ../shared, which is not part of the repository")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with a sample log of 8,000 rows, written once; copy what a test changes."""
+    folder = tmp_path_factory.mktemp("log")
+    write_sample(folder, size=sample_size(8000, test_rows=400), seed=1)
     return folder

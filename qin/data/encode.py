@@ -103,7 +103,8 @@ class BatchEncoder:
         try:
             return encode_sequence(column, num_buckets=field.num_buckets, seed=self._seeds[field.vocabulary], out=out)
         except BadTokenError as error:
-            shown = error.text if len(error.text) <= 60 else f"{error.text[:28]}...{error.text[-28:]}"
+            token = error.token
+            shown = token if len(token) <= 60 else f"{token[:28]}...{token[-28:]}"
             raise DataError(
                 f"{self._file}: column {field.name}, row {first_row + error.row}: a token is not an integer: {shown!r}"
             ) from error

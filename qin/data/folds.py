@@ -107,8 +107,9 @@ def _group_thresholds(groups: Hashes, counts: npt.NDArray[np.int64], val_ratio: 
         large[f"large_{int(group):014x}"] = int(fits)
     small, cumulative = groups[~is_large], np.concatenate([[0], np.cumsum(counts[~is_large])])
     taken = int(np.argmin(np.abs(cumulative - room)))
-    threshold = int(small[taken]) if taken < small.size else 1 << 53
-    return {"group": threshold, **large}
+    # Where every group is large, the threshold is for appended ones alone.
+    end = 1 << 53 if small.size else round(val_ratio * (1 << 53))
+    return {"group": int(small[taken]) if taken < small.size else end, **large}
 
 
 def by_time(

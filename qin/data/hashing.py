@@ -105,7 +105,7 @@ def _hash_whole_floats(values: Any, seed: np.uint64, out: UInt64Array, is_other:
     num_others = 0
     for i in range(out.size):
         value = np.float64(values[i])
-        if -9.2233720368547e18 < value < 9.2233720368547e18 and value == np.floor(value):
+        if -(2.0**63) <= value < 2.0**63 and value == np.floor(value):
             out[i] = hash_int(np.int64(value), seed)
         else:
             is_other[i] = True
@@ -168,14 +168,15 @@ def hash_values(array: pa.Array, seed: np.uint64) -> tuple[UInt64Array, npt.NDAr
 
 
 def _hash_float_array(array: pa.Array, seed: np.uint64) -> tuple[UInt64Array, npt.NDArray[np.bool_]]:
+    if pa.types.is_float16(array.type):  # Numba has no half floats
+        array = array.cast(pa.float32())
     values = array.to_numpy(zero_copy_only=False)
     out = np.empty(len(array), np.uint64)
     is_null = np.isnan(values)
     is_other = np.zeros(len(array), np.bool_)
     if _hash_whole_floats(values, seed, out, is_other) > is_null.sum():
         rows = np.flatnonzero(is_other & ~is_null)
-        kind = pa.float32() if array.type == pa.float16() else array.type
-        text = pc.cast(pa.array(values[rows], kind), pa.string())
+        text = pc.cast(pa.array(values[rows], array.type), pa.string())
         others = np.empty(rows.size, np.uint64)
         _hash_texts(*utf8_buffers(text), seed, others)
         out[rows] = others

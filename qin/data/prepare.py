@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from qin.data.encode import BatchEncoder, EncodedBatch
 from qin.data.hashing import hash_values, seed_of
@@ -19,6 +20,7 @@ from qin.progress import Progress
 from qin.schema import Schema
 
 IDS = "ids.arrow"
+_ID_ROWS = 65536
 
 
 def prepare_file(
@@ -105,10 +107,12 @@ def _two_classes(summary: dict[str, float | int], *, file: str, column: str) -> 
 
 
 def _id_text(array: pa.Array, *, file: str, column: str, first_row: int) -> pa.Array:
-    if array.null_count:
-        row = int(np.flatnonzero(array.is_null().to_numpy(zero_copy_only=False))[0])
+    text = array.cast(pa.string())
+    is_missing = pc.fill_null(pc.equal(text, ""), True).to_numpy(zero_copy_only=False)
+    if is_missing.any():
+        row = int(np.flatnonzero(is_missing)[0])
         raise DataError(f"{file}: column {column}, row {first_row + row}: id is missing")
-    return array.cast(pa.string())
+    return text
 
 
 def _write_ids(path: Path, parts: list[pa.Array], *, file: str, column: str) -> None:
@@ -120,5 +124,6 @@ def _write_ids(path: Path, parts: list[pa.Array], *, file: str, column: str) -> 
         row = int(repeats.min())
         raise DataError(f"{file}: column {column}, row {row}: id occurs twice: {ids[row].as_py()!r}")
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, pa.schema([("id", pa.string())])) as writer:
-        for part in parts:
+        for start in range(0, len(ids), _ID_ROWS):  # never the decoded batches, whose size must not show
+            part = ids.slice(start, _ID_ROWS).combine_chunks()
             writer.write_batch(pa.record_batch([part], names=["id"]))

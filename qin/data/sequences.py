@@ -6,6 +6,7 @@ not kept are counted but not read. A token is hashed by its canonical integer te
 integers of any size are valid.
 """
 
+import re
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,8 @@ from qin.schema import is_list
 
 _COMMA, _SPACE, _TAB, _PLUS, _MINUS, _ZERO = 44, 32, 9, 43, 45, 48
 _SAFE_DIGITS = 18
+_BLANKS = " \t"
+_INTEGER = re.compile(r"[-+]?[0-9]+")
 
 
 @njit(cache=True, nogil=True, inline="always")
@@ -161,10 +164,10 @@ def _fill_lists(
 class BadTokenError(ValueError):
     """A kept token is not an integer; `row` counts from the start of the batch."""
 
-    def __init__(self, row: int, text: str) -> None:
-        super().__init__(f"row {row}: a token is not an integer: {text!r}")
+    def __init__(self, row: int, token: str) -> None:
+        super().__init__(f"row {row}: a token is not an integer: {token!r}")
         self.row = row
-        self.text = text
+        self.token = token
 
 
 def encode_sequence(
@@ -194,8 +197,14 @@ def encode_sequence(
     is_null = array.is_null().to_numpy(zero_copy_only=False)
     bad = _parse_rows(*utf8_buffers(array), is_null, seed, num_values, out, lengths)
     if bad >= 0:
-        raise BadTokenError(bad, array[bad].as_py())
+        raise BadTokenError(bad, _bad_token(array[bad].as_py(), out.shape[1]))
     return lengths
+
+
+def _bad_token(text: str, max_len: int) -> str:
+    """The first kept token that is no integer, in a row that has one."""
+    tokens = text.strip(_BLANKS).removesuffix(",").split(",")[-max_len:]
+    return next(token for token in tokens if not _INTEGER.fullmatch(token.strip(_BLANKS)))
 
 
 def _encode_lists(array: pa.Array, num_values: np.uint64, seed: np.uint64, out: Any, lengths: Any) -> None:

@@ -134,7 +134,14 @@ class ShardReader:
         return tuple(self._groups.values())
 
     def read(self, group: str, start: int, stop: int) -> npt.NDArray[Any]:
-        """Rows `start` to `stop` of a group, as an array `(stop - start, width)`."""
+        """Rows `start` to `stop` of a group, as an array `(stop - start, width)`.
+
+        Raises:
+            ValueError: If the range is not inside the file.
+            ArtifactError: If the shard has been truncated since the reader was made.
+        """
+        if not 0 <= start <= stop <= self.num_rows:
+            raise ValueError(f"rows must be a range inside 0 to {self.num_rows}, got {start=} {stop=}")
         spec = self._groups[group]
         out = np.empty((stop - start, spec.width), spec.dtype)
         for number in range(start // self.shard_rows, -(-stop // self.shard_rows) if spec.width else 0):

@@ -1,5 +1,7 @@
 """Time columns of any type as comparable numbers."""
 
+import math
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ from qin.errors import DataError, SchemaError
 from qin.schema import is_string
 
 MICROSECONDS = 1_000_000
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def time_values(array: pa.Array, *, file: str, column: str, first_row: int) -> npt.NDArray[Any]:
@@ -40,6 +43,7 @@ def time_values(array: pa.Array, *, file: str, column: str, first_row: int) -> n
     if pa.types.is_integer(kind) and kind != pa.uint64():
         return np.asarray(array.cast(pa.int64()).to_numpy(zero_copy_only=False))
     if is_string(kind):
+        array = array.cast(pa.large_string())  # string views have no regular expressions
         is_number = np.asarray(pc.match_substring_regex(array, _NUMBER).to_numpy(zero_copy_only=False))
         if not is_number.all():
             _refuse(array, ~is_number, file, column, first_row)
@@ -61,18 +65,30 @@ def is_datetime(kind: pa.DataType) -> bool:
 
 
 def parse_start(text: str | float, kind: pa.DataType) -> float | int:
-    """The first time of validation, in the numbers of `time_values`.
+    """The first time of validation, in the numbers of `time_values`; a datetime without an offset is UTC.
 
     Raises:
         ValueError: If it is not a datetime for a datetime column, or not a number for another.
     """
     if not is_datetime(kind):
-        return float(text)
+        return text if isinstance(text, int) else _parse_number(text)
     try:
-        moment = np.datetime64(str(text))
+        moment = datetime.fromisoformat(str(text))
     except ValueError as error:
         raise ValueError(f"not a datetime such as 2022-05-04 or 2022-05-04T12:00: {text!r}") from error
-    return int(moment.astype("datetime64[us]").astype(np.int64))
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return (moment - _EPOCH) // timedelta(microseconds=1)
+
+
+def _parse_number(text: str | float) -> float:
+    try:
+        number = float(text)
+    except ValueError as error:
+        raise ValueError(f"time_val_start is not a number: {text!r}") from error
+    if not math.isfinite(number):
+        raise ValueError(f"time_val_start is not a finite number: {text!r}")
+    return number
 
 
 def _micros(kind: pa.DataType) -> pa.DataType:

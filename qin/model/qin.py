@@ -91,7 +91,9 @@ class QIN(nn.Module):
 
     Source: QIN (arXiv 2504.17699).
     NOTE[DIFF]: the paper has no numeric fields; here they enter after a train-fold standardisation, with missing
-    flags. The paper has one sequence; here there may be several, each with its own attention.
+    flags, each times a learned weight that starts as small as the embeddings: unweighted, a hundred standardised
+    noise fields drown the embeddings in the first products (sample log, 100,000 rows: AUC 0.63 after one epoch
+    instead of 0.68). The paper has one sequence; here there may be several, each with its own attention.
 
     Args:
         inputs: which inputs the network reads.
@@ -115,6 +117,7 @@ class QIN(nn.Module):
         target_dim = len(inputs.target_fields) * dim
         num_sequences = len(inputs.sequence_vocabulary)
         self.normalizer = normalizer
+        self.numeric_weight = nn.Parameter(torch.zeros(2 * normalizer.num_fields))
         with torch.random.fork_rng(devices=[]):  # nn.Linear draws when it is built; init_parameters draws again
             self.embedding = FusedEmbedding(inputs.num_buckets, dim=dim, sparse=sizes.sparse_embedding_grad)
             self.attentions = nn.ModuleList(
@@ -137,9 +140,9 @@ class QIN(nn.Module):
     def init_parameters(self, generator: torch.Generator, *, embedding_std: float = EMBEDDING_STD) -> None:
         """Draw all parameters again, as the authors' framework (FuxiCTR) does.
 
-        Embeddings are normal with a standard deviation of 1e-4, padding rows zero; linear weights Xavier normal
-        with zero biases (a quadratic layer counts all its rows as outputs); PReLU slopes 0.25; batch norm at
-        identity.
+        Embeddings and numeric weights are normal with a standard deviation of 1e-4, padding rows zero; linear
+        weights Xavier normal with zero biases (a quadratic layer counts all its rows as outputs); PReLU slopes 0.25;
+        batch norm at identity.
 
         Args:
             generator: seeded generator on the parameters' device.
@@ -150,6 +153,7 @@ class QIN(nn.Module):
         """
         if not 0.0 < embedding_std < math.inf:
             raise ValueError(f"embedding_std must be positive and finite, got {embedding_std=}")
+        self.numeric_weight.normal_(std=embedding_std, generator=generator)
         for module in self.modules():
             if isinstance(module, FusedEmbedding):
                 module.embedding_table.normal_(std=embedding_std, generator=generator)
@@ -206,7 +210,7 @@ class QIN(nn.Module):
                 history = self.embedding.lookup(index, field=vocabulary)  # (batch, seq, dim)
                 blocks.append(attention(target, history, index != PADDING_BUCKET))
         dense = F.dropout(torch.cat(blocks, dim=1), self.embedding_dropout, self.training)
-        logit: torch.Tensor = self.network(torch.cat((dense, self.normalizer(numeric)), dim=1))
+        logit: torch.Tensor = self.network(torch.cat((dense, self.normalizer(numeric) * self.numeric_weight), dim=1))
         return logit
 
     def _check(self, categorical: torch.Tensor, numeric: torch.Tensor, sequences: Sequence[torch.Tensor]) -> None:

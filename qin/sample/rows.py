@@ -103,8 +103,8 @@ def _draw_interests(num_rows: int, *, streams: Streams) -> Interests:
     recent = (draws[:, 0:2] * NUM_TOPICS).astype(np.int64)
     other = (draws[:, 2:4] * NUM_TOPICS).astype(np.int64)
     has_changed = draws[:, 4] < _CHANGED_INTEREST_RATE
-    first = 0.20 + 0.30 * draws[:, 5]
-    second = first + 0.10 + 0.15 * draws[:, 6]
+    first = 0.35 + 0.25 * draws[:, 5]
+    second = first + 0.15 + 0.10 * draws[:, 6]
     return Interests(
         recent=recent,
         older=np.where(has_changed[:, None], other, recent),

@@ -14,21 +14,21 @@ from numpy.typing import NDArray
 from qin.sample.columns import NUM_TOKENS, NUM_VALUES
 from qin.sample.histories import TABLE_SIZE, Tokens, spell_tokens
 
-NUM_TOPICS = 16
+NUM_TOPICS = 8
 _WORLD_SEED = 2504_17699
 
-BIAS = -5.2452
-MATCH_GAIN = 2.4
+BIAS = -5.4932
+MATCH_GAIN = 2.3
 MATCH_CAP_TOKENS = 40
 
-DAY_EFFECT = np.array([-0.137, 0.101, 0.032, 0.041, 0.026, 0.045, -0.109])
+DAY_EFFECT = np.array([-0.138, 0.101, 0.036, 0.037, 0.023, 0.044, -0.102])
 AGE_SHARE = np.array([0.03, 0.08, 0.14, 0.19, 0.20, 0.17, 0.12, 0.07])
-AGE_EFFECT = np.array([1.550, 0.814, 0.304, 0.009, -0.224, -0.335, -0.311, -0.242])
+AGE_EFFECT = np.array([1.525, 0.796, 0.287, -0.002, -0.229, -0.328, -0.288, -0.189])
 INVENTORY_SHARE = np.array([5, 14, 2, 6, 4, 10, 3, 9, 16, 7, 5, 4, 3, 2, 3, 2, 3, 2]) / 100
 INVENTORY_EFFECT = np.array(
     (
-        *(-0.010, -0.979, 0.539, -0.086, 0.412, -0.311, 0.747, -0.124, 0.164),
-        *(-0.147, 0.269, 0.533, -0.511, 0.753, 0.347, 1.072, 1.335, 0.650),
+        *(0.015, -0.956, 0.536, -0.098, 0.395, -0.326, 0.736, -0.106, 0.151),
+        *(-0.161, 0.263, 0.522, -0.500, 0.773, 0.369, 1.065, 1.338, 0.636),
     )
 )
 HOUR_SHARE = np.array(
@@ -44,7 +44,7 @@ FEAT_A_2_GAIN = 0.06
 LOG_GAINS = {"feat_c_2": (0.16, 9.08, 2.0), "feat_e_2": (-0.06, 7.0, 2.2), "history_b_3": (0.06, 1.3, 0.9)}
 """Gain, centre and spread of log(1 + value) for the heavy-tailed numerics."""
 LENGTH_NODES = np.log([4.0, 40.0, 170.0, 360.0, 700.0, 1200.0])
-LENGTH_EFFECT = np.array([1.998, 0.830, -0.043, -0.072, -0.194, -0.367])
+LENGTH_EFFECT = np.array([2.279, 0.835, -0.051, -0.084, -0.195, -0.372])
 
 
 class World(NamedTuple):
@@ -115,9 +115,9 @@ def hidden_world() -> World:
         creative_effect=effects,
         tokens=tokens,
         age_slope=np.linspace(1.0, -1.0, len(AGE_SHARE)),
-        inventory_slope=0.40 * rng.choice([-1.0, 1.0], size=len(INVENTORY_SHARE)),
+        inventory_slope=0.30 * rng.choice([-1.0, 1.0], size=len(INVENTORY_SHARE)),
         gender_slope=np.array([1.0, -1.0]),
-        topic_slope=0.22 * rng.permutation(np.repeat([-1.0, 1.0], NUM_TOPICS // 2)),
+        topic_slope=0.16 * rng.permutation(np.repeat([-1.0, 1.0], NUM_TOPICS // 2)),
     )
 
 
@@ -130,7 +130,7 @@ def _parents(rng: np.random.Generator, *, children: int, parents: int) -> NDArra
 def _popularity_by_topic(
     rng: np.random.Generator, topic: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
-    """Zipf popularity of the creatives, laid out so that each topic is one interval of equal mass order."""
+    """Zipf popularity of the creatives, cumulated topic by topic, so that each topic is one interval."""
     weight = 1.0 / rng.permutation(np.arange(1, len(topic) + 1)) ** 0.8
     order = np.argsort(topic, kind="stable")
     cdf = np.cumsum(weight[order]) / weight.sum()

@@ -58,7 +58,7 @@ def by_hand(model: QIN, batch: Batch) -> torch.Tensor:
                     score = query @ attention.get_parameter("key.weight") @ x / math.sqrt(7)
                     total = total + score.relu() * (attention.get_parameter("value.weight") @ x)
             blocks.append(attention.get_parameter("output.weight") @ total + target)
-        rows.append(torch.cat((*blocks, model.normalizer(numeric[i : i + 1])[0])))
+        rows.append(torch.cat((*blocks, model.normalizer(numeric[i : i + 1])[0] * model.numeric_weight)))
     logit: torch.Tensor = model.network(torch.stack(rows))
     return logit
 

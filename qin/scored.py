@@ -1,0 +1,54 @@
+"""The validation fold's logits, as train leaves them for calibrate and evaluate; read without torch."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from qin.artifacts import read_array, read_json, write_exact_json
+from qin.errors import ArtifactError
+
+_ARRAYS = ("row", "logit", "label")
+_FACTS = "facts.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoredRows:
+    """Training-scale logits of the validation fold.
+
+    Attributes:
+        row: Row numbers in the train file, ascending, `(n,)`.
+        logit: `(n,)`, float32.
+        label: `(n,)`.
+        train_base_rate: Natural click rate of the train fold.
+        pos_weight: Weight of a positive in the training loss.
+    """
+
+    row: npt.NDArray[np.int64]
+    logit: npt.NDArray[np.float32]
+    label: npt.NDArray[np.uint8]
+    train_base_rate: float
+    pos_weight: float
+
+    def write(self, folder: Path) -> None:
+        """Write one file per array, and the numbers beside them."""
+        for name in _ARRAYS:
+            np.save(folder / f"{name}.npy", getattr(self, name))
+        facts = {"num_rows": self.row.size, "train_base_rate": self.train_base_rate, "pos_weight": self.pos_weight}
+        write_exact_json(folder / _FACTS, facts)
+
+    @classmethod
+    def read(cls, folder: Path) -> "ScoredRows":
+        """Inverse of `write`.
+
+        Raises:
+            ArtifactError: If a file is missing, damaged, or of another length.
+        """
+        arrays: dict[str, Any] = {name: read_array(folder / f"{name}.npy") for name in _ARRAYS}
+        facts = read_json(folder / _FACTS)
+        for name, array in arrays.items():
+            if array.shape != (facts["num_rows"],):
+                raise ArtifactError(f"{folder / name}.npy: {array.size} values, expected {facts['num_rows']}")
+        return cls(**arrays, train_base_rate=facts["train_base_rate"], pos_weight=facts["pos_weight"])

@@ -1,0 +1,27 @@
+"""Running one stage: in this process, or as DVC does."""
+
+import importlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.workspace import ROOT
+
+
+def run_in_process(stage: str) -> None:
+    """Call a stage's command in the current folder."""
+    importlib.import_module(f"stages.{stage}").main()
+
+
+def run_as_command(stage: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run `python -m stages.<stage>` in a folder with the checkout's code."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "default"}
+    return subprocess.run(
+        [sys.executable, "-m", f"stages.{stage}"],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )

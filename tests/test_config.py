@@ -1,0 +1,216 @@
+"""Messages of params.yaml's checks, letter by letter, on the shipped file with single keys changed."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from qin.config import load_params
+from qin.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parents[1]
+SHIPPED = [ROOT / "params.yaml", *sorted((ROOT / "examples").glob("*/params.yaml"))]
+MISSING = object()
+
+
+def write_params(folder: Path, changes: dict[str, Any]) -> Path:
+    """The shipped params.yaml with values at dotted paths replaced, or removed where MISSING."""
+    yaml = YAML(typ="safe", pure=True)
+    tree = yaml.load(ROOT / "params.yaml")
+    for dotted, value in changes.items():
+        *parents, last = dotted.split(".")
+        node = tree
+        for part in parents:
+            node = node[int(part)] if isinstance(node, list) else node[part]
+        if value is MISSING:
+            del node[last]
+        else:
+            node[last] = value
+    path = folder / "params.yaml"
+    yaml.dump(tree, path)
+    return path
+
+
+def problems(folder: Path, changes: dict[str, Any]) -> list[str]:
+    """The lines of the error, without the file name that begins each."""
+    path = write_params(folder, changes)
+    with pytest.raises(ConfigError) as caught:
+        load_params(path)
+    lines = str(caught.value).splitlines()
+    assert all(line.startswith(f"{path}: ") for line in lines)
+    return [line.removeprefix(f"{path}: ") for line in lines]
+
+
+def text_params(folder: Path, text: str) -> Path:
+    path = folder / "params.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.parent.name)
+def test_shipped_files_load(path: Path) -> None:
+    params = load_params(path)
+    assert params.data.label == "clicked"
+    assert params.calibration.temperature_scaling
+
+
+def test_an_example_is_shipped() -> None:
+    assert len(SHIPPED) > 1
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "line"),
+    [
+        ("hnm.topneg_frac", 0.1, "hnm.topneg_frac: unknown key, did you mean hnm.top_neg_frac? (got 0.1)"),
+        ("hmn", 3, "hmn: unknown key, did you mean hnm? (got 3)"),
+        (
+            "features.sequences.0.maxlen",
+            3,
+            "features.sequences.0.maxlen: unknown key, did you mean features.sequences.0.max_len? (got 3)",
+        ),
+        (
+            "features.sequences.0.max_len",
+            0,
+            "features.sequences.0.max_len: Input should be greater than or equal to 1 (got 0)",
+        ),
+        ("features.sequences", [3], "features.sequences.0: Input should be an object (got 3)"),
+        ("features.categorical", ["a", 3], "features.categorical.1: Input should be a valid string (got 3)"),
+        (
+            "features.num_buckets_of.l_feat_12",
+            2,
+            "features.num_buckets_of.l_feat_12: Input should be greater than or equal to 3 (got 2)",
+        ),
+        ("features.target", [], "features.target: List should have at least 1 item after validation, not 0 (got [])"),
+        ("data.label", None, "data.label: Input should be a valid string (got null)"),
+        ("data.id", ["ID"], 'data.id: Input should be a valid string (got ["ID"])'),
+        ("data.label", MISSING, "data.label: missing"),
+        ("model", MISSING, "model: missing"),
+        ("evaluate", 3, "evaluate: Input should be an object (got 3)"),
+        ("train.lr", "fast", 'train.lr: Input should be a valid number (got "fast")'),
+        ("train.lr", float("nan"), "train.lr: Input should be a finite number (got NaN)"),
+        ("train.epochs", 3.0, "train.epochs: Input should be a valid integer (got 3.0)"),
+        ("train.epochs", True, "train.epochs: Input should be a valid integer (got true)"),
+        ("hnm.enable", 1, "hnm.enable: Input should be a valid boolean (got 1)"),
+        (
+            "split.method",
+            "user",
+            "split.method: Input should be 'stratified', 'group_user', 'group_session' or 'time' (got \"user\")",
+        ),
+        (
+            "split.row_key",
+            [],
+            "split.row_key: List should have at least 1 item after validation, not 0 (got [])",
+        ),
+        (
+            "split.thresholds",
+            {"label_0": -1},
+            "split.thresholds.label_0: Input should be greater than or equal to 0 (got -1)",
+        ),
+        (
+            "predict.prior",
+            2,
+            "predict.prior: Input should be 'natural' or 'balanced' or Input should be less than 1 (got 2)",
+        ),
+        (
+            "imbalance.pos_weight",
+            "x",
+            "imbalance.pos_weight: Input should be a valid number or Input should be 'auto' (got \"x\")",
+        ),
+        ("split.method", "group_user", "split: method group_user needs group_key, which is null"),
+        ("split.method", "group_session", "split: method group_session needs session_key, which is null"),
+        ("split.method", "time", "split: method time needs time_col, which is null"),
+        (
+            "calibration.objective",
+            "wll",
+            "calibration: objective wll with temperature scaling diverges on natural-prior logits (a temperature "
+            "cannot shift the prior); use log_loss here and predict.prior: balanced for the output",
+        ),
+        (
+            "features.sequences.0.vocabulary_of",
+            "inventory_id",
+            "features.sequences.0: give either vocabulary_of (a categorical column) or num_buckets, not both",
+        ),
+    ],
+)
+def test_one_problem_is_one_line(tmp_path: Path, key: str, value: Any, line: str) -> None:
+    assert problems(tmp_path, {key: value}) == [line]
+
+
+def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
+    lines = problems(tmp_path, {"train.lr": "fast", "hnm.topneg_frac": 0.1, "data.label": MISSING, "split.seed": -1})
+    assert lines == [
+        "data.label: missing",
+        "split.seed: Input should be greater than or equal to 0 (got -1)",
+        "hnm.topneg_frac: unknown key, did you mean hnm.top_neg_frac? (got 0.1)",
+        'train.lr: Input should be a valid number (got "fast")',
+    ]
+
+
+def test_frozen_thresholds_do_not_go_with_time(tmp_path: Path) -> None:
+    changes = {"split.method": "time", "split.time_col": "hour", "split.thresholds": {"group": 5}}
+    assert problems(tmp_path, changes) == [
+        "split: thresholds belong to the hashed methods; freeze a time split with time_val_start"
+    ]
+
+
+def test_long_values_are_cut(tmp_path: Path) -> None:
+    (line,) = problems(tmp_path, {"train.lr": "x" * 500})
+    assert line == f'train.lr: Input should be a valid number (got "{"x" * 59}...)'
+
+
+def test_a_float_as_dvc_writes_it_is_a_float(tmp_path: Path) -> None:
+    text = (ROOT / "params.yaml").read_text(encoding="utf-8")
+    assert text.count("lr: 0.001\n") == 1
+    assert load_params(text_params(tmp_path, text.replace("lr: 0.001\n", "lr: 1e-05\n"))).train.lr == 1e-5
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [("2022-05-04", "2022-05-04"), ("2022-05-04 12:00:00", "2022-05-04 12:00:00"), ("17", 17), ("1.5", 1.5)],
+)
+def test_a_start_of_validation_may_be_unquoted(tmp_path: Path, written: str, read: Any) -> None:
+    text = (ROOT / "params.yaml").read_text(encoding="utf-8")
+    assert text.count("time_val_start: null\n") == 1
+    path = text_params(tmp_path, text.replace("time_val_start: null\n", f"time_val_start: {written}\n"))
+    assert load_params(path).split.time_val_start == read
+
+
+@pytest.mark.parametrize(("value", "read"), [("auto", "auto"), (None, None), (3, 3.0), (2.5, 2.5)])
+def test_pos_weight_takes_a_number_a_word_or_null(tmp_path: Path, value: Any, read: Any) -> None:
+    assert load_params(write_params(tmp_path, {"imbalance.pos_weight": value})).imbalance.pos_weight == read
+
+
+def test_wll_is_allowed_without_a_temperature(tmp_path: Path) -> None:
+    changes = {"calibration.objective": "wll", "calibration.temperature_scaling": False}
+    assert load_params(write_params(tmp_path, changes)).calibration.objective == "wll"
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_params(tmp_path / "no.yaml")
+    assert str(caught.value) == f"{tmp_path}/no.yaml: file not found"
+
+
+@pytest.mark.parametrize("text", ["data: [", "a: 1\na: 2\n", "a: b: c\n"])
+def test_text_that_is_not_yaml_is_one_line(tmp_path: Path, text: str) -> None:
+    path = text_params(tmp_path, text)
+    with pytest.raises(ConfigError) as caught:
+        load_params(path)
+    assert str(caught.value).startswith(f"{path}: not valid YAML: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_bytes_that_are_not_utf8_are_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_bytes(b"data: \xff\xfe")
+    with pytest.raises(ConfigError, match=r"params\.yaml: not valid YAML: "):
+        load_params(path)
+
+
+@pytest.mark.parametrize(("text", "shown"), [("", "None"), ("- a\n", "['a']"), ("train\n", "'train'")])
+def test_a_file_without_sections_is_refused(tmp_path: Path, text: str, shown: str) -> None:
+    path = text_params(tmp_path, text)
+    with pytest.raises(ConfigError) as caught:
+        load_params(path)
+    assert str(caught.value) == f"{path}: expected sections such as `data:` and `train:`, got {shown}"

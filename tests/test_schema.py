@@ -1,0 +1,152 @@
+"""Columns against the lists of params.yaml: what resolves, and the text of each refusal."""
+
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from qin.config import SequenceParams
+from qin.errors import SchemaError
+from qin.schema import FieldKind, Schema, check_test_columns, resolve_schema
+from tests.logs import data_params, feature_params, log_schema, make_log
+
+
+def log_columns(**changes: pa.DataType | None) -> pa.Schema:
+    """The small log's columns, some with another type, added, or (None) left out."""
+    types = {name: array.type for name, array in make_log(4).items()}
+    return pa.schema([(name, kind) for name, kind in {**types, **changes}.items() if kind is not None])
+
+
+def problems(columns: pa.Schema, *, data: dict[str, Any] | None = None, **features: Any) -> list[str]:
+    with pytest.raises(SchemaError) as caught:
+        resolve_schema(columns, data=data_params(**(data or {})), features=feature_params(**features))
+    return str(caught.value).splitlines()
+
+
+def test_fields_of_the_small_log() -> None:
+    schema = log_schema(make_log(4))
+    assert [(f.name, f.kind, f.vocabulary, f.num_buckets, f.max_len) for f in schema.fields] == [
+        ("shop", FieldKind.CATEGORICAL, "shop", 12, 0),
+        ("item", FieldKind.CATEGORICAL, "item", 40, 0),
+        ("price", FieldKind.NUMERIC, "", 0, 0),
+        ("views", FieldKind.NUMERIC, "", 0, 0),
+        ("seq", FieldKind.SEQUENCE, "seq", 70000, 4),
+        ("recent", FieldKind.SEQUENCE, "item", 40, 3),
+    ]
+    assert schema.vocabularies == {"shop": 12, "item": 40, "seq": 70000}
+    assert (schema.target, schema.label, schema.id, schema.hash_seed) == (("item",), "clicked", "ID", 7)
+
+
+def test_json_gives_the_schema_back() -> None:
+    schema = log_schema(make_log(4))
+    assert Schema.from_json(schema.to_json()) == schema
+
+
+def test_globs_keep_the_order_of_the_file() -> None:
+    columns = log_columns(x_2=pa.int8(), x_1=pa.string(), x_3=pa.float64())
+    data = data_params(drop=["x_3"])
+    schema = resolve_schema(columns, data=data, features=feature_params(categorical=["x_*", "shop", "item"]))
+    assert [field.name for field in schema.categorical] == ["shop", "item", "x_2", "x_1"]
+
+
+def test_a_column_in_no_list_is_named() -> None:
+    assert problems(log_columns(extra=pa.int8())) == [
+        "train.parquet: column extra: in no list; add it to features.categorical, features.numeric, "
+        "features.sequences or data.ignore"
+    ]
+
+
+def test_a_column_in_two_lists_is_named_with_both() -> None:
+    assert problems(log_columns(), numeric=["price", "views", "item"]) == [
+        "train.parquet: column item: in 2 lists: features.categorical, features.numeric"
+    ]
+    assert problems(log_columns(), categorical=["shop", "item", "click*"]) == [
+        "train.parquet: column clicked: in 2 lists: data.label, features.categorical"
+    ]
+
+
+def test_a_dropped_column_may_match_a_glob_but_not_be_listed() -> None:
+    columns = log_columns(x_1=pa.int8(), x_2=pa.int8())
+    features = feature_params(categorical=["shop", "item", "x_*"])
+    schema = resolve_schema(columns, data=data_params(ignore=["x_1"]), features=features)
+    assert [field.name for field in schema.categorical] == ["shop", "item", "x_2"]
+    assert problems(columns, data={"drop": ["x_2"]}, categorical=["shop", "item", "x_1", "x_2"]) == [
+        "train.parquet: column x_2: in 2 lists: features.categorical, data.drop"
+    ]
+
+
+def test_names_that_match_nothing_are_all_reported() -> None:
+    columns = log_columns(views=None, recent=None, clicked=None)
+    assert problems(columns, data={"drop": ["gone"]}) == [
+        "train.parquet: data.label: no column clicked",
+        "train.parquet: data.drop: no column gone",
+        "train.parquet: features.numeric: views matches no column",
+        "train.parquet: features.sequences: recent matches no column",
+    ]
+
+
+def test_types_must_fit_their_list() -> None:
+    columns = log_columns(price=pa.string(), shop=pa.list_(pa.int8()), seq=pa.int64(), item=pa.binary())
+    assert problems(columns) == [
+        "train.parquet: column shop: type list<item: int8> cannot be categorical",
+        "train.parquet: column item: type binary cannot be categorical",
+        "train.parquet: column price: type string cannot be numeric",
+        "train.parquet: column seq: type int64 cannot be sequence",
+    ]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [pa.bool_(), pa.int8(), pa.uint64(), pa.float16(), pa.large_string(), pa.string_view(), pa.date32(),
+     pa.dictionary(pa.int8(), pa.string())],
+    ids=str,
+)  # fmt: skip
+def test_scalars_may_be_categorical(kind: pa.DataType) -> None:
+    schema = resolve_schema(log_columns(shop=kind), data=data_params(), features=feature_params())
+    assert schema.categorical[0].name == "shop"
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [pa.large_string(), pa.large_list(pa.string()), pa.list_(pa.int32(), 3), pa.dictionary(pa.int8(), pa.string())],
+    ids=str,
+)
+def test_text_and_lists_may_be_sequences(kind: pa.DataType) -> None:
+    schema = resolve_schema(log_columns(seq=kind), data=data_params(), features=feature_params())
+    assert schema.sequences[0].name == "seq"
+
+
+def test_a_repeated_column_is_named() -> None:
+    columns = log_columns()
+    assert problems(columns.append(columns.field("item"))) == ["train.parquet: column item: occurs 2 times"]
+
+
+def test_references_must_be_categorical_columns() -> None:
+    sequences = [SequenceParams(name="seq", max_len=4, num_buckets=9)]
+    sequences.append(SequenceParams(name="recent", max_len=3, vocabulary_of="price"))
+    lines = problems(log_columns(), target=["seq"], num_buckets_of={"views": 9}, sequences=sequences)
+    assert lines == [
+        "params.yaml: features.target: seq is not a categorical column",
+        "params.yaml: features.num_buckets_of: views is not a categorical column",
+        "params.yaml: features.sequences.recent.vocabulary_of: price is not a categorical column",
+    ]
+
+
+def test_a_test_file_needs_the_id_and_the_inputs_but_no_label() -> None:
+    schema = log_schema(make_log(4))
+    check_test_columns(log_columns(clicked=None, unrelated=pa.int8()), schema, file="test.parquet")
+    bad = log_columns(ID=None, shop=None, price=pa.string())
+    bad = bad.append(bad.field("item"))
+    with pytest.raises(SchemaError) as caught:
+        check_test_columns(bad, schema, file="test.parquet")
+    assert str(caught.value).splitlines() == [
+        "test.parquet: column ID: missing",
+        "test.parquet: column shop: missing",
+        "test.parquet: column item: occurs 2 times",
+        "test.parquet: column price: type string cannot be numeric",
+    ]
+
+
+def test_an_id_must_be_a_scalar() -> None:
+    with pytest.raises(SchemaError, match=r"^test\.parquet: column ID: type list<item: int8> cannot be an id$"):
+        check_test_columns(log_columns(ID=pa.list_(pa.int8())), log_schema(make_log(4)), file="test.parquet")

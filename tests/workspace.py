@@ -1,0 +1,61 @@
+"""A copy of the pipeline with a small log, in which stages can be run."""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).resolve().parents[1]
+
+SMALL: dict[str, Any] = {
+    "features.num_buckets": 256,
+    "features.num_buckets_of": {},
+    "features.sequences.0.num_buckets": 1024,
+    "features.sequences.0.max_len": 20,
+    "split.val_ratio": 0.3,
+    "model.embedding_dim": 4,
+    "model.attention_dim": 8,
+    "model.num_layers": 1,
+    "train.num_threads": 1,
+    "train.batch_size": 256,
+    "train.epochs": 2,
+    "train.warmup_steps": 2,
+    "evaluate.num_bins": 5,
+    "evaluate.num_curve_points": 50,
+}
+
+
+def set_params(path: Path, changes: Mapping[str, Any]) -> None:
+    """Change values of a params file by dotted path; list positions are numbers."""
+    yaml = YAML()
+    tree = yaml.load(path)
+    for dotted, value in changes.items():
+        *parents, last = [int(part) if part.isdigit() else part for part in dotted.split(".")]
+        node = tree
+        for part in parents:
+            node = node[part]
+        node[last] = value
+    yaml.dump(tree, path)
+
+
+def copy_project(folder: Path, *, log: Path) -> Path:
+    """Copy what git holds of the project (code, dvc.yaml, params.yaml, settings) and a log's files."""
+    for name in ("qin", "stages", ".dvc/plots"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in (
+        "dvc.yaml",
+        "params.yaml",
+        ".dvcignore",
+        ".gitignore",
+        ".dvc/config",
+        ".dvc/.gitignore",
+        "data/.gitignore",
+    ):
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, folder / name)
+    for name in ("train.parquet", "test.parquet", "sample_submission.csv"):
+        shutil.copy(log / name, folder / "data" / name)
+    set_params(folder / "params.yaml", SMALL)
+    return folder
