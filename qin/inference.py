@@ -121,5 +121,6 @@ def library_versions() -> dict[str, str]:
 def use_threads(num_threads: int) -> None:
     """Fix the number of threads and demand deterministic kernels, so that equal inputs give equal bytes."""
     torch.set_num_threads(num_threads)
-    torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # a tenth of a step; nothing here reads it unwritten
+    torch.set_deterministic_debug_mode("error")  # use_deterministic_algorithms would import the compiler first
+    # Filling memory before it is written costs a tenth of a step.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

@@ -12,7 +12,6 @@ import torch
 from torch import nn
 
 from qin.checkpoint import CheckpointStore
-from qin.data.hashing import seed_of
 from qin.data.loader import Batch, ShuffledLoader
 from qin.errors import TrainingError
 from qin.losses import logistic_loss, weighted_logistic_loss
@@ -21,6 +20,7 @@ from qin.progress import Progress, log
 from qin.sampling import MiningMode, mine_hard_negatives, neg_downsample, positive_weights
 
 _PLATEAU_FACTOR = 0.5
+_DOWNSAMPLING, _STEP = 2, 3  # streams of the training seed; the loader has 0 and 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,7 @@ class TrainingRows:
         """Rows of an epoch, `(num_rows,)`."""
         if self.neg_ratio == 1.0:
             return self.is_train
-        generator = np.random.default_rng((int(seed_of("neg_downsample", self.seed)), epoch))
+        generator = np.random.default_rng((self.seed, epoch, _DOWNSAMPLING))
         keep, _ = neg_downsample(self.label, ratio=self.neg_ratio, generator=generator)
         return keep & self.is_train
 
@@ -180,7 +180,7 @@ class Fit:
 
     def _train_step(self, batch: Batch) -> float:
         state = self._state
-        step_seed = int(seed_of(f"step {state.step}", self._settings.seed)) >> 1
+        step_seed = _step_seed(self._settings.seed, state.step)
         torch.manual_seed(step_seed)  # dropout depends on the step alone, so nothing need be saved
         assert batch.label is not None
         weight = self._rows.weights(batch.label)
@@ -193,8 +193,7 @@ class Fit:
             denominator=denominator,
         )
         value = loss.item()
-        if not math.isfinite(value):
-            raise TrainingError(f"the loss is {value} at step {state.step}; lower train.lr or train.gradient_clip")
+        self._check_finite(value)
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         if self._settings.gradient_clip is not None:
@@ -211,8 +210,13 @@ class Fit:
         mining = self._hard_negatives
         if mining is None:
             return 1.0
-        generator = torch.Generator().manual_seed(seed)
-        return mine_hard_negatives(logistic_loss(logit.detach(), label), label, generator=generator, **asdict(mining))
+        loss = logistic_loss(logit.detach(), label)
+        self._check_finite(float(loss.sum()))
+        return mine_hard_negatives(loss, label, generator=torch.Generator().manual_seed(seed), **asdict(mining))
+
+    def _check_finite(self, loss: float) -> None:
+        if not math.isfinite(loss):
+            raise TrainingError(f"the loss is {loss} at step {self._state.step}; lower train.lr or train.gradient_clip")
 
     def _end_epoch(self) -> None:
         state = self._state
@@ -279,3 +283,7 @@ class Fit:
         self._best = saved["best"]
         self._on_epoch(self._state.history)
         log.info("resuming at epoch %d, step %d", self._state.epoch + 1, self._state.step)
+
+
+def _step_seed(seed: int, step: int) -> int:
+    return int(np.random.SeedSequence((seed, step, _STEP)).generate_state(1, np.uint64)[0] >> 1)

@@ -116,6 +116,12 @@ def test_text_and_lists_may_be_sequences(kind: pa.DataType) -> None:
     assert schema.sequences[0].name == "seq"
 
 
+def test_dictionaries_are_no_numbers() -> None:
+    assert problems(log_columns(price=pa.dictionary(pa.int8(), pa.float64()))) == [
+        "train.parquet: column price: type dictionary<values=double, indices=int8, ordered=0> cannot be numeric"
+    ]
+
+
 def test_a_repeated_column_is_named() -> None:
     columns = log_columns()
     assert problems(columns.append(columns.field("item"))) == ["train.parquet: column item: occurs 2 times"]

@@ -1,6 +1,6 @@
 """From the raw train file and the split's settings to folds on disk and the figures of metrics/split.json."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -69,22 +69,20 @@ def read_split_columns(
     if split.session_key is not None:
         keys["session"] = [key for key in (split.group_key, split.session_key) if key is not None]
     times = [split.time_col] if split.time_col is not None else []
-    _check_columns(
-        schema,
-        {
-            "row_key": row_key,
-            "group_key": keys.get("group", []),
-            "session_key": keys.get("session", []),
-            "time_col": times,
-        },
-        file,
-    )
-    named = {data.label, *row_key, *times, *(name for names in keys.values() for name in names)}
+    named = {
+        "data.label": [data.label],
+        "features.target": list(target),
+        "split.row_key": row_key,
+        "split.group_key": [split.group_key],
+        "split.session_key": [split.session_key],
+        "split.time_col": times,
+    }
+    columns_read = _checked_columns(schema, named, file)
     parts: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in ("label", "row", "time", *keys)}
     hashed = {"row": row_key, **keys}
     seeds = {name: seed_of(f"split.{name}", split.seed) for name in hashed}
     with Progress(open_parquet(file).metadata.num_rows, label=f"split {file}") as progress:
-        for first_row, batch in read_batches(file, columns=sorted(named), batch_rows=_BATCH_ROWS):
+        for first_row, batch in read_batches(file, columns=columns_read, batch_rows=_BATCH_ROWS):
             parts["label"].append(
                 encode_label(batch.column(data.label), file=file, column=data.label, first_row=first_row)
             )
@@ -173,16 +171,16 @@ def read_folds(folder: Path, *, num_rows: int) -> Folds:
     return fold
 
 
-def _check_columns(schema: pa.Schema, wanted: dict[str, list[str]], file: str) -> None:
-    problems = [
-        f"{file}: split.{key}: no column {name}"
-        for key, names in wanted.items()
-        for name in names
-        if name not in schema.names
+def _checked_columns(schema: pa.Schema, named: Mapping[str, Sequence[str | None]], file: str) -> list[str]:
+    """The columns that settings name, once each, if all of them are there and none holds lists."""
+    pairs = [(key, name) for key, names in named.items() for name in names if name is not None]
+    problems = [f"{file}: {key}: no column {name}" for key, name in pairs if name not in schema.names]
+    present = sorted({name for _, name in pairs if name in schema.names})
+    problems += [
+        f"{file}: column {name}: lists cannot identify a row or a group"
+        for name in present
+        if is_list(schema.field(name).type)
     ]
-    lists = [
-        name for names in wanted.values() for name in names if name in schema.names and is_list(schema.field(name).type)
-    ]
-    problems += [f"{file}: column {name}: lists cannot identify a row or a group" for name in lists]
     if problems:
         raise SchemaError("\n".join(problems))
+    return present

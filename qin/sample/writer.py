@@ -71,7 +71,7 @@ def write_sample(out: Path, *, seed: int, size: SampleSize, overwrite: bool = Fa
         raise ConfigError(f"--seed must be at least 0, got {seed}")
     existing = [out / file for file in SAMPLE_FILES if (out / file).exists()]
     if existing and not overwrite:
-        raise ArtifactError(f"{', '.join(map(str, existing))} already there; --overwrite replaces")
+        raise ArtifactError(f"will not replace {', '.join(map(str, existing))}; --overwrite does")
     try:
         with _staging_folder(out) as staging:
             _write_split(staging, split=Split.TRAIN, seed=seed, num_rows=size.train_rows, size=size)

@@ -215,6 +215,14 @@ def test_rows_are_hashed_by_all_columns_in_order() -> None:
     assert hash_rows([a.slice(2), b.slice(2)], SEED).tolist() == found[2:].tolist()
 
 
+def test_null_is_one_value_in_rows_of_every_type() -> None:
+    a = pa.array(["x", "x"])
+    others = [pa.array([None, 0]), pa.array([None, ""]), pa.array([None, 0.5]), pa.array([float("nan"), 1.0])]
+    found = [hash_rows([a, other], SEED) for other in others]
+    assert len({int(row[0]) for row in found}) == 1
+    assert all(row[0] != row[1] for row in found)
+
+
 def test_a_row_hash_equals_the_definition() -> None:
     total = int(SEED)
     for text in ("x", "7"):

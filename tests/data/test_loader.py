@@ -157,6 +157,18 @@ def test_epochs_and_seeds_differ_and_repeat(reader: ShardReader) -> None:
     assert all(value != tuple(sorted(value)) for value in orders.values())
 
 
+def test_epochs_take_the_chunks_in_different_orders(reader: ShardReader) -> None:
+    loader = ShuffledLoader(reader, batch_size=CHUNK_ROWS, buffer_rows=1, seed=0)
+    is_selected = np.ones(NUM_ROWS - NUM_ROWS % CHUNK_ROWS, np.bool_)
+    is_selected = np.concatenate([is_selected, np.zeros(NUM_ROWS % CHUNK_ROWS, np.bool_)])
+    orders = set()
+    for epoch in range(5):
+        batches = list(loader.epoch(epoch, is_selected))
+        assert all(np.ptp(batch.rows) == CHUNK_ROWS - 1 for batch in batches)  # a buffer of one chunk mixes no two
+        orders.add(tuple(int(batch.rows.min()) for batch in batches))
+    assert len(orders) == 5
+
+
 def test_the_rows_left_out_differ_by_epoch(reader: ShardReader) -> None:
     loader = ShuffledLoader(reader, batch_size=40, buffer_rows=NUM_ROWS, seed=0)
     is_selected = np.ones(NUM_ROWS, np.bool_)

@@ -237,8 +237,9 @@ def test_a_missing_id_is_named(tmp_path: Path, missing: str | None) -> None:
 
 
 def test_the_second_of_two_equal_ids_is_named(tmp_path: Path) -> None:
-    log = with_value(make_log(NUM_ROWS), "ID", 201, "ROW_00003")
-    log = with_value(log, "ID", 161, "ROW_00180")
+    log = with_value(make_log(NUM_ROWS), "ID", 161, "ROW_00180")
+    for row in range(201, 221):
+        log = with_value(log, "ID", row, f"ROW_{row - 200:05d}")
     file = write_log(tmp_path / "log.parquet", log)
     with pytest.raises(DataError) as caught:
         prepare(tmp_path / "out", file, with_label=False)

@@ -212,6 +212,18 @@ def test_a_must_that_does_not_hold_ends_the_stage(
         check(figures, file=file)
 
 
+def test_a_divided_time_is_out_of_order() -> None:
+    columns = SplitColumns(
+        label=np.array([0, 1, 0, 1], np.uint8),
+        row_hash=np.arange(4, dtype=np.uint64),
+        time=np.array([1, 2, 2, 3]),
+        time_type=pa.int64(),
+    )
+    for fold, in_order in (([0, 0, 1, 1], False), ([0, 1, 1, 1], True), ([0, 2, 1, 1], True)):
+        figures = audit(columns, Assignment(np.array(fold, np.uint8), {}, {}), method="time")
+        assert figures["time"] == {"in_order": in_order}
+
+
 def test_time_is_reported_as_it_is_written(tmp_path: Path, log: Columns) -> None:
     file = write_log(tmp_path / "a.parquet", log)
     boundaries = {split.time_col: split_file(file, split)[1].details["boundary"] for split in (METHODS[4], METHODS[6])}

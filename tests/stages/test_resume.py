@@ -1,0 +1,134 @@
+"""A training run that was killed and started again leaves the bytes of an uninterrupted one."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qin.checkpoint import CheckpointStore
+from qin.training import Fit
+from tests.stages.run import run_in_process
+from tests.workspace import copy_project, set_params
+
+OUTPUTS = ("artifacts", "metrics/train.json", "plots/train.csv")
+
+# Every mechanism that has state or randomness of its own.
+HARD = {
+    "imbalance.use_neg_downsampling": True,
+    "imbalance.neg_downsample_ratio": 0.5,
+    "imbalance.pos_weight": "auto",
+    "hnm.enable": True,
+    "hnm.min_neg": 8,
+    "model.batch_norm": True,
+    "model.embedding_dropout": 0.2,
+    "train.schedule": "plateau",
+    "train.checkpoint_seconds": 0.0,
+}
+
+
+class KilledError(Exception):
+    """Stands for kill -9: nothing after it runs."""
+
+
+@pytest.fixture
+def project(tmp_path: Path, small_log: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = copy_project(tmp_path / "project", log=small_log)
+    set_params(folder / "params.yaml", HARD)
+    monkeypatch.chdir(folder)
+    run_in_process("prepare")
+    run_in_process("split")
+    return folder
+
+
+def outputs(project: Path) -> dict[str, bytes]:
+    found = [
+        path
+        for name in OUTPUTS
+        for path in ([project / name] if (project / name).is_file() else _files(project / name))
+    ]
+    return {str(path): path.read_bytes() for path in found}
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (path for path in sorted(folder.rglob("*")) if path.is_file())
+
+
+def killed_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the train stage and stop it after a number of steps."""
+    done = 0
+    step = Fit._train_step
+
+    def counting(self: Fit, batch: Any) -> float:
+        nonlocal done
+        if done == steps:
+            raise KilledError
+        done += 1
+        return step(self, batch)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Fit, "_train_step", counting)
+        with pytest.raises(KilledError):
+            run_in_process("train")
+
+
+def test_resumed_run_equals_uninterrupted_one(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_in_process("train")
+    whole = outputs(project)
+    assert not list((project / ".qin/checkpoints").iterdir())
+    for steps in (1, 7, 6):  # in the first epoch, over its end, in the second
+        killed_after(steps, monkeypatch)
+        assert len(list((project / ".qin/checkpoints").iterdir())) == 1
+    run_in_process("train")
+    assert outputs(project) == whole
+    assert not list((project / ".qin/checkpoints").iterdir())
+
+
+def test_other_params_never_resume(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_params(project / "params.yaml", {"train.lr": 0.01})
+    run_in_process("train")
+    whole = outputs(project)
+    set_params(project / "params.yaml", {"train.lr": 0.001})
+    killed_after(5, monkeypatch)
+    set_params(project / "params.yaml", {"train.lr": 0.01})
+    run_in_process("train")
+    assert outputs(project) == whole
+
+
+def test_damaged_checkpoint_is_named(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    killed_after(5, monkeypatch)
+    (checkpoint,) = (project / ".qin/checkpoints").rglob("checkpoint.pt")
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    with pytest.raises(SystemExit):
+        run_in_process("train")
+    expected = f"error: {checkpoint.relative_to(project)}: damaged checkpoint; delete it to train from the start"
+    assert expected in capfd.readouterr().err
+    checkpoint.unlink()
+    run_in_process("train")
+
+
+def test_diverged_run_is_one_line(project: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    set_params(project / "params.yaml", {"train.lr": 1e30, "train.warmup_steps": 0, "train.gradient_clip": None})
+    with pytest.raises(SystemExit):
+        run_in_process("train")
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error")]
+    assert "lower train.lr or train.gradient_clip" in line
+
+
+def test_checkpoint_is_replaced_atomically(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = CheckpointStore(tmp_path, "run")
+    assert store.load() is None
+    store.save({"step": 1})
+
+    def interrupted(*_: object) -> None:
+        raise KilledError
+
+    with monkeypatch.context() as patched:
+        patched.setattr("torch.save", interrupted)
+        with pytest.raises(KilledError):
+            store.save({"step": 2})
+    assert store.load() == {"step": 1}
+    store.remove()
+    assert store.load() is None

@@ -1,0 +1,70 @@
+"""The whole graph through DVC in a temporary copy, as a user runs it."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.workspace import copy_project, set_params
+
+
+def dvc(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a DVC command in a project."""
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    return subprocess.run(
+        [sys.executable, "-m", "dvc", *arguments],
+        cwd=project,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def ran(done: subprocess.CompletedProcess[str]) -> list[str]:
+    """Stages that a `dvc repro` ran."""
+    assert done.returncode == 0, done.stderr
+    return [line.split("'")[1] for line in done.stdout.splitlines() if line.startswith("Running stage")]
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory, small_log: Path) -> Path:
+    folder = copy_project(tmp_path_factory.mktemp("pipeline") / "project", log=small_log)
+    for command in (
+        ["init", "-q"],
+        ["add", "-A"],
+        ["-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "start"],
+    ):
+        subprocess.run(["git", *command], cwd=folder, check=True)
+    return folder
+
+
+def test_whole_graph(project: Path) -> None:
+    assert ran(dvc(project, "repro")) == ["prepare", "split", "train", "calibrate", "evaluate", "predict"]
+    assert "up to date" in dvc(project, "repro").stdout
+    figures = {path.stem: json.loads(path.read_text()) for path in (project / "metrics").glob("*.json")}
+    assert set(figures) == {"prepare", "split", "train", "calibrate", "evaluate"}
+    assert figures["train"]["rows"]["train"] == figures["split"]["rows"]["train"]
+    assert figures["evaluate"]["rows"]["validation"] == figures["split"]["rows"]["val"]
+    calibration = json.loads((project / "artifacts/temperature.json").read_text())
+    assert calibration["temperature"] > 0
+    with (
+        (project / "outputs/submission.csv").open() as submission,
+        (project / "data/sample_submission.csv").open() as sample,
+    ):
+        rows, wanted = list(csv.reader(submission)), list(csv.reader(sample))
+    assert [row[0] for row in rows] == [row[0] for row in wanted]
+    assert rows[0] == ["ID", "clicked"]
+    assert all(0 < float(row[1]) < 1 for row in rows[1:])
+
+    set_params(project / "params.yaml", {"calibration.temperature_scaling": False})
+    assert ran(dvc(project, "repro")) == ["calibrate", "evaluate", "predict"]
+    assert json.loads((project / "artifacts/temperature.json").read_text())["method"] == "identity"
+    set_params(project / "params.yaml", {"predict.prior": "balanced"})
+    assert ran(dvc(project, "repro")) == ["predict"]
+    set_params(project / "params.yaml", {"train.checkpoint_seconds": 1.0, "prepare.batch_rows": 1000})
+    assert "up to date" in dvc(project, "repro").stdout
