@@ -10,7 +10,7 @@ from qin.config import load_params
 from qin.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[1]
-SHIPPED = [ROOT / "params.yaml", *sorted((ROOT / "examples").glob("*/params.yaml"))]
+SHIPPED = [ROOT / "params.yaml", *sorted((ROOT / "examples").glob("*/*.yaml"))]
 MISSING = object()
 
 

@@ -1,0 +1,99 @@
+"""One `dvc repro` of a profile, in a fresh clone of what is committed: figures, speed and memory by stage.
+
+    python -m benchmarks.pipeline --params params.yaml --data data --out benchmarks/results/sample_100k.json
+
+Where the data folder holds `truth/train.parquet` (a generated sample), the true probability's figures on the same
+validation rows are reported beside the model's: no model can expect to do better.
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import typer
+
+from benchmarks.machine import describe
+from qin.metrics import log_losses, ranking_metrics
+from qin.stage import STAGES
+
+ROOT = Path(__file__).resolve().parents[1]
+FILES = ("train.parquet", "test.parquet", "sample_submission.csv")
+
+
+def main(
+    params: Annotated[Path, typer.Option(help="Profile to run.")],
+    data: Annotated[Path, typer.Option(help="Folder with the three files.")],
+    out: Annotated[Path | None, typer.Option(help="File to write the JSON to, besides printing it.")] = None,
+    set_param: Annotated[list[str] | None, typer.Option(help="Changes to the profile, as for dvc exp run.")] = None,
+) -> None:
+    """Run the pipeline once and print what it did as JSON."""
+    with tempfile.TemporaryDirectory() as folder:
+        clone = Path(folder) / "clone"
+        subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
+        shutil.copy(params, clone / "params.yaml")
+        for name in FILES:
+            (clone / "data" / name).symlink_to((data / name).resolve())
+        _repro(clone, set_param or [])
+        result = {
+            "machine": describe(),
+            "profile": params.as_posix() if not params.is_absolute() else params.name,
+            "set_param": set_param or [],
+            **_collect(clone, data),
+        }
+    text = json.dumps(result, indent=2) + "\n"
+    print(text, end="")
+    if out is not None:
+        out.write_text(text)
+
+
+def _repro(clone: Path, set_param: list[str]) -> None:
+    dvc = [sys.executable, "-m", "dvc"]
+    environment = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "HOME": str(Path.home())}
+    changes = [word for change in set_param for word in ("--set-param", change)]
+    command = [*dvc, "exp", "run", *changes] if changes else [*dvc, "repro"]
+    subprocess.run(command, cwd=clone, env=environment, check=True, stdout=sys.stderr)
+
+
+def _collect(clone: Path, data: Path) -> dict[str, Any]:
+    metrics = {name: json.loads((clone / f"metrics/{name}.json").read_text()) for name in ("train", "evaluate")}
+    evaluation = metrics["evaluate"]
+    return {
+        "stages": {name: json.loads((clone / f".qin/stages/{name}.json").read_text()) for name in STAGES},
+        "num_epochs": metrics["train"]["num_epochs"],
+        "best_epoch": metrics["train"]["best_epoch"],
+        "rows": {**metrics["train"]["rows"], "val": evaluation["rows"]["validation"]},
+        "val_ap": evaluation["ap"],
+        "val_auc": evaluation["auc"],
+        "val_log_loss": metrics["train"]["val_log_loss"],
+        **{
+            f"judged_{key}": evaluation["after"][key]
+            for key in ("log_loss", "wll", "wll_balanced", "calibration_ratio")
+        },
+        **_limit(clone, data / "truth/train.parquet", evaluation["auc"]),
+    }
+
+
+def _limit(clone: Path, truth: Path, auc: float) -> dict[str, Any]:
+    """Figures of the true probability on the validation fold, and how far from chance to there the model's AUC is."""
+    if not truth.exists():
+        return {}
+    row, label = (np.load(clone / f"artifacts/validation/{name}.npy") for name in ("row", "label"))
+    probability = pq.read_table(truth, columns=["probability"]).column(0).to_numpy()[row]
+    logit = np.log(probability) - np.log1p(-probability)
+    ranking = ranking_metrics(logit, label)
+    of_clicks, of_others = log_losses(logit, label)
+    rate = float(label.mean())
+    return {
+        "limit": {**ranking, "log_loss": rate * of_clicks + (1 - rate) * of_others},
+        "share_of_limit_auc": (auc - 0.5) / (ranking["auc"] - 0.5),
+    }
+
+
+if __name__ == "__main__":
+    typer.run(main)
