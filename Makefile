@@ -18,7 +18,8 @@ help: ## list the targets
 install: .venv/installed ## create .venv with the tested versions
 
 sample: install ## generate the sample log into data/ where no log is there (SAMPLE_ROWS=100000)
-	@test -e data/train.parquet || python -m qin.sample --rows $(SAMPLE_ROWS) --seed 0 --out data
+	@test -e data/train.parquet || { python -m qin.sample --rows $(SAMPLE_ROWS) --seed 0 --out data && \
+		dvc add --quiet data/train.parquet data/test.parquet data/sample_submission.csv; }
 
 repro: sample ## install, generate the sample log if data/ has none, run the pipeline
 	dvc repro

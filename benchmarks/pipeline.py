@@ -38,6 +38,7 @@ def main(
         subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
         shutil.copy(params, clone / "params.yaml")
         for name in FILES:
+            (clone / "data" / f"{name}.dvc").unlink(missing_ok=True)
             (clone / "data" / name).symlink_to((data / name).resolve())
         _repro(clone, set_param or [])
         result = {

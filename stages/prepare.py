@@ -9,6 +9,7 @@ from qin.artifacts import atomic_directory, write_json
 from qin.config import load_params
 from qin.data.prepare import prepare_file
 from qin.data.raw import open_parquet
+from qin.data.statistics import headline
 from qin.schema import check_test_columns, resolve_schema
 from qin.stage import run_stage
 from stages import paths
@@ -28,7 +29,7 @@ def main() -> None:
         with atomic_directory(paths.PREPARED) as folder:
             for name, file in (("train", data.train), ("test", data.test)):
                 (folder / name).mkdir()
-                figures[name] = prepare_file(
+                statistics = prepare_file(
                     file,
                     folder / name,
                     schema=schema,
@@ -37,7 +38,8 @@ def main() -> None:
                     batch_rows=knobs.batch_rows,
                     num_threads=knobs.num_threads,
                 )
-                report.num_rows += figures[name]["num_rows"]
+                figures[name] = headline(statistics)
+                report.num_rows += statistics["num_rows"]
         write_json(paths.METRICS / "prepare.json", figures)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 from ruamel.yaml import YAML
 
 from qin import config
@@ -47,8 +48,9 @@ def test_params_are_what_stages_read(tmp_path: Path, small_log: Path, monkeypatc
         assert sorted(read - NOT_TRACKED) == sorted(_expanded(stage["params"])), name
 
 
-def _sections() -> dict[str, type[config.BaseModel]]:
-    return {name: field.annotation for name, field in config.Params.model_fields.items() if field.annotation}
+def _sections() -> dict[str, type[BaseModel]]:
+    annotations = {name: field.annotation for name, field in config.Params.model_fields.items()}
+    return {name: section for name, section in annotations.items() if isinstance(section, type)}
 
 
 def _expanded(params: list[str]) -> set[str]:
@@ -65,7 +67,7 @@ def _recorded(stage: str, monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """Keys that a stage reads after the params were loaded and checked."""
     loaded: dict[int, str] = {}  # by identity: the model artifact holds sections of its own
     read: set[str] = set()
-    original = config.BaseModel.__getattribute__
+    original = BaseModel.__getattribute__
 
     def recording(self: Any, attribute: str) -> Any:
         section = loaded.get(id(self))

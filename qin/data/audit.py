@@ -39,7 +39,7 @@ def audit(columns: SplitColumns, assignment: Assignment, *, method: str) -> dict
     if columns.time is not None:
         last, first = columns.time[is_train].max(), columns.time[is_val].min()
         figures["time"] = {"in_order": bool(last < first)}
-    return {**figures, **assignment.details, "thresholds": assignment.thresholds}
+    return {**figures, **assignment.details}
 
 
 def check(figures: dict[str, Any], *, file: str) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from qin.artifacts import write_json
 from qin.data.encode import BatchEncoder, EncodedBatch
 from qin.data.hashing import hash_values, seed_of
 from qin.data.raw import open_parquet, read_batches
@@ -20,6 +21,7 @@ from qin.progress import Progress
 from qin.schema import Schema
 
 IDS = "ids.arrow"
+STATISTICS = "statistics.json"
 _ID_ROWS = 65536
 
 
@@ -45,7 +47,7 @@ def prepare_file(
         num_threads: Threads that encode.
 
     Returns:
-        Statistics for `metrics/prepare.json`.
+        Statistics by column, which are also in `statistics.json` of the folder.
 
     Raises:
         DataError: Naming the first bad value.
@@ -71,6 +73,7 @@ def prepare_file(
     else:
         _write_ids(folder / IDS, ids, file=file, column=schema.id)
     writer.close(schema=schema, extra={})
+    write_json(folder / STATISTICS, summary)
     return summary
 
 

@@ -69,7 +69,7 @@ def read_split_columns(
     if split.session_key is not None:
         keys["session"] = [key for key in (split.group_key, split.session_key) if key is not None]
     times = [split.time_col] if split.time_col is not None else []
-    named = {
+    named: dict[str, Sequence[str | None]] = {
         "data.label": [data.label],
         "features.target": list(target),
         "split.row_key": row_key,

@@ -1,5 +1,6 @@
 """What prepare counts while it encodes: missing values, base rate, distinct values and hash collisions, lengths."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -88,3 +89,15 @@ class FileStatistics:
             "num_buckets": self._used[name].size,
             "collisions": max(0, counter.estimate - used),
         }
+
+
+def headline(statistics: Mapping[str, Any]) -> dict[str, Any]:
+    """What is worth a column in `dvc exp show`: totals instead of a figure for each of a hundred input columns."""
+    nulls = list(statistics["nulls"].values())
+    collisions = [figures["collisions"] for figures in statistics["vocabularies"].values()]
+    return {
+        **{key: statistics[key] for key in ("num_rows", "num_clicks", "base_rate") if key in statistics},
+        "nulls": {"columns": len(nulls), "values": sum(nulls)},
+        "collisions": {"columns": sum(count > 0 for count in collisions), "values": sum(collisions)},
+        "sequences": statistics["sequences"],
+    }

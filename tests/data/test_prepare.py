@@ -11,6 +11,7 @@ import pytest
 from qin.data.hashing import NULL_BUCKET, bucket_of, hash_values, seed_of
 from qin.data.prepare import prepare_file, read_ids
 from qin.data.shards import ShardReader
+from qin.data.statistics import headline
 from qin.errors import DataError
 from tests.logs import (
     ITEM_BUCKETS,
@@ -104,7 +105,7 @@ def test_batches_threads_and_row_groups_do_not_show(tmp_path: Path, with_label: 
         figures = prepare(folder, file, with_label=with_label, batch_rows=batch_rows, num_threads=num_threads)
         results.append((figures, contents(folder)))
     assert all(result == results[0] for result in results[1:])
-    assert set(results[0][1]) == {"manifest.json", *(f"{shard:05d}.bin" for shard in range(4))} | (
+    assert set(results[0][1]) == {"manifest.json", "statistics.json", *(f"{shard:05d}.bin" for shard in range(4))} | (
         set() if with_label else {"ids.arrow"}
     )
 
@@ -264,3 +265,14 @@ def test_without_numbers_and_sequences(tmp_path: Path) -> None:
     assert reader.schema == schema
     assert reader.read("numeric", 3, 25).shape == (22, 0)
     assert reader.read("label", 0, 30)[:, 0].tolist() == log["clicked"].to_pylist()
+
+
+def test_headline_totals_the_columns(tmp_path: Path) -> None:
+    statistics = prepare(tmp_path / "out", write_log(tmp_path / "log.parquet", make_log(NUM_ROWS)))
+    figures = headline(statistics)
+    assert figures["nulls"] == {"columns": 2, "values": sum(statistics["nulls"].values())}
+    collisions = [vocabulary["collisions"] for vocabulary in statistics["vocabularies"].values()]
+    assert figures["collisions"] == {"columns": sum(map(bool, collisions)), "values": sum(collisions)}
+    assert {key: figures[key] for key in ("num_rows", "num_clicks", "base_rate", "sequences")} == {
+        key: statistics[key] for key in ("num_rows", "num_clicks", "base_rate", "sequences")
+    }

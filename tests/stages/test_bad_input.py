@@ -13,7 +13,7 @@ import pytest
 from tests.stages.run import run_as_command, run_in_process
 from tests.workspace import copy_project, set_params
 
-Corruption = Callable[[Path], None]
+Corruption = Callable[[Path], object]
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def repeated_id(data: Path) -> None:
     rewrite(data / "test.parquet", "ID", lambda ids: pa.array([*ids[:17], ids[3], *ids[18:]]))
 
 
-BAD_FOR_PREPARE = {
+BAD_FOR_PREPARE: dict[str, tuple[Corruption, str]] = {
     "missing column": (
         lambda data: rewrite(data / "train.parquet", "hour", lambda _: None),
         "features.categorical: hour",
@@ -140,7 +140,7 @@ def test_prepare(name: str, project: Path, capfd: pytest.CaptureFixture[str]) ->
     assert expected in fails("prepare", project, capfd)
 
 
-BAD_FOR_SPLIT = {
+BAD_FOR_SPLIT: dict[str, tuple[dict[str, Any], str]] = {
     "missing group column": (
         {"split.method": "group_user", "split.group_key": "user"},
         "split.group_key: no column user",
