@@ -5,7 +5,7 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install repro sample test test-slow check format
+.PHONY: help install repro sample test test-slow lint check format
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -30,12 +30,13 @@ test: install ## install, run the fast tests
 test-slow: install ## run the slow tests too
 	python -m pytest -m 'not gpu and not scale'
 
-check: install ## formatter, linter, types, import layers, fast tests
+lint: install ## formatter, linter, types, import layers
 	ruff format --check .
 	ruff check .
 	mypy
 	lint-imports
-	python -m pytest
+
+check: lint test ## all of the above and the fast tests
 
 format: install ## apply the formatter and the linter's fixes
 	ruff format .
