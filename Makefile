@@ -27,8 +27,8 @@ repro: sample ## install, generate the sample log if data/ has none, run the pip
 test: install ## install, run the fast tests
 	python -m pytest
 
-test-slow: install ## run the slow tests too
-	python -m pytest -m 'not gpu and not scale'
+test-slow: install ## run the tests that take minutes
+	python -m pytest -m 'slow and not gpu and not scale'
 
 lint: install ## formatter, linter, types, import layers
 	ruff format --check .

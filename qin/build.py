@@ -12,6 +12,7 @@ from qin.data.loader import ShuffledLoader
 from qin.data.shards import ShardReader
 from qin.model.embedding import NumericNormalizer
 from qin.model.qin import QIN, QINInputs, QINSizes
+from qin.progress import log
 from qin.sampling import auto_pos_weight
 from qin.schema import Schema
 from qin.training import FitSettings, HardNegatives
@@ -77,6 +78,8 @@ def build_hard_negatives(params: HardNegativeParams) -> HardNegatives | None:
     """Mining inside each batch, or None where it is off."""
     if not params.enable:
         return None
+    if params.mode == "ohem":
+        log.warning("hnm.mode ohem is biased: it drops the easy negatives without weighting the rest; see goss and pps")
     return HardNegatives(**params.model_dump(exclude={"enable"}))
 
 

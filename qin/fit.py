@@ -1,5 +1,6 @@
 """Training from prepared files: what is fitted on the train fold, the run itself, and what it leaves."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +65,8 @@ def run_name(params: Params, reader: ShardReader, fold: Folds) -> str:
     """Fingerprint of all that a training run depends on; another one must not resume its checkpoint."""
     sections = {name: getattr(params, name).model_dump() for name in ("model", "imbalance", "hnm", "train")}
     del sections["train"]["checkpoint_seconds"]  # when a state is saved does not change it
-    return fingerprint(sections, reader.manifest, fold.tobytes().hex(), code_fingerprint(), library_versions())
+    folds = hashlib.sha256(fold.tobytes()).hexdigest()
+    return fingerprint(sections, reader.manifest, folds, code_fingerprint(), library_versions())
 
 
 def train(

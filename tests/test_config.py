@@ -214,3 +214,21 @@ def test_a_file_without_sections_is_refused(tmp_path: Path, text: str, shown: st
     with pytest.raises(ConfigError) as caught:
         load_params(path)
     assert str(caught.value) == f"{path}: expected sections such as `data:` and `train:`, got {shown}"
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_shipped_files_hold_no_bare_dates(path: Path) -> None:
+    """DVC refuses a params file with one."""
+
+    def leaves(node: Any) -> list[Any]:
+        if isinstance(node, dict | list):
+            return [leaf for item in (node.values() if isinstance(node, dict) else node) for leaf in leaves(item)]
+        return [node]
+
+    assert {type(leaf) for leaf in leaves(YAML(typ="safe", pure=True).load(path))} <= {
+        str,
+        int,
+        float,
+        bool,
+        type(None),
+    }
