@@ -27,6 +27,7 @@ from qin.data.loader import iterate_in_order, read_labels
 from qin.data.numeric import NumericMoments
 from qin.data.shards import ShardReader
 from qin.inference import TrainedModel, library_versions, score_all
+from qin.logits import prior_logit, sigmoid
 from qin.metrics import log_losses, ranking_metrics
 from qin.model.qin import QIN
 from qin.scored import ScoredRows
@@ -69,6 +70,35 @@ def run_name(params: Params, reader: ShardReader, fold: Folds) -> str:
     return fingerprint(sections, reader.manifest, folds, code_fingerprint(), library_versions())
 
 
+@dataclass(frozen=True)
+class _ValidationFold:
+    """Scores a network on the validation rows.
+
+    Attributes:
+        reader: Prepared train file.
+        is_selected: `(num_rows,)`.
+        label: Of the selected rows.
+        batch_size: Rows scored at a time.
+        offset: What brings training logits to the natural scale.
+    """
+
+    reader: ShardReader
+    is_selected: npt.NDArray[np.bool_]
+    label: npt.NDArray[np.uint8]
+    batch_size: int
+    offset: float
+
+    def logit(self, network: QIN) -> npt.NDArray[np.float32]:
+        batches = iterate_in_order(self.reader, is_selected=self.is_selected, batch_size=self.batch_size)
+        return score_all(network, batches, num_rows=self.label.size)
+
+    def scores(self, network: QIN) -> ValidationScores:
+        logit = self.logit(network)
+        of_clicks, of_others = log_losses(logit, self.label, offset=self.offset)
+        loss = float(np.average([of_others, of_clicks], weights=np.bincount(self.label)))
+        return ValidationScores(log_loss=loss, **ranking_metrics(logit, self.label))
+
+
 def train(
     params: Params,
     reader: ShardReader,
@@ -83,64 +113,49 @@ def train(
         params: Sections model, imbalance, hnm, train.
         reader: Prepared train file.
         fold: Fold of each row.
-        checkpoints: Root folder of checkpoints; the run's own is removed at the end.
+        checkpoints: Root folder of checkpoints; whoever has written the outputs removes the run's own.
         on_epoch: Called with the history after each epoch.
 
     Raises:
         TrainingError: If the loss is not finite.
         ArtifactError: If a checkpoint is damaged.
     """
-    label, is_train, is_val = read_labels(reader), fold == TRAIN, fold == VALIDATION
-    moments = numeric_moments(reader, is_train)
-    schema, knobs = reader.schema, params.train
-    network = build_model(schema, params.model, mean=moments.mean.tolist(), std=moments.std.tolist(), seed=knobs.seed)
-    pos_weight = resolve_pos_weight(params.imbalance, label[is_train])
-    rows = TrainingRows(
-        build_loader(reader, knobs), is_train, label, resolve_neg_ratio(params.imbalance), pos_weight, knobs.seed
-    )
+    knobs, label, is_train = params.train, read_labels(reader), fold == TRAIN
     base_rate = float(label[is_train].mean())
-    network.set_base_rate(base_rate * pos_weight / (base_rate * pos_weight + 1 - base_rate))
-    val_label = label[is_val]
-
-    def val_logit(model: QIN) -> npt.NDArray[np.float32]:
-        batches = iterate_in_order(reader, is_selected=is_val, batch_size=knobs.eval_batch_size)
-        return score_all(model, batches, num_rows=val_label.size)
-
-    def validate(model: QIN) -> ValidationScores:
-        logit = val_logit(model)
-        offset = prior_offset(pos_weight=pos_weight, neg_ratio=1.0, reweighted=True)
-        of_clicks, of_others = log_losses(logit, val_label, offset=offset)
-        loss = float(np.average([of_others, of_clicks], weights=np.bincount(val_label)))
-        return ValidationScores(log_loss=loss, **ranking_metrics(logit, val_label))
-
+    pos_weight = resolve_pos_weight(params.imbalance, label[is_train])
+    neg_ratio = resolve_neg_ratio(params.imbalance)
+    rows = TrainingRows(build_loader(reader, knobs), is_train, label, neg_ratio, pos_weight, knobs.seed)
+    offset = prior_offset(pos_weight=pos_weight, neg_ratio=neg_ratio, reweighted=True)
+    is_val = fold == VALIDATION
+    validation = _ValidationFold(reader, is_val, label[is_val], knobs.eval_batch_size, offset)
+    network = _initial_network(params, reader, is_train, base_rate=base_rate, offset=offset)
     name = run_name(params, reader, fold)
-    store = CheckpointStore(checkpoints, name)
     result = Fit(
         network,
         optimizer=build_optimizer(network, knobs),
         rows=rows,
         settings=build_settings(knobs),
         hard_negatives=build_hard_negatives(params.hnm),
-        validate=validate,
-        checkpoints=store,
+        validate=validation.scores,
+        checkpoints=CheckpointStore(checkpoints, name),
         on_epoch=on_epoch,
     ).run()
-    provenance = {
-        "run": name,
-        "versions": library_versions(),
-        "best_epoch": result.best_epoch + 1,
-        "train_base_rate": base_rate,
-        "pos_weight": pos_weight,
-    }
-    model = TrainedModel(network, schema, params.model, provenance)
-    validation = ScoredRows(
-        row=np.flatnonzero(is_val),
-        logit=val_logit(network),
-        label=val_label,
-        train_base_rate=base_rate,
-        pos_weight=pos_weight,
-    )
-    return Trained(model, validation, result.num_steps * knobs.batch_size, _figures(result, rows, network, base_rate))
+    facts = {"train_base_rate": base_rate, "pos_weight": pos_weight}
+    provenance = {"run": name, "versions": library_versions(), "best_epoch": result.best_epoch + 1, **facts}
+    model = TrainedModel(network, reader.schema, params.model, provenance)
+    scored = ScoredRows(row=np.flatnonzero(is_val), logit=validation.logit(network), label=validation.label, **facts)
+    return Trained(model, scored, result.num_steps * knobs.batch_size, _figures(result, rows, network, base_rate))
+
+
+def _initial_network(
+    params: Params, reader: ShardReader, is_train: npt.NDArray[np.bool_], *, base_rate: float, offset: float
+) -> QIN:
+    """The network before training, its output at the base rate as the weighted loss sees it."""
+    moments = numeric_moments(reader, is_train)
+    mean, std = moments.mean.tolist(), moments.std.tolist()
+    network = build_model(reader.schema, params.model, mean=mean, std=std, seed=params.train.seed)
+    network.set_base_rate(float(sigmoid(np.array([prior_logit(base_rate) - offset]))[0]))
+    return network
 
 
 def _figures(result: FitResult, rows: TrainingRows, network: QIN, base_rate: float) -> dict[str, Any]:
