@@ -27,6 +27,8 @@ Metrics = dict[str, float | None]
 _JUDGE_SALT = 0x43414C4942524154  # "CALIBRAT": other users of the same seed draw other halves
 
 
+_HEADLINE = ("ap", "log_loss", "wll")
+
 # Offsets
 
 
@@ -174,6 +176,16 @@ class CalibrationReport:
     def to_dict(self) -> dict[str, Any]:
         """Return one key per attribute, ready for JSON."""
         return asdict(self)
+
+    def headline(self) -> dict[str, Any]:
+        """Return what is worth a column in `dvc exp show`; the evaluate stage has the rest."""
+        return {
+            "temperature": self.temperature,
+            "temperature_standard_error": self.standard_errors.get("temperature", 0.0),
+            "offset": self.offset,
+            "before": {name: self.before[name] for name in _HEADLINE},
+            "after": {name: self.after[name] for name in _HEADLINE},
+        }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "CalibrationReport":

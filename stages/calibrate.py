@@ -35,7 +35,7 @@ def main() -> None:
         except ValueError as error:
             raise DataError(f"{paths.VALIDATION}: the logits cannot be calibrated: {error}") from error
         write_exact_json(paths.CALIBRATOR, calibration.to_dict())
-        write_json(paths.METRICS / "calibrate.json", calibration.to_dict())
+        write_json(paths.METRICS / "calibrate.json", calibration.headline())
         report.num_rows = scored.label.size
 
 

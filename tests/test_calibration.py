@@ -269,3 +269,13 @@ def test_report_survives_json_and_refuses_other_keys() -> None:
     del values["before"]
     with pytest.raises(ValueError, match=r"missing=\['before'\]"):
         CalibrationReport.from_dict(values)
+
+
+def test_headline_is_part_of_the_report() -> None:
+    logit, label = sample(2000, seed=3)
+    report = judged(logit, label)
+    headline = report.headline()
+    assert (headline["temperature"], headline["offset"]) == (report.temperature, report.offset)
+    assert headline["temperature_standard_error"] == report.standard_errors["temperature"]
+    assert headline["after"] == {name: report.after[name] for name in ("ap", "log_loss", "wll")}
+    assert replace(report, standard_errors={}).headline()["temperature_standard_error"] == 0.0
