@@ -42,8 +42,8 @@ def set_params(path: Path, changes: Mapping[str, Any]) -> None:
 
 def copy_project(folder: Path, *, log: Path) -> Path:
     """Copy what git holds of the project (code, dvc.yaml, params.yaml, settings) and a log's files."""
-    for name in ("qin", "stages", ".dvc/plots"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("qin", "stages", ".dvc/plots"):  # with what numba compiled, which takes seconds to make again
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("*.pyc"))
     for name in (
         "dvc.yaml",
         "params.yaml",
