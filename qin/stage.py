@@ -18,7 +18,6 @@ from qin.artifacts import write_json
 from qin.errors import QinError
 
 STAGES = ("prepare", "split", "train", "calibrate", "evaluate", "predict")
-PARAMS_FILE = Path("params.yaml")
 SCRATCH = Path(".qin")
 
 _PR_SET_PDEATHSIG = 1

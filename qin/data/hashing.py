@@ -191,10 +191,3 @@ def hash_rows(arrays: list[pa.Array], seed: np.uint64) -> UInt64Array:
         hashes[is_null] = _GOLDEN
         _combine(total, hashes)
     return total
-
-
-@njit(cache=True, nogil=True)
-def hash_row_numbers(start: int, out: UInt64Array, seed: np.uint64) -> None:
-    """Hash the numbers `start, start + 1, ...` into `out`."""
-    for i in range(out.size):
-        out[i] = hash_int(np.int64(start + i), seed)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from qin.data.hashing import bucket_of, hash_row_numbers, hash_rows, hash_values, seed_of
+from qin.data.hashing import bucket_of, hash_rows, hash_values, seed_of
 
 MASK = 2**64 - 1
 SEED = seed_of("item", 0)
@@ -230,12 +230,6 @@ def test_a_row_hash_equals_the_definition() -> None:
     assert hash_rows([pa.array(["x"]), pa.array([7])], SEED).tolist() == [total]
 
 
-def test_row_numbers_are_hashed_as_integers() -> None:
-    out = np.empty(5, np.uint64)
-    hash_row_numbers(1000, out, SEED)
-    assert out.tolist() == hashes([1000, 1001, 1002, 1003, 1004], pa.int64())
-
-
 @pytest.mark.parametrize("num_values", [1, 7, 1000, 2**31])
 def test_buckets_follow_padding_and_null(num_values: int) -> None:
     edges = [0, MASK, 2**32 - 1, 2**63, 0x123456789ABCDEF0]
@@ -245,8 +239,7 @@ def test_buckets_follow_padding_and_null(num_values: int) -> None:
 
 
 def test_consecutive_integers_spread_evenly() -> None:
-    out = np.empty(64_000, np.uint64)
-    hash_row_numbers(0, out, SEED)
+    out, _ = hash_values(pa.array(np.arange(64_000)), SEED)
     buckets = [int(bucket_of(value, np.uint64(64))) - 2 for value in out[:6400]]
     counts = np.bincount(buckets, minlength=64)
     chi_square = float(((counts - 100.0) ** 2 / 100).sum())
