@@ -26,9 +26,10 @@ def dvc_stages() -> dict[str, Any]:
     return stages
 
 
-def test_stages_are_in_order_and_described() -> None:
+def test_stages_are_in_order_described_and_the_shells_own_process() -> None:
     assert tuple(dvc_stages()) == STAGES
     assert all(len(stage["desc"]) > 20 for stage in dvc_stages().values())
+    assert all(stage["cmd"] == f"exec python -m stages.{name}" for name, stage in dvc_stages().items())
 
 
 @pytest.mark.parametrize("name", STAGES)

@@ -51,13 +51,15 @@ def test_same_bytes_twice_and_elsewhere(tmp_path: Path, small_log: Path, monkeyp
     assert digests(second) == once
 
 
-def test_killed_dvc_leaves_no_training_and_the_next_run_goes_on(tmp_path: Path, small_log: Path) -> None:
+@pytest.mark.parametrize("shell", ["/bin/sh", "/bin/bash"])
+def test_killed_dvc_leaves_no_training_and_the_next_run_goes_on(tmp_path: Path, small_log: Path, shell: str) -> None:
     project = initialised(tmp_path / "project", small_log)
     set_params(project / "params.yaml", {"train.epochs": 6, "train.patience": 6, "train.checkpoint_seconds": 0.0})
     assert dvc(project, "repro").returncode == 0
     whole = digests(project)
 
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "SHELL": shell}
     command = [sys.executable, "-m", "dvc", "repro", "-f", "-s", "train"]
     with subprocess.Popen(
         command, cwd=project, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
