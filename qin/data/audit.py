@@ -3,10 +3,14 @@
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from qin.data.folds import EXCLUDED, TRAIN, VALIDATION, Assignment
+from qin.data.folds import EXCLUDED, TRAIN, VALIDATION, Assignment, Hashes
+from qin.data.membership import is_in
 from qin.data.split import SplitColumns
 from qin.errors import DataError
+
+_Mask = npt.NDArray[np.bool_]
 
 # What each method must keep apart.
 _MUST_NOT_OVERLAP = {"stratified": None, "group_user": "group", "group_session": "session", "time": None}
@@ -27,15 +31,15 @@ def audit(columns: SplitColumns, assignment: Assignment, *, method: str) -> dict
         "rows": {"train": int(is_train.sum()), "val": int(is_val.sum()), "excluded": int((fold == EXCLUDED).sum())},
         "base_rate": {"train": float(columns.label[is_train].mean()), "val": float(columns.label[is_val].mean())},
         "val_share": float(is_val.mean()),
-        "duplicates": _num_seen(columns.row_hash[is_val], columns.row_hash[is_train]),
+        "duplicates": _in_both(columns.row_hash, is_train, is_val)[1],
         "overlap": {},
         "cold": {},
     }
     for name, hashes in sorted(columns.keys.items()):
-        seen = _num_seen(hashes[is_val], hashes[is_train])
-        figures["cold"][name] = 1 - seen / int(is_val.sum())
+        num_keys, num_rows = _in_both(hashes, is_train, is_val)
+        figures["cold"][name] = 1 - num_rows / int(is_val.sum())
         if name != "target":
-            figures["overlap"][name] = int(np.intersect1d(hashes[is_val], hashes[is_train]).size)
+            figures["overlap"][name] = num_keys
     if columns.time is not None:
         last, first = columns.time[is_train].max(), columns.time[is_val].min()
         figures["time"] = {"in_order": bool(last < first)}
@@ -56,5 +60,8 @@ def check(figures: dict[str, Any], *, file: str) -> None:
         raise DataError(f"{file}: split.method time: a train row is not earlier than every validation row")
 
 
-def _num_seen(values: Any, reference: Any) -> int:
-    return int(np.isin(values, reference).sum())
+def _in_both(hashes: Hashes, is_train: _Mask, is_val: _Mask) -> tuple[int, int]:
+    """Keys that are in both folds, and the validation rows that have one of them."""
+    keys, counts = np.unique(hashes[is_val], return_counts=True)
+    is_seen = is_in(keys, hashes[is_train])
+    return int(is_seen.sum()), int(counts[is_seen].sum())

@@ -1,4 +1,6 @@
-"""How many distinct hashes a stream holds: exact while they are few, within about 1% otherwise, in bounded memory.
+"""How many distinct hashes and buckets a stream holds: exact while hashes are few, within about 1% otherwise.
+
+Memory is bounded. A few hundred recent hashes are remembered, because most columns repeat few values.
 
 Source: Wegman's adaptive sampling (Flajolet, Computing 43, 1990). The answer does not depend on order or batches.
 """
@@ -9,8 +11,12 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
+from qin.data.hashing import FIRST_VALUE_BUCKET, bucket_of
+
 _CAPACITY = 1 << 14
 _SLOTS = 1 << 15
+_RECENT_BITS = 8
+_RECENT = 1 << _RECENT_BITS
 
 
 @njit(cache=True, nogil=True)
@@ -26,14 +32,21 @@ def _place(slots: Any, value: np.uint64) -> int:
 
 
 @njit(cache=True, nogil=True)
-def _insert(slots: Any, count: int, level: int, hashes: Any, is_null: Any) -> tuple[int, int]:
-    """Insert the hashes whose top `level` bits are zero; raise the level whenever the table is full."""
-    previous = np.uint64(0)
+def _insert(slots: Any, used: Any, count: int, level: int, hashes: Any, is_null: Any) -> tuple[int, int]:
+    """Mark each hash's bucket, insert the hashes whose top `level` bits are zero; raise the level when it is full."""
+    recent = np.zeros(_RECENT, np.uint64)
+    num_values = np.uint64(used.size - FIRST_VALUE_BUCKET)
     for i in range(hashes.size):
-        value = hashes[i] | np.uint64(1)  # 0 marks an empty slot
-        if is_null[i] or value == previous or (level and value >> np.uint64(64 - level)):
+        if is_null[i]:
             continue
-        previous = value
+        value = hashes[i] | np.uint64(1)  # 0 marks an empty slot
+        place = hashes[i] >> np.uint64(64 - _RECENT_BITS)
+        if recent[place] == hashes[i] and value != 1:
+            continue
+        recent[place] = hashes[i]
+        used[bucket_of(hashes[i], num_values)] = True
+        if level and value >> np.uint64(64 - level):
+            continue
         count += _place(slots, value)
         while count > _CAPACITY:
             level += 1
@@ -45,17 +58,22 @@ def _insert(slots: Any, count: int, level: int, hashes: Any, is_null: Any) -> tu
     return count, level
 
 
-class DistinctCounter:
-    """Counts distinct 64-bit hashes; exact up to 16,384 of them."""
+class VocabularyCounter:
+    """Counts distinct 64-bit hashes, exactly up to 16,384 of them, and the buckets that they take.
 
-    def __init__(self) -> None:
+    Args:
+        num_buckets: Buckets of the vocabulary, padding and null included.
+    """
+
+    def __init__(self, num_buckets: int) -> None:
         self._slots = np.zeros(_SLOTS, np.uint64)
+        self._used = np.zeros(num_buckets, np.bool_)
         self._count = 0
         self._level = 0
 
     def update(self, hashes: npt.NDArray[np.uint64], is_null: npt.NDArray[np.bool_]) -> None:
         """Add hashes `(num_rows,)`, leaving out the nulls."""
-        self._count, self._level = _insert(self._slots, self._count, self._level, hashes, is_null)
+        self._count, self._level = _insert(self._slots, self._used, self._count, self._level, hashes, is_null)
 
     @property
     def estimate(self) -> int:
@@ -66,3 +84,8 @@ class DistinctCounter:
     def is_exact(self) -> bool:
         """Whether the estimate is the true number."""
         return self._level == 0
+
+    @property
+    def num_used(self) -> int:
+        """Buckets that values have taken."""
+        return int(self._used.sum())

@@ -23,19 +23,32 @@ def _to_buckets(hashes: Any, is_null: Any, num_values: np.uint64, out: Any) -> N
         out[i] = np.uint64(NULL_BUCKET) if is_null[i] else bucket_of(hashes[i], num_values)
 
 
+@njit(cache=True, nogil=True)
+def _copy_finite(values: Any, out: Any) -> tuple[int, int]:
+    """Copy values; returns how many are NaN, and the first infinite one's position or -1."""
+    num_missing, first_infinite = 0, -1
+    for i in range(values.size):
+        value = values[i]
+        out[i] = value
+        if not np.isfinite(value):
+            if np.isnan(value):
+                num_missing += 1
+            elif first_infinite < 0:
+                first_infinite = i
+    return num_missing, first_infinite
+
+
 @dataclass(frozen=True)
 class EncodedBatch:
     """One encoded batch.
 
     Attributes:
-        first_row: Row number of its first row in the raw file.
         arrays: The shard groups' arrays.
         hashes: Per categorical field, its values' hashes and which are null.
         lengths: Per sequence, full lengths in tokens.
         num_missing: Per numeric field, missing values.
     """
 
-    first_row: int
     arrays: Arrays
     hashes: Mapping[str, tuple[npt.NDArray[np.uint64], npt.NDArray[np.bool_]]]
     lengths: Mapping[str, npt.NDArray[np.int64]]
@@ -65,8 +78,10 @@ class BatchEncoder:
             num_values = np.uint64(field.num_buckets - FIRST_VALUE_BUCKET)
             _to_buckets(values, is_null, num_values, arrays["categorical"][:, position])
             hashes[field.name] = (values, is_null)
+        missing = np.zeros(len(self._schema.numeric), np.int64)
         for position, field in enumerate(self._schema.numeric):
-            arrays["numeric"][:, position] = self._numeric(batch.column(field.name), field.name, first_row)
+            out = arrays["numeric"][:, position]
+            missing[position] = self._numeric(batch.column(field.name), field.name, first_row, out)
         lengths = {
             field.name: self._sequence(batch.column(field.name), field, first_row, arrays[f"sequence.{field.name}"])
             for field in self._schema.sequences
@@ -74,8 +89,7 @@ class BatchEncoder:
         if "label" in self._groups:
             label = batch.column(self._schema.label)
             arrays["label"][:, 0] = encode_label(label, file=self._file, column=self._schema.label, first_row=first_row)
-        missing = np.isnan(arrays["numeric"]).sum(axis=0, dtype=np.int64)
-        return EncodedBatch(first_row, arrays, hashes, lengths, missing)
+        return EncodedBatch(arrays, hashes, lengths, missing)
 
     def _categorical(
         self, column: pa.Array, field: Field, first_row: int
@@ -84,14 +98,15 @@ class BatchEncoder:
             self._refuse_infinite(column, field.name, first_row)
         return hash_values(column, self._seeds[field.vocabulary])
 
-    def _numeric(self, column: pa.Array, name: str, first_row: int) -> npt.NDArray[np.float32]:
+    def _numeric(self, column: pa.Array, name: str, first_row: int, out: npt.NDArray[np.float32]) -> int:
+        """Fill `out (num_rows,)`, NaN where missing; returns how many are."""
         values = pc.cast(column, pa.float32(), safe=False).to_numpy(zero_copy_only=False)
-        if np.isinf(values).any():
-            row = int(np.flatnonzero(np.isinf(values))[0])
+        num_missing, row = _copy_finite(values, out)
+        if row >= 0:
             value = column[row].as_py()
             rule = "infinite" if np.isinf(value) else "too large for 32-bit floats"
             raise DataError(f"{self._file}: column {name}, row {first_row + row}: {rule}: {value!r}")
-        return np.asarray(values, np.float32)
+        return num_missing
 
     def _refuse_infinite(self, column: pa.Array, name: str, first_row: int) -> None:
         is_infinite = np.isinf(column.to_numpy(zero_copy_only=False))

@@ -11,11 +11,18 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from numba import njit
+
+from qin.data.membership import is_in
 
 TRAIN, VALIDATION, EXCLUDED = 0, 1, 2
 
 # A group above this share of all rows could move the validation share visibly, so it is placed, not drawn.
 LARGE_GROUP_SHARE = 0.0025
+_LARGE = "large_"
+
+_POSITION_SHIFT = np.uint64(11)
+_CHUNK_ROWS = 1 << 20
 
 Folds = npt.NDArray[np.uint8]
 Hashes = npt.NDArray[np.uint64]
@@ -50,19 +57,24 @@ def stratified(
     Raises:
         ValueError: If a frozen threshold is missing.
     """
-    position = row_hash >> np.uint64(11)
+    position = row_hash >> _POSITION_SHIFT
     fold = np.zeros(label.size, np.uint8)
     used = {}
     for value in (0, 1):
-        rows = np.flatnonzero(label == value)
+        is_class = label == value
         name = f"label_{value}"
-        if thresholds is None:
-            count = round(val_ratio * rows.size)
-            used[name] = int(np.partition(position[rows], count)[count]) if count < rows.size else 1 << 53
-        else:
-            used[name] = _frozen(thresholds, name)
-        fold[rows[position[rows] < np.uint64(used[name])]] = VALIDATION
+        used[name] = _smallest(position[is_class], val_ratio) if thresholds is None else _frozen(thresholds, name)
+        fold[is_class & (position < np.uint64(used[name]))] = VALIDATION
     return Assignment(fold, used, {})
+
+
+def _smallest(position: Hashes, share: float) -> int:
+    """The threshold below which this share of the positions is."""
+    count = round(share * position.size)
+    if count == position.size:
+        return 1 << 53
+    position.partition(count)
+    return int(position[count])
 
 
 def grouped(group_hash: Hashes, *, val_ratio: float, thresholds: Mapping[str, int] | None) -> Assignment:
@@ -80,36 +92,76 @@ def grouped(group_hash: Hashes, *, val_ratio: float, thresholds: Mapping[str, in
     Raises:
         ValueError: If a frozen threshold is missing.
     """
-    position = group_hash >> np.uint64(11)
-    groups, counts = np.unique(position, return_counts=True)
+    groups, counts = _groups(group_hash)
     used = _group_thresholds(groups, counts, val_ratio) if thresholds is None else dict(thresholds)
-    in_validation = groups < np.uint64(_frozen(used, "group"))
-    for name, is_validation in used.items():
-        if name.startswith("large_"):
-            in_validation[groups == np.uint64(int(name.removeprefix("large_"), 16))] = bool(is_validation)
-    fold = in_validation[np.searchsorted(groups, position)].astype(np.uint8)
     details = {
         "num_groups": groups.size,
-        "num_groups_val": int(in_validation.sum()),
+        "num_groups_val": int(_place_groups(groups, used).sum()),
         "largest_group": int(counts.max()),
     }
+    fold = np.empty(group_hash.size, np.uint8)
+    for start in range(0, fold.size, _CHUNK_ROWS):
+        rows = slice(start, start + _CHUNK_ROWS)
+        fold[rows] = _place_groups(group_hash[rows] >> _POSITION_SHIFT, used)
     return Assignment(fold, used, details)
 
 
-def _group_thresholds(groups: Hashes, counts: npt.NDArray[np.int64], val_ratio: float) -> dict[str, int]:
+def _groups(group_hash: Hashes) -> tuple[Hashes, npt.NDArray[np.int32]]:
+    """Positions of the distinct groups, ascending, and rows of each; `np.unique` would take twice the memory."""
+    position = group_hash >> _POSITION_SHIFT
+    position.sort()
+    counts = np.zeros(position.size, np.int32)
+    num_groups = _collapse(position, counts)
+    return position[:num_groups], counts[:num_groups]
+
+
+@njit(cache=True, nogil=True)
+def _collapse(values: Hashes, counts: npt.NDArray[np.int32]) -> int:
+    """Move each distinct value of a sorted array to the front and count it; returns how many there are."""
+    last = -1
+    for i in range(values.size):
+        if last < 0 or values[i] != values[last]:
+            last += 1
+            values[last] = values[i]
+        counts[last] += 1
+    return last + 1
+
+
+def _group_thresholds(groups: Hashes, counts: npt.NDArray[np.int32], val_ratio: float) -> dict[str, int]:
     num_rows = int(counts.sum())
     room = val_ratio * num_rows
     is_large = counts > max(1, LARGE_GROUP_SHARE * num_rows)
     large = {}
-    for group, count in zip(groups[is_large], counts[is_large], strict=True):
+    for group, count in zip(groups[is_large].tolist(), counts[is_large].tolist(), strict=True):
         fits = count <= room
         room -= count if fits else 0
-        large[f"large_{int(group):014x}"] = int(fits)
-    small, cumulative = groups[~is_large], np.concatenate([[0], np.cumsum(counts[~is_large])])
-    taken = int(np.argmin(np.abs(cumulative - room)))
-    # Where every group is large, the threshold is for appended ones alone.
-    end = 1 << 53 if small.size else round(val_ratio * (1 << 53))
-    return {"group": int(small[taken]) if taken < small.size else end, **large}
+        large[f"{_LARGE}{group:014x}"] = int(fits)
+    if is_large.all():  # the threshold is for appended groups alone
+        return {"group": round(val_ratio * (1 << 53)), **large}
+    taken = _nearest(np.cumsum(np.where(is_large, 0, counts)), room)
+    small = np.flatnonzero(~is_large[taken:])[:1]  # the first small group that is not taken
+    return {"group": int(groups[taken + small[0]]) if small.size else 1 << 53, **large}
+
+
+def _nearest(cumulative: npt.NDArray[np.int64], room: float) -> int:
+    """How many of the first groups together have the number of rows that is nearest `room`."""
+    above = int(np.searchsorted(cumulative, room))
+    if above == cumulative.size:
+        return above
+    below = cumulative[above - 1] if above else 0
+    return above if room - below <= cumulative[above] - room else above + 1
+
+
+def _place_groups(position: Hashes, thresholds: Mapping[str, int]) -> Folds:
+    """The fold of each group by its position."""
+    fold = (position < np.uint64(_frozen(thresholds, "group"))).astype(np.uint8)
+    large = {int(name[len(_LARGE) :], 16): value for name, value in thresholds.items() if name.startswith(_LARGE)}
+    if large:
+        known = np.array(sorted(large), np.uint64)
+        nearest = np.minimum(np.searchsorted(known, position), known.size - 1)
+        is_large = known[nearest] == position
+        fold[is_large] = np.array([large[group] for group in known.tolist()], np.uint8)[nearest[is_large]]
+    return fold
 
 
 def by_time(
@@ -139,7 +191,8 @@ def by_time(
     fold[(time < boundary) & (time > boundary - embargo)] = EXCLUDED
     details: dict[str, Any] = {}
     if session_hash is not None:
-        is_crossing = np.isin(session_hash, session_hash[fold == TRAIN]) & (fold == VALIDATION)
+        is_crossing = fold == VALIDATION
+        is_crossing[is_crossing] = is_in(session_hash[is_crossing], session_hash[fold == TRAIN])
         details["num_crossing_sessions"] = int(np.unique(session_hash[is_crossing]).size)
         if drop_crossing:
             fold[is_crossing] = EXCLUDED

@@ -2,11 +2,16 @@
 
 The hash of a value is a function of its canonical text alone, so `3`, `3.0` and `"3"` are equal, in every column
 type, process and release. Text that is a canonical integer of 64 bits (`-?(0|[1-9][0-9]*)`, no `-0`) is hashed by
-its number, which spares number columns the detour over text; all other text is hashed by its UTF-8 bytes.
+its number, which spares number columns the detour over text; all other text is hashed by its UTF-8 bytes, one at a
+time up to 64 of them and else eight at a time, because whole histories may serve as keys.
+
+A hash has two steps: the value's own, which needs no seed and is the costly one, and a mix with a seed.
 
 Source: FNV-1a (Fowler, Noll, Vo) over bytes; the finalizer is SplitMix64 (Steele, Lea, Flood, OOPSLA 2014).
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -28,6 +33,7 @@ _FNV_BASIS = np.uint64(0xCBF29CE484222325)
 _FNV_PRIME = np.uint64(0x100000001B3)
 _TEXT_SALT = np.uint64(0xD6E8FEB86659FD93)
 _MAX_INT_DIGITS = 19
+_LONG_TEXT_BYTES = 64
 
 
 @njit(cache=True, nogil=True, inline="always")
@@ -39,9 +45,14 @@ def mix(value: np.uint64) -> np.uint64:
 
 
 @njit(cache=True, nogil=True, inline="always")
+def _unseeded_int(value: np.int64) -> np.uint64:
+    return mix(np.uint64(value) + _GOLDEN)
+
+
+@njit(cache=True, nogil=True, inline="always")
 def hash_int(value: np.int64, seed: np.uint64) -> np.uint64:
     """Hash of the text of an integer."""
-    return mix(mix(np.uint64(value) + _GOLDEN) ^ seed)
+    return mix(_unseeded_int(value) ^ seed)
 
 
 @njit(cache=True, nogil=True, inline="always")
@@ -75,42 +86,67 @@ def parse_int(data: npt.NDArray[np.uint8], start: int, stop: int) -> tuple[bool,
     return True, (-value if negative else value)
 
 
+@njit(cache=True, nogil=True, inline="always")
+def _word(data: npt.NDArray[np.uint8], start: int) -> np.uint64:
+    value = np.uint64(0)
+    for i in range(8):
+        value |= np.uint64(data[start + i]) << np.uint64(8 * i)
+    return value
+
+
+@njit(cache=True, nogil=True)
+def _unseeded_text(data: npt.NDArray[np.uint8], start: int, stop: int) -> np.uint64:
+    is_int, value = parse_int(data, start, stop)
+    if is_int:
+        return _unseeded_int(value)
+    state = _FNV_BASIS
+    if stop - start > _LONG_TEXT_BYTES:
+        while stop - start >= 8:
+            state = mix(state ^ _word(data, start))
+            start += 8
+    for i in range(start, stop):
+        state = (state ^ np.uint64(data[i])) * _FNV_PRIME
+    return mix(state ^ _TEXT_SALT)
+
+
 @njit(cache=True, nogil=True)
 def hash_text(data: npt.NDArray[np.uint8], start: int, stop: int, seed: np.uint64) -> np.uint64:
     """Hash of the text `data[start:stop]`."""
-    is_int, value = parse_int(data, start, stop)
-    if is_int:
-        return hash_int(value, seed)
-    state = _FNV_BASIS
-    for i in range(start, stop):
-        state = (state ^ np.uint64(data[i])) * _FNV_PRIME
-    return mix(mix(state ^ _TEXT_SALT) ^ seed)
+    return mix(_unseeded_text(data, start, stop) ^ seed)
 
 
 @njit(cache=True, nogil=True)
-def _hash_texts(data: Any, offsets: Any, seed: np.uint64, out: UInt64Array) -> None:
+def _unseeded_texts(data: Any, offsets: Any, out: UInt64Array) -> None:
     for i in range(out.size):
-        out[i] = hash_text(data, offsets[i], offsets[i + 1], seed)
+        out[i] = _unseeded_text(data, offsets[i], offsets[i + 1])
 
 
 @njit(cache=True, nogil=True)
-def _hash_ints(values: Any, seed: np.uint64, out: UInt64Array) -> None:
+def _unseeded_ints(values: Any, out: UInt64Array) -> None:
     for i in range(out.size):
-        out[i] = hash_int(np.int64(values[i]), seed)
+        out[i] = _unseeded_int(np.int64(values[i]))
 
 
 @njit(cache=True, nogil=True)
-def _hash_whole_floats(values: Any, seed: np.uint64, out: UInt64Array, is_other: Any) -> int:
+def _unseeded_whole_floats(values: Any, out: UInt64Array, is_other: Any) -> int:
     """Hash the floats that are 64-bit integers; mark the others in `is_other` and count them."""
     num_others = 0
     for i in range(out.size):
         value = np.float64(values[i])
         if -(2.0**63) <= value < 2.0**63 and value == np.floor(value):
-            out[i] = hash_int(np.int64(value), seed)
+            out[i] = _unseeded_int(np.int64(value))
         else:
             is_other[i] = True
             num_others += 1
     return num_others
+
+
+@njit(cache=True, nogil=True)
+def _seeded(values: UInt64Array, seed: np.uint64) -> UInt64Array:
+    out = np.empty_like(values)
+    for i in range(values.size):
+        out[i] = mix(values[i] ^ seed)
+    return out
 
 
 @njit(cache=True, nogil=True)
@@ -138,56 +174,83 @@ def utf8_buffers(array: pa.Array) -> tuple[npt.NDArray[np.uint8], npt.NDArray[An
     return data, offsets
 
 
+@dataclass(frozen=True)
+class HashedColumn:
+    """A column's hashes before any seed.
+
+    Attributes:
+        unseeded: `(num_rows,)`, arbitrary where null.
+        is_null: `(num_rows,)`; NaN counts as null.
+    """
+
+    unseeded: UInt64Array
+    is_null: npt.NDArray[np.bool_]
+
+
 def hash_values(array: pa.Array, seed: np.uint64) -> tuple[UInt64Array, npt.NDArray[np.bool_]]:
     """Hash each value's canonical text.
 
     Args:
-        array: Booleans, integers, floats, strings, dates, times, or a dictionary of these.
+        array: See `hash_column`.
         seed: From `seed_of`.
 
     Returns:
         Hashes `(num_rows,)`, arbitrary where null, and `is_null (num_rows,)`; NaN counts as null.
     """
+    column = hash_column(array)
+    return _seeded(column.unseeded, seed), column.is_null
+
+
+def hash_column(array: pa.Array) -> HashedColumn:
+    """The part of hashing that does not depend on a seed.
+
+    Args:
+        array: Booleans, integers, floats, strings, dates, times, or a dictionary of these.
+    """
     kind = array.type
     if pa.types.is_dictionary(kind):
-        hashes, is_null = hash_values(array.dictionary, seed)
-        codes = array.indices.fill_null(0).to_numpy(zero_copy_only=False)
-        missing = array.indices.is_null().to_numpy(zero_copy_only=False)
-        if not len(hashes):
-            return np.zeros(len(array), np.uint64), np.ones(len(array), np.bool_)
-        return hashes[codes], missing | is_null[codes]
+        return _hash_dictionary(array)
     if pa.types.is_floating(kind):
-        return _hash_float_array(array, seed)
+        return _hash_floats(array)
     is_null = array.is_null().to_numpy(zero_copy_only=False)
     out = np.empty(len(array), np.uint64)
     if pa.types.is_integer(kind) and kind != pa.uint64():
-        _hash_ints(array.fill_null(0).to_numpy(zero_copy_only=False), seed, out)
+        _unseeded_ints(array.fill_null(0).to_numpy(zero_copy_only=False), out)
     else:
-        _hash_texts(*utf8_buffers(array if is_string(kind) else pc.cast(array, pa.string())), seed, out)
-    return out, is_null
+        _unseeded_texts(*utf8_buffers(array if is_string(kind) else pc.cast(array, pa.string())), out)
+    return HashedColumn(out, is_null)
 
 
-def _hash_float_array(array: pa.Array, seed: np.uint64) -> tuple[UInt64Array, npt.NDArray[np.bool_]]:
+def _hash_dictionary(array: pa.Array) -> HashedColumn:
+    values = hash_column(array.dictionary)
+    codes = array.indices.fill_null(0).to_numpy(zero_copy_only=False)
+    missing = array.indices.is_null().to_numpy(zero_copy_only=False)
+    if not values.unseeded.size:
+        return HashedColumn(np.zeros(len(array), np.uint64), np.ones(len(array), np.bool_))
+    return HashedColumn(values.unseeded[codes], missing | values.is_null[codes])
+
+
+def _hash_floats(array: pa.Array) -> HashedColumn:
     if pa.types.is_float16(array.type):  # Numba has no half floats
         array = array.cast(pa.float32())
     values = array.to_numpy(zero_copy_only=False)
     out = np.empty(len(array), np.uint64)
     is_null = np.isnan(values)
     is_other = np.zeros(len(array), np.bool_)
-    if _hash_whole_floats(values, seed, out, is_other) > is_null.sum():
+    if _unseeded_whole_floats(values, out, is_other) > is_null.sum():
         rows = np.flatnonzero(is_other & ~is_null)
         text = pc.cast(pa.array(values[rows], array.type), pa.string())
         others = np.empty(rows.size, np.uint64)
-        _hash_texts(*utf8_buffers(text), seed, others)
+        _unseeded_texts(*utf8_buffers(text), others)
         out[rows] = others
-    return out, is_null
+    return HashedColumn(out, is_null)
 
 
-def hash_rows(arrays: list[pa.Array], seed: np.uint64) -> UInt64Array:
+def hash_rows(columns: Sequence[HashedColumn], seed: np.uint64) -> UInt64Array:
     """One hash per row over several columns in order; null is a value like any other."""
-    total = np.full(len(arrays[0]), seed, np.uint64)
-    for array in arrays:
-        hashes, is_null = hash_values(array, seed)
-        hashes[is_null] = _GOLDEN
+    total = np.full(columns[0].unseeded.size, seed, np.uint64)
+    for column in columns:
+        hashes = _seeded(column.unseeded, seed)
+        hashes[column.is_null] = _GOLDEN
         _combine(total, hashes)
     return total

@@ -5,8 +5,10 @@ it holds `buffer_rows` selected rows, and the rows of a buffer are permuted. The
 and the selection, never on shard sizes, and any step of an epoch can be reached without reading what lies before it.
 """
 
-from collections.abc import Iterator
+from bisect import insort
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
@@ -53,26 +55,19 @@ def iterate_in_order(
         is_selected: `(num_rows,)`, or None for all rows.
         batch_size: Rows per batch; the last may be smaller.
     """
-    carried: list[tuple[Rows, Arrays]] = []
-    num_carried = 0
+    for rows, arrays in cut_batches(_chunks_in_order(reader, is_selected), batch_size):
+        yield _to_batch(rows, arrays)
+
+
+def _chunks_in_order(
+    reader: ShardReader, is_selected: npt.NDArray[np.bool_] | None
+) -> Iterator[tuple[Rows, Arrays, Rows]]:
+    """All rows of a chunk, its arrays, and the positions of the selected ones in it."""
     for start in range(0, reader.num_rows, CHUNK_ROWS):
-        stop = min(start + CHUNK_ROWS, reader.num_rows)
-        offsets = np.arange(stop - start) if is_selected is None else np.flatnonzero(is_selected[start:stop])
-        if not offsets.size:
-            continue
-        carried.append((offsets + start, _read_rows(reader, start, stop, offsets)))
-        num_carried += offsets.size
-        if num_carried < batch_size:
-            continue
-        rows, arrays = _joined(carried)
-        whole = num_carried - num_carried % batch_size
-        for first in range(0, whole, batch_size):
-            yield _to_batch(rows, arrays, slice(first, first + batch_size))
-        carried = [(rows[whole:], {name: array[whole:] for name, array in arrays.items()})]
-        num_carried -= whole
-    if num_carried:
-        rows, arrays = _joined(carried)
-        yield _to_batch(rows, arrays, slice(0, num_carried))
+        rows = np.arange(start, min(start + CHUNK_ROWS, reader.num_rows))
+        positions = np.arange(rows.size) if is_selected is None else np.flatnonzero(is_selected[rows])
+        if positions.size:
+            yield rows, {g.name: reader.read(g.name, start, start + rows.size) for g in reader.groups}, positions
 
 
 @dataclass(frozen=True)
@@ -105,67 +100,114 @@ class ShuffledLoader:
             is_selected: `(num_rows,)`; unselected rows are never assembled.
             first_step: Batches to leave out at the start; what lies before them is not read.
         """
-        num_steps = self.num_batches(is_selected)
-        position, wanted = 0, first_step * self.batch_size
-        carried: list[tuple[Rows, Arrays]] = []
-        num_carried, step = 0, first_step
-        for number, buffer in enumerate(self._buffers(epoch, is_selected)):
-            size = sum(rows.size for _, rows in buffer)
-            if position + size <= wanted:
-                position += size
-                continue
-            order = np.random.default_rng((self.seed, epoch, 1, number)).permutation(size)
-            order = order[max(0, wanted - position) :]
-            position += size
-            rows, arrays = self._read(buffer)
-            carried.append((rows[order], {name: array[order] for name, array in arrays.items()}))
-            num_carried += order.size
-            if num_carried < self.batch_size:
-                continue
-            rows, arrays = _joined(carried)
-            whole = num_carried // self.batch_size
-            for k in range(whole):
-                yield _to_batch(rows, arrays, slice(k * self.batch_size, (k + 1) * self.batch_size))
-            step += whole
-            rest = whole * self.batch_size
-            carried = [(rows[rest:], {name: array[rest:].copy() for name, array in arrays.items()})]
-            num_carried -= rest
-        if step < num_steps and num_carried:  # fewer rows than one batch in the whole epoch
-            rows, arrays = _joined(carried)
-            yield _to_batch(rows, arrays, slice(0, num_carried))
-
-    def _buffers(self, epoch: int, is_selected: npt.NDArray[np.bool_]) -> Iterator[list[tuple[int, Rows]]]:
-        """Chunks in shuffled order, grouped: lists of `(chunk start, selected offsets)`."""
-        starts = (
-            np.random.default_rng((self.seed, epoch, 0)).permutation(-(-self.reader.num_rows // CHUNK_ROWS))
-            * CHUNK_ROWS
+        memory = self._memory(int(is_selected.sum()))
+        buffers = (
+            (buffer.rows, self._read(buffer, memory), order)
+            for buffer, order in self._buffers(epoch, is_selected, num_skipped=first_step * self.batch_size)
         )
-        buffer: list[tuple[int, Rows]] = []
-        size = 0
+        batches = cut_batches(buffers, self.batch_size)
+        for rows, arrays in islice(batches, self.num_batches(is_selected) - first_step):
+            yield _to_batch(rows, arrays)
+
+    def rows(self, epoch: int, is_selected: npt.NDArray[np.bool_], *, first_step: int = 0) -> Iterator[Rows]:
+        """Yield the row numbers of the same batches, without reading the rows."""
+        nothing: Arrays = {}
+        buffers = (
+            (buffer.rows, nothing, order)
+            for buffer, order in self._buffers(epoch, is_selected, num_skipped=first_step * self.batch_size)
+        )
+        batches = cut_batches(buffers, self.batch_size)
+        for rows, _ in islice(batches, self.num_batches(is_selected) - first_step):
+            yield rows
+
+    def _buffers(
+        self, epoch: int, is_selected: npt.NDArray[np.bool_], *, num_skipped: int
+    ) -> Iterator[tuple["_Buffer", Rows]]:
+        """Each buffer with the order of its rows, from the first one that holds a row which is not skipped."""
+        for number, buffer in enumerate(self._shuffled_chunks(epoch, is_selected)):
+            if buffer.size <= num_skipped:
+                num_skipped -= buffer.size
+                continue
+            order = np.random.default_rng((self.seed, epoch, 1, number)).permutation(buffer.size)
+            yield buffer, order[num_skipped:]
+            num_skipped = 0
+
+    def _shuffled_chunks(self, epoch: int, is_selected: npt.NDArray[np.bool_]) -> Iterator["_Buffer"]:
+        num_chunks = -(-self.reader.num_rows // CHUNK_ROWS)
+        starts = np.random.default_rng((self.seed, epoch, 0)).permutation(num_chunks) * CHUNK_ROWS
+        buffer = _Buffer()
         for start in starts.tolist():
             offsets = np.flatnonzero(is_selected[start : start + CHUNK_ROWS])
             if offsets.size:
-                buffer.append((start, offsets))
-                size += offsets.size
-            if size >= self.buffer_rows:
+                buffer.add(start, offsets)
+            if buffer.size >= self.buffer_rows:
                 yield buffer
-                buffer, size = [], 0
-        if buffer:
+                buffer = _Buffer()
+        if buffer.size:
             yield buffer
 
-    def _read(self, buffer: list[tuple[int, Rows]]) -> tuple[Rows, Arrays]:
-        parts = []
-        for start, offsets in sorted(buffer, key=lambda item: item[0]):
+    def _memory(self, num_selected: int) -> Arrays:
+        """One buffer's arrays, used again for each: fresh memory would cost as much as the copy into it."""
+        num_rows = min(num_selected, self.buffer_rows + CHUNK_ROWS)
+        return {group.name: group.empty(num_rows) for group in self.reader.groups}
+
+    def _read(self, buffer: "_Buffer", memory: Arrays) -> Arrays:
+        chunk = {group.name: group.empty(CHUNK_ROWS) for group in self.reader.groups}
+        position = 0
+        for start, offsets in buffer.chunks:
             stop = min(start + CHUNK_ROWS, self.reader.num_rows)
-            parts.append((offsets + start, _read_rows(self.reader, start, stop, offsets)))
-        return _joined(parts)
+            for name, array in memory.items():
+                out = array[position : position + offsets.size]
+                if offsets.size == stop - start:
+                    self.reader.read_into(name, start, out)
+                else:
+                    part = chunk[name][: stop - start]
+                    self.reader.read_into(name, start, part)
+                    np.take(part, offsets, axis=0, out=out, mode="clip")  # the default mode would copy twice
+            position += offsets.size
+        return {name: array[:position] for name, array in memory.items()}
 
 
-def _read_rows(reader: ShardReader, start: int, stop: int, offsets: Rows) -> Arrays:
-    arrays = {group.name: reader.read(group.name, start, stop) for group in reader.groups}
-    if offsets.size == stop - start:
-        return arrays
-    return {name: array[offsets] for name, array in arrays.items()}
+class _Buffer:
+    """Chunks whose selected rows are shuffled together, kept in the order of the file."""
+
+    def __init__(self) -> None:
+        self.chunks: list[tuple[int, Rows]] = []
+        self.size = 0
+
+    def add(self, start: int, offsets: Rows) -> None:
+        """Add the selected rows of the chunk that begins at row `start`."""
+        insort(self.chunks, (start, offsets), key=lambda chunk: chunk[0])
+        self.size += offsets.size
+
+    @property
+    def rows(self) -> Rows:
+        """Row numbers, ascending."""
+        return np.concatenate([offsets + start for start, offsets in self.chunks])
+
+
+def cut_batches(sources: Iterable[tuple[Rows, Arrays, Rows]], batch_size: int) -> Iterator[tuple[Rows, Arrays]]:
+    """Cut a stream of rows into batches; the last may be smaller.
+
+    Args:
+        sources: Row numbers `(n,)`, arrays `(n, width)`, and positions in them to take, in order; the arrays may be
+            overwritten when the next source is asked for.
+        batch_size: Rows per batch.
+    """
+    parts: list[tuple[Rows, Arrays]] = []
+    missing = batch_size
+    for rows, arrays, positions in sources:
+        done = 0
+        while done < positions.size:
+            taken = positions[done : done + missing]
+            parts.append((rows[taken], {name: array.take(taken, axis=0) for name, array in arrays.items()}))
+            done += taken.size
+            missing -= taken.size
+            if not missing:
+                yield _joined(parts)
+                parts, missing = [], batch_size
+    if parts:
+        yield _joined(parts)
 
 
 def _joined(parts: list[tuple[Rows, Arrays]]) -> tuple[Rows, Arrays]:
@@ -175,11 +217,11 @@ def _joined(parts: list[tuple[Rows, Arrays]]) -> tuple[Rows, Arrays]:
     return rows, {name: np.concatenate([arrays[name] for _, arrays in parts]) for name in parts[0][1]}
 
 
-def _to_batch(rows: Rows, arrays: Arrays, index: slice) -> Batch:
+def _to_batch(rows: Rows, arrays: Arrays) -> Batch:
     return Batch(
-        rows=rows[index],
-        categorical=torch.from_numpy(arrays["categorical"][index]),
-        numeric=torch.from_numpy(arrays["numeric"][index]),
-        sequences=tuple(torch.from_numpy(a[index]) for name, a in arrays.items() if name.startswith("sequence.")),
-        label=torch.from_numpy(arrays["label"][index][:, 0]).float() if "label" in arrays else None,
+        rows=rows,
+        categorical=torch.from_numpy(arrays["categorical"]),
+        numeric=torch.from_numpy(arrays["numeric"]),
+        sequences=tuple(torch.from_numpy(a) for name, a in arrays.items() if name.startswith("sequence.")),
+        label=torch.from_numpy(arrays["label"][:, 0]).float() if "label" in arrays else None,
     )

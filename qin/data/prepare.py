@@ -1,8 +1,5 @@
 """From a raw Parquet file to shards: decode in order, encode in threads, write in order."""
 
-from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +8,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from qin.artifacts import write_json
-from qin.data.encode import BatchEncoder, EncodedBatch
+from qin.data.encode import BatchEncoder
 from qin.data.hashing import hash_values, seed_of
-from qin.data.raw import open_parquet, read_batches
+from qin.data.raw import map_batches, open_parquet, read_batches
 from qin.data.shards import ShardWriter, layout
 from qin.data.statistics import FileStatistics
 from qin.errors import DataError
@@ -53,19 +50,19 @@ def prepare_file(
         DataError: Naming the first bad value.
     """
     groups = layout(schema, with_label=with_label)
-    writer = ShardWriter(folder, groups, shard_rows=shard_rows)
+    num_rows = open_parquet(file).metadata.num_rows
+    writer = ShardWriter(folder, groups, num_rows=num_rows, shard_rows=shard_rows)
     encoder = BatchEncoder(schema, groups, file=file)
     statistics = FileStatistics(schema)
     ids: list[pa.Array] = []
     columns = [*(field.name for field in schema.fields), schema.label if with_label else schema.id]
-    num_rows = open_parquet(file).metadata.num_rows
-    with ThreadPoolExecutor(num_threads) as pool, Progress(num_rows, label=f"prepare {file}") as progress:
+    with Progress(num_rows, label=f"prepare {file}") as progress:
         batches = read_batches(file, columns=columns, batch_rows=batch_rows)
-        for raw, encoded in _encode_in_order(pool, encoder, batches, depth=num_threads + 1):
+        for first_row, raw, encoded in map_batches(encoder, batches, num_threads=num_threads):
             writer.append(encoded.arrays)
             statistics.update(encoded)
             if not with_label:
-                ids.append(_id_text(raw.column(schema.id), file=file, column=schema.id, first_row=encoded.first_row))
+                ids.append(_id_text(raw.column(schema.id), file=file, column=schema.id, first_row=first_row))
             progress.advance(raw.num_rows)
     summary = statistics.summary()
     if with_label:
@@ -81,24 +78,6 @@ def read_ids(folder: Path) -> pa.ChunkedArray:
     """The ids of a prepared file, in row order, as text."""
     with pa.OSFile(str(folder / IDS)) as source:
         return pa.ipc.open_file(source).read_all().column("id")
-
-
-def _encode_in_order(
-    pool: ThreadPoolExecutor,
-    encoder: BatchEncoder,
-    batches: Iterator[tuple[int, pa.RecordBatch]],
-    *,
-    depth: int,
-) -> Iterator[tuple[pa.RecordBatch, EncodedBatch]]:
-    """Yield encoded batches in file order with at most `depth` of them in memory."""
-    pending: deque[tuple[pa.RecordBatch, Future[EncodedBatch]]] = deque()
-    for first_row, batch in batches:
-        pending.append((batch, pool.submit(encoder, first_row, batch)))
-        if len(pending) == depth:
-            raw, future = pending.popleft()
-            yield raw, future.result()
-    for raw, future in pending:
-        yield raw, future.result()
 
 
 def _two_classes(summary: dict[str, float | int], *, file: str, column: str) -> dict[str, float | int]:

@@ -1,7 +1,10 @@
 """Reading raw Parquet files in bounded memory, with errors that name the file."""
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -10,6 +13,8 @@ from qin.errors import DataError
 
 # One buffered stream per column: with no buffer, Arrow holds a row group's whole column chunks at once.
 _BUFFER_BYTES = 1 << 18
+
+T = TypeVar("T")
 
 
 def open_parquet(path: str | Path) -> pq.ParquetFile:
@@ -46,6 +51,28 @@ def read_batches(path: str | Path, *, columns: Sequence[str], batch_rows: int) -
             raise DataError(f"{path}: row {row}: cannot be read from here on ({_first_line(error)})") from error
         if row != file.metadata.num_rows:
             raise DataError(f"{path}: row {row}: the file ends here, its footer promises {file.metadata.num_rows} rows")
+    pa.default_memory_pool().release_unused()  # what was decoded into, or the caller's next step would pay for it
+
+
+def map_batches(
+    function: Callable[[int, pa.RecordBatch], T],
+    batches: Iterator[tuple[int, pa.RecordBatch]],
+    *,
+    num_threads: int,
+) -> Iterator[tuple[int, pa.RecordBatch, T]]:
+    """Yield `(first_row, batch, function(first_row, batch))` in the order of the file.
+
+    The calling thread decodes, the others compute; at most `num_threads + 1` batches are in memory.
+    """
+    pending: deque[tuple[int, pa.RecordBatch, Future[T]]] = deque()
+    with ThreadPoolExecutor(num_threads) as pool:
+        for first_row, batch in batches:
+            pending.append((first_row, batch, pool.submit(function, first_row, batch)))
+            if len(pending) > num_threads:
+                row, raw, future = pending.popleft()
+                yield row, raw, future.result()
+        for row, raw, future in pending:
+            yield row, raw, future.result()
 
 
 def _first_line(error: Exception) -> str:

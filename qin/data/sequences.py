@@ -28,6 +28,8 @@ from qin.schema import is_list
 
 _COMMA, _SPACE, _TAB, _PLUS, _MINUS, _ZERO = 44, 32, 9, 43, 45, 48
 _SAFE_DIGITS = 18
+_SCAN_BYTES = 64
+_SMALL_VALUES = 4096
 _BLANKS = " \t"
 _INTEGER = re.compile(r"[-+]?[0-9]+")
 
@@ -74,24 +76,30 @@ def _trimmed_stop(data: Any, start: int, stop: int) -> int:
 
 
 @njit(cache=True, nogil=True)
-def _tail_start(data: Any, start: int, stop: int, max_len: int) -> tuple[int, int]:
-    """Where the last `max_len` tokens begin, and how many there are."""
-    num_tokens, position = 1, stop
-    while position > start:
-        if data[position - 1] == _COMMA:
-            if num_tokens == max_len:
-                return position, num_tokens
-            num_tokens += 1
-        position -= 1
-    return start, num_tokens
+def _count_commas(text: Any) -> Any:
+    count: Any = 0
+    for byte in text:  # by value, not by index: only then does the compiler vectorise
+        count += np.int64(byte == _COMMA)
+    return count
 
 
 @njit(cache=True, nogil=True)
-def _count_commas(data: Any, start: int, stop: int) -> Any:
-    count: Any = 0
-    for i in range(start, stop):
-        count += np.int64(data[i] == _COMMA)
-    return count
+def _tail_start(data: Any, start: int, stop: int, max_len: int) -> tuple[int, int]:
+    """Where the last `max_len` tokens begin, and how many there are."""
+    num_commas = 0
+    while stop - start > _SCAN_BYTES:
+        more = _count_commas(data[stop - _SCAN_BYTES : stop])
+        if num_commas + more >= max_len:
+            break
+        num_commas += more
+        stop -= _SCAN_BYTES
+    while stop > start:
+        if data[stop - 1] == _COMMA:
+            num_commas += 1
+            if num_commas == max_len:
+                return stop, max_len
+        stop -= 1
+    return start, num_commas + 1
 
 
 @njit(cache=True, nogil=True)
@@ -104,33 +112,52 @@ def _hash_padded_token(data: Any, start: int, stop: int, seed: np.uint64) -> tup
 
 
 @njit(cache=True, nogil=True)
-def _parse_row(data: Any, start: int, stop: int, seed: np.uint64, num_values: np.uint64, row: Any) -> bool:
-    """Fill one row of buckets from the text `data[start:stop]`; False at the first token that is no integer."""
-    position, num_tokens = start, 0
-    while True:
-        first, total = position, np.int64(0)
-        while position < stop and np.uint8(data[position] - np.uint8(_ZERO)) <= 9:
-            total = total * 10 + (np.int64(data[position]) - _ZERO)
-            position += 1
-        ends = position == stop or data[position] == _COMMA
-        if ends and 0 < position - first <= _SAFE_DIGITS:
-            value = hash_int(total, seed)
+def _small_buckets(seed: np.uint64, num_values: np.uint64, out: Any) -> None:
+    for value in range(out.size):
+        out[value] = bucket_of(hash_int(np.int64(value), seed), num_values)
+
+
+@njit(cache=True, nogil=True)
+def _parse_digits(text: Any, seed: np.uint64, num_values: np.uint64, small: Any, row: Any) -> bool:
+    """Fill one row of buckets from plain digits and commas; False where the text holds anything else."""
+    total, num_digits, num_tokens = np.int64(0), 0, 0
+    for byte in text:
+        digit = np.uint8(byte - np.uint8(_ZERO))
+        if digit <= 9:
+            total = total * 10 + np.int64(digit)
+            num_digits += 1
+        elif byte == _COMMA and 0 < num_digits <= _SAFE_DIGITS:
+            row[num_tokens] = small[total] if total < small.size else bucket_of(hash_int(total, seed), num_values)
+            total, num_digits, num_tokens = np.int64(0), 0, num_tokens + 1
         else:
-            while position < stop and data[position] != _COMMA:
-                position += 1
-            is_int, value = _hash_padded_token(data, first, position, seed)
-            if not is_int:
-                return False
+            return False
+    if not 0 < num_digits <= _SAFE_DIGITS:
+        return False
+    row[num_tokens] = small[total] if total < small.size else bucket_of(hash_int(total, seed), num_values)
+    return True
+
+
+@njit(cache=True, nogil=True)
+def _parse_tokens(data: Any, start: int, stop: int, seed: np.uint64, num_values: np.uint64, row: Any) -> bool:
+    """Fill one row of buckets from the text `data[start:stop]`; False at the first token that is no integer."""
+    num_tokens = 0
+    while True:
+        position = start
+        while position < stop and data[position] != _COMMA:
+            position += 1
+        is_int, value = _hash_padded_token(data, start, position, seed)
+        if not is_int:
+            return False
         row[num_tokens] = bucket_of(value, num_values)
         num_tokens += 1
         if position == stop:
             return True
-        position += 1
+        start = position + 1
 
 
 @njit(cache=True, nogil=True)
 def _parse_rows(
-    data: Any, offsets: Any, is_null: Any, seed: np.uint64, num_values: np.uint64, out: Any, lengths: Any
+    data: Any, offsets: Any, is_null: Any, seed: np.uint64, num_values: np.uint64, small: Any, out: Any, lengths: Any
 ) -> int:
     """Parse every row into `out`; returns the first bad row, or -1."""
     max_len = out.shape[1]
@@ -140,12 +167,13 @@ def _parse_rows(
             start += 1
         if is_null[i] or start == stop:
             # A lone comma is trimmed to nothing, but it does hold a blank token.
-            if not is_null[i] and _count_commas(data, offsets[i], offsets[i + 1]):
+            if not is_null[i] and _count_commas(data[offsets[i] : offsets[i + 1]]):
                 return i
             continue
         tail, num_tokens = _tail_start(data, start, stop, max_len)
-        lengths[i] = num_tokens + _count_commas(data, start, tail)
-        if not _parse_row(data, tail, stop, seed, num_values, out[i]):
+        lengths[i] = num_tokens + _count_commas(data[start:tail])
+        is_plain = _parse_digits(data[tail:stop], seed, num_values, small, out[i])
+        if not is_plain and not _parse_tokens(data, tail, stop, seed, num_values, out[i]):
             return i
     return -1
 
@@ -195,7 +223,9 @@ def encode_sequence(
         _encode_lists(array, num_values, seed, out, lengths)
         return lengths
     is_null = array.is_null().to_numpy(zero_copy_only=False)
-    bad = _parse_rows(*utf8_buffers(array), is_null, seed, num_values, out, lengths)
+    small = np.empty(_SMALL_VALUES, out.dtype)  # item ids are mostly small: looking their bucket up beats hashing it
+    _small_buckets(seed, num_values, small)
+    bad = _parse_rows(*utf8_buffers(array), is_null, seed, num_values, small, out, lengths)
     if bad >= 0:
         raise BadTokenError(bad, _bad_token(array[bad].as_py(), out.shape[1]))
     return lengths

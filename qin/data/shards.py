@@ -19,7 +19,7 @@ from qin.artifacts import read_json, write_exact_json
 from qin.errors import ArtifactError
 from qin.schema import Schema
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -58,35 +58,52 @@ def _bucket_dtype(num_buckets: Sequence[int]) -> str:
 
 
 class ShardWriter:
-    """Writes rows into shards of `shard_rows`; the result does not depend on how rows were batched."""
+    """Writes `num_rows` rows into shards of `shard_rows`; the result does not depend on how rows were batched.
 
-    def __init__(self, folder: Path, groups: Sequence[Group], *, shard_rows: int) -> None:
-        self._folder = folder
-        self._groups = tuple(groups)
-        self._shard_rows = shard_rows
-        self._buffer = {group.name: group.empty(shard_rows) for group in groups}
-        self._filled = 0
+    Rows go straight to their place in the file, so nothing is held back here.
+
+    Args:
+        folder: Existing empty folder.
+        groups: Arrays of each shard.
+        num_rows: Rows that will be appended.
+        shard_rows: Rows per shard; the last may have fewer.
+    """
+
+    def __init__(self, folder: Path, groups: Sequence[Group], *, num_rows: int, shard_rows: int) -> None:
+        self._folder, self._groups = folder, tuple(groups)
+        self._num_rows, self._shard_rows = num_rows, shard_rows
+        self._row = 0
         self._shards: list[dict[str, Any]] = []
 
     def append(self, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Add rows; every group has the same number of them."""
+        """Add rows; every group has the same number of them.
+
+        Raises:
+            ValueError: If there are more rows than were announced.
+        """
         num_rows, taken = len(next(iter(arrays.values()))), 0
+        if self._row + num_rows > self._num_rows:
+            raise ValueError(f"num_rows was {self._num_rows}, got {self._row + num_rows} rows")
         while taken < num_rows:
-            take = min(num_rows - taken, self._shard_rows - self._filled)
-            for group in self._groups:
-                self._buffer[group.name][self._filled : self._filled + take] = arrays[group.name][taken : taken + take]
-            self._filled += take
+            number, row = divmod(self._row, self._shard_rows)
+            if row == 0:
+                self._begin_shard(number)
+            take = min(num_rows - taken, self._shards[number]["num_rows"] - row)
+            self._write(number, row, {name: array[taken : taken + take] for name, array in arrays.items()})
             taken += take
-            if self._filled == self._shard_rows:
-                self._flush()
+            self._row += take
 
     def close(self, *, schema: Schema, extra: Mapping[str, Any]) -> None:
-        """Write the last shard and the manifest."""
-        if self._filled:
-            self._flush()
+        """Write the manifest.
+
+        Raises:
+            ValueError: If there are fewer rows than were announced.
+        """
+        if self._row != self._num_rows:
+            raise ValueError(f"num_rows was {self._num_rows}, got {self._row} rows")
         manifest = {
             "format": FORMAT,
-            "num_rows": sum(shard["num_rows"] for shard in self._shards),
+            "num_rows": self._num_rows,
             "shard_rows": self._shard_rows,
             "groups": [asdict(group) for group in self._groups],
             "shards": self._shards,
@@ -95,15 +112,30 @@ class ShardWriter:
         }
         write_exact_json(self._folder / MANIFEST, manifest)
 
-    def _flush(self) -> None:
-        name, checksum = f"{len(self._shards):05d}.bin", 0
-        with (self._folder / name).open("wb") as file:
+    def _begin_shard(self, number: int) -> None:
+        size = min(self._shard_rows, self._num_rows - number * self._shard_rows)
+        checksums = {group.name: 0 for group in self._groups}
+        self._shards.append({"file": f"{number:05d}.bin", "num_rows": size, "crc32": checksums})
+
+    def _write(self, number: int, row: int, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+        shard, offset = self._shards[number], 0
+        path = self._folder / shard["file"]
+        with path.open("r+b" if row else "wb") as file:
             for group in self._groups:
-                data = self._buffer[group.name][: self._filled].data
-                checksum = zlib.crc32(data, checksum)
-                file.write(data)
-        self._shards.append({"file": name, "num_rows": self._filled, "crc32": checksum})
-        self._filled = 0
+                data = np.ascontiguousarray(arrays[group.name], group.dtype).reshape(-1).view(np.uint8).data
+                shard["crc32"][group.name] = zlib.crc32(data, shard["crc32"][group.name])
+                _write_at(file.fileno(), data, offset + row * group.row_bytes, path)
+                offset += group.row_bytes * shard["num_rows"]
+
+
+def _write_at(descriptor: int, data: memoryview, offset: int, path: Path) -> None:
+    """Write all of `data`; unlike `os.pwrite`, errors name the file."""
+    while data:
+        try:
+            num_bytes = os.pwrite(descriptor, data, offset)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        data, offset = data[num_bytes:], offset + num_bytes
 
 
 class ShardReader:
@@ -134,24 +166,31 @@ class ShardReader:
         return tuple(self._groups.values())
 
     def read(self, group: str, start: int, stop: int) -> npt.NDArray[Any]:
-        """Rows `start` to `stop` of a group, as an array `(stop - start, width)`.
-
-        Raises:
-            ValueError: If the range is not inside the file.
-            ArtifactError: If the shard has been truncated since the reader was made.
-        """
-        if not 0 <= start <= stop <= self.num_rows:
+        """Rows `start` to `stop` of a group, as an array `(stop - start, width)`; see `read_into`."""
+        if stop < start:
             raise ValueError(f"rows must be a range inside 0 to {self.num_rows}, got {start=} {stop=}")
         spec = self._groups[group]
         out = np.empty((stop - start, spec.width), spec.dtype)
+        self.read_into(group, start, out)
+        return out
+
+    def read_into(self, group: str, start: int, out: npt.NDArray[Any]) -> None:
+        """Fill `out (num_rows, width)`, contiguous and of the group's type, with its rows from `start` on.
+
+        Raises:
+            ValueError: If the rows are not inside the file.
+            ArtifactError: If the shard has been truncated since the reader was made.
+        """
+        stop = start + len(out)
+        if not 0 <= start <= stop <= self.num_rows:
+            raise ValueError(f"rows must be a range inside 0 to {self.num_rows}, got {start=} {stop=}")
+        spec = self._groups[group]
         for number in range(start // self.shard_rows, -(-stop // self.shard_rows) if spec.width else 0):
             first = number * self.shard_rows
             low, high = max(start, first), min(stop, first + self.shard_rows)
-            part = out[low - start : high - start]
-            self._read_into(number, spec, low - first, part)
-        return out
+            self._read_shard(number, spec, low - first, out[low - start : high - start])
 
-    def _read_into(self, number: int, spec: Group, row: int, part: npt.NDArray[Any]) -> None:
+    def _read_shard(self, number: int, spec: Group, row: int, part: npt.NDArray[Any]) -> None:
         path = self.folder / self._shards[number]["file"]
         offset = row * spec.row_bytes
         for group in self.groups:

@@ -14,8 +14,8 @@ from qin.config import DataParams, SplitParams
 from qin.data import folds
 from qin.data.encode import encode_label
 from qin.data.folds import Assignment, Folds, Hashes
-from qin.data.hashing import hash_rows, seed_of
-from qin.data.raw import open_parquet, read_batches
+from qin.data.hashing import hash_column, hash_rows, seed_of
+from qin.data.raw import map_batches, open_parquet, read_batches
 from qin.data.times import MICROSECONDS, is_datetime, parse_start, time_values
 from qin.errors import ArtifactError, ConfigError, DataError, SchemaError
 from qin.progress import Progress
@@ -23,7 +23,7 @@ from qin.schema import is_list
 
 FOLD_FILE = "fold.npy"
 MANIFEST = "manifest.json"
-_BATCH_ROWS = 65536
+_BATCH_ROWS = 4096
 
 
 @dataclass(frozen=True)
@@ -78,20 +78,17 @@ def read_split_columns(
         "split.time_col": times,
     }
     columns_read = _checked_columns(schema, named, file)
-    parts: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in ("label", "row", "time", *keys)}
-    hashed = {"row": row_key, **keys}
-    seeds = {name: seed_of(f"split.{name}", split.seed) for name in hashed}
-    with Progress(open_parquet(file).metadata.num_rows, label=f"split {file}") as progress:
-        for first_row, batch in read_batches(file, columns=columns_read, batch_rows=_BATCH_ROWS):
-            parts["label"].append(
-                encode_label(batch.column(data.label), file=file, column=data.label, first_row=first_row)
-            )
-            for name, columns in hashed.items():
-                parts[name].append(hash_rows([batch.column(column) for column in columns], seeds[name]))
-            for name in times:
-                parts["time"].append(time_values(batch.column(name), file=file, column=name, first_row=first_row))
+    encoder = _SplitEncoder(file, data.label, {"row": row_key, **keys}, split.time_col, split.seed)
+    num_rows = open_parquet(file).metadata.num_rows
+    arrays: dict[str, npt.NDArray[Any]] = {}
+    batches = read_batches(file, columns=columns_read, batch_rows=_BATCH_ROWS)
+    with Progress(num_rows, label=f"split {file}") as progress:
+        for first_row, batch, values in map_batches(encoder, batches, num_threads=1):
+            for name, part in values.items():
+                if name not in arrays:
+                    arrays[name] = np.empty(num_rows, part.dtype)
+                arrays[name][first_row : first_row + part.size] = part
             progress.advance(batch.num_rows)
-    arrays = {name: np.concatenate(values) for name, values in parts.items() if values}
     return SplitColumns(
         label=arrays["label"],
         row_hash=arrays["row"],
@@ -99,6 +96,38 @@ def read_split_columns(
         time_type=schema.field(times[0]).type if times else None,
         keys={name: arrays[name] for name in keys},
     )
+
+
+@dataclass(frozen=True)
+class _SplitEncoder:
+    """Labels, hashes and times of a batch.
+
+    Attributes:
+        file: For messages.
+        label: Column of the label.
+        keys: Columns of each hash.
+        time: Column of the time, or None.
+        seed: Seed of the hashes.
+    """
+
+    file: str
+    label: str
+    keys: Mapping[str, Sequence[str]]
+    time: str | None
+    seed: int
+
+    def __call__(self, first_row: int, batch: pa.RecordBatch) -> dict[str, npt.NDArray[Any]]:
+        label, file = batch.column(self.label), self.file
+        values: dict[str, npt.NDArray[Any]] = {
+            "label": encode_label(label, file=file, column=self.label, first_row=first_row)
+        }
+        hashed = {name: hash_column(batch.column(name)) for name in set().union(*self.keys.values())}
+        for key, columns in self.keys.items():
+            values[key] = hash_rows([hashed[name] for name in columns], seed_of(f"split.{key}", self.seed))
+        if self.time is not None:
+            time = batch.column(self.time)
+            values["time"] = time_values(time, file=file, column=self.time, first_row=first_row)
+        return values
 
 
 def assign_folds(columns: SplitColumns, split: SplitParams, *, file: str) -> Assignment:

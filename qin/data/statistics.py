@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from qin.data.distinct import DistinctCounter
+from qin.data.distinct import VocabularyCounter
 from qin.data.encode import EncodedBatch
-from qin.schema import Schema
+from qin.schema import Field, Schema
 
 _LONGEST_COUNTED = 1 << 16
 _QUANTILES = (("p25", 0.25), ("p50", 0.5), ("p75", 0.75), ("p99", 0.99))
@@ -48,8 +48,7 @@ class FileStatistics:
         self._num_clicks = 0
         self._num_missing = np.zeros(len(schema.numeric), np.int64)
         self._num_null = dict.fromkeys((field.name for field in schema.categorical), 0)
-        self._distinct = {field.name: DistinctCounter() for field in schema.categorical}
-        self._used = {field.name: np.zeros(field.num_buckets, np.bool_) for field in schema.categorical}
+        self._distinct = {field.name: VocabularyCounter(field.num_buckets) for field in schema.categorical}
         self._lengths = {field.name: _Lengths() for field in schema.sequences}
 
     def update(self, batch: EncodedBatch) -> None:
@@ -58,11 +57,10 @@ class FileStatistics:
         if "label" in batch.arrays:
             self._num_clicks += int(batch.arrays["label"].sum())
         self._num_missing += batch.num_missing
-        for position, field in enumerate(self._schema.categorical):
+        for field in self._schema.categorical:
             hashes, is_null = batch.hashes[field.name]
             self._num_null[field.name] += int(is_null.sum())
             self._distinct[field.name].update(hashes, is_null)
-            self._used[field.name][batch.arrays["categorical"][:, position]] = True
         for name, lengths in batch.lengths.items():
             self._lengths[name].update(lengths)
 
@@ -73,7 +71,7 @@ class FileStatistics:
         return {
             "num_rows": self._num_rows,
             "nulls": {name: count for name, count in nulls.items() if count},
-            "vocabularies": {field.name: self._vocabulary(field.name) for field in self._schema.categorical},
+            "vocabularies": {field.name: self._vocabulary(field) for field in self._schema.categorical},
             "sequences": {f.name: self._lengths[f.name].summary(f.max_len) for f in self._schema.sequences},
         }
 
@@ -81,13 +79,13 @@ class FileStatistics:
         """Clicks and base rate of a file with labels."""
         return {"num_clicks": self._num_clicks, "base_rate": self._num_clicks / self._num_rows}
 
-    def _vocabulary(self, name: str) -> dict[str, Any]:
-        counter, used = self._distinct[name], int(self._used[name][2:].sum())
+    def _vocabulary(self, field: Field) -> dict[str, Any]:
+        counter = self._distinct[field.name]
         return {
             "num_distinct": counter.estimate,
             "is_exact": counter.is_exact,
-            "num_buckets": self._used[name].size,
-            "collisions": max(0, counter.estimate - used),
+            "num_buckets": field.num_buckets,
+            "collisions": max(0, counter.estimate - counter.num_used),
         }
 
 

@@ -4,7 +4,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from qin.data.distinct import DistinctCounter
+from qin.data.distinct import VocabularyCounter
+from qin.data.hashing import bucket_of
 
 
 def make_hashes(num_distinct: int, *, seed: int) -> npt.NDArray[np.uint64]:
@@ -16,7 +17,7 @@ def make_hashes(num_distinct: int, *, seed: int) -> npt.NDArray[np.uint64]:
 
 
 def count(*batches: npt.NDArray[np.uint64]) -> tuple[int, bool]:
-    counter = DistinctCounter()
+    counter = VocabularyCounter(1000)
     for batch in batches:
         counter.update(batch, np.zeros(batch.size, np.bool_))
     return counter.estimate, counter.is_exact
@@ -48,9 +49,18 @@ def test_order_and_batches_do_not_matter(num_distinct: int) -> None:
 def test_nulls_are_left_out() -> None:
     hashes = make_hashes(300, seed=2)
     is_null = np.random.default_rng(0).random(hashes.size) < 0.5
-    counter = DistinctCounter()
+    counter = VocabularyCounter(1000)
     counter.update(hashes, is_null)
     assert counter.estimate == len(set(hashes[~is_null].tolist())) < 300
+
+
+def test_used_buckets_equal_brute_force() -> None:
+    hashes = make_hashes(900, seed=3)
+    is_null = np.random.default_rng(0).random(hashes.size) < 0.2
+    counter = VocabularyCounter(1000)
+    for part, part_null in zip(np.array_split(hashes, 5), np.array_split(is_null, 5), strict=True):
+        counter.update(part, part_null)
+    assert counter.num_used == len({int(bucket_of(value, np.uint64(998))) for value in hashes[~is_null]}) < 900
 
 
 def test_hash_zero_is_a_value() -> None:

@@ -32,7 +32,7 @@ def make_arrays(num_rows: int) -> Arrays:
 def write(folder: Path, *, num_rows: int = NUM_ROWS, shard_rows: int = 25, with_label: bool = True) -> ShardReader:
     folder.mkdir()
     groups = GROUPS if with_label else GROUPS[:-1]
-    writer = ShardWriter(folder, groups, shard_rows=shard_rows)
+    writer = ShardWriter(folder, groups, num_rows=num_rows, shard_rows=shard_rows)
     writer.append({group.name: make_arrays(num_rows)[group.name] for group in groups})
     writer.close(schema=SCHEMA, extra={})
     return ShardReader(folder)
@@ -116,13 +116,13 @@ def test_what_lies_before_the_first_step_is_not_read(reader: ShardReader, monkey
     loader = ShuffledLoader(reader, batch_size=10, buffer_rows=16, seed=5)
     is_selected = np.ones(NUM_ROWS, np.bool_)
     ranges: list[tuple[int, int]] = []
-    read = ShardReader.read
+    read_into = ShardReader.read_into
 
-    def recorded(self: ShardReader, group: str, start: int, stop: int) -> npt.NDArray[np.generic]:
-        ranges.append((start, stop))
-        return read(self, group, start, stop)
+    def recorded(self: ShardReader, group: str, start: int, out: npt.NDArray[np.generic]) -> None:
+        ranges.append((start, start + len(out)))
+        read_into(self, group, start, out)
 
-    monkeypatch.setattr(ShardReader, "read", recorded)
+    monkeypatch.setattr(ShardReader, "read_into", recorded)
     num_ranges = []
     for first_step in (0, 5, 8):
         ranges.clear()
@@ -130,6 +130,19 @@ def test_what_lies_before_the_first_step_is_not_read(reader: ShardReader, monkey
         num_ranges.append(len(set(ranges)))
     assert num_ranges[0] == -(-NUM_ROWS // CHUNK_ROWS)
     assert num_ranges[0] > num_ranges[1] > num_ranges[2] > 0
+
+
+def test_row_numbers_alone_are_those_of_the_batches_and_read_nothing(
+    reader: ShardReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loader = ShuffledLoader(reader, batch_size=10, buffer_rows=16, seed=5)
+    for share, first_step in [(1.0, 0), (0.6, 2), (0.05, 0), (0.0, 0)]:
+        selection = select(share)
+        expected = rows_of(list(loader.epoch(1, selection, first_step=first_step)))
+        with monkeypatch.context() as patch:
+            patch.delattr(ShardReader, "read_into")
+            found = [rows.tolist() for rows in loader.rows(1, selection, first_step=first_step)]
+        assert found == expected
 
 
 def test_shard_sizes_do_not_show(tmp_path: Path) -> None:

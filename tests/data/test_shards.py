@@ -30,8 +30,8 @@ def make_arrays(num_rows: int) -> Arrays:
 
 def write(folder: Path, arrays: Arrays, *, shard_rows: int, cuts: list[int] | None = None) -> Path:
     folder.mkdir(exist_ok=True)
-    writer = ShardWriter(folder, GROUPS, shard_rows=shard_rows)
     num_rows = len(arrays["label"])
+    writer = ShardWriter(folder, GROUPS, num_rows=num_rows, shard_rows=shard_rows)
     borders = [0, *sorted(cuts or []), num_rows]
     for start, stop in pairwise(borders):
         writer.append({name: array[start:stop] for name, array in arrays.items()})
@@ -98,14 +98,14 @@ def test_a_missing_manifest_is_named(tmp_path: Path) -> None:
         ShardReader(tmp_path)
 
 
-@pytest.mark.parametrize("number", [0, 2, "1", None])
+@pytest.mark.parametrize("number", [0, 1, 3, "2", None])
 def test_another_format_is_refused(tmp_path: Path, number: object) -> None:
     folder = write(tmp_path / "log", make_arrays(10), shard_rows=4)
     manifest = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps({**manifest, "format": number}))
     with pytest.raises(ArtifactError) as caught:
         ShardReader(folder)
-    assert str(caught.value) == f"{folder}/manifest.json: format {number!r}, expected 1"
+    assert str(caught.value) == f"{folder}/manifest.json: format {number!r}, expected 2"
 
 
 @pytest.mark.parametrize(("num_buckets", "dtype"), [(3, "<u2"), (65536, "<u2"), (65537, "<i4"), (2**31 - 1, "<i4")])
