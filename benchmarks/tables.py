@@ -1,9 +1,10 @@
-"""The README's results table, made from `benchmarks/results/*.json`.
+"""The README's tables, made from `benchmarks/results/*.json`.
 
-`python -m benchmarks.tables` prints it, `python -m benchmarks.tables --write` puts it into README.md.
+`python -m benchmarks.tables` prints them, `python -m benchmarks.tables --write` puts them into README.md.
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +12,8 @@ import typer
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
-START, END = "<!-- results: made by python -m benchmarks.tables -->", "<!-- end of results -->"
+RESULTS = ROOT / "benchmarks/results"
+START, END = "<!-- {}: made by python -m benchmarks.tables -->", "<!-- end of {} -->"
 
 RUNS = {
     "sample_100k": "sample, 100,000 rows (default)",
@@ -31,23 +33,52 @@ HEADER = (
 )
 
 
-def main(*, write: Annotated[bool, typer.Option("--write", help="Write it into README.md.")] = False) -> None:
-    """Print or write the table."""
-    if not write:
-        print(results_table())
-        return
-    text = README.read_text()
-    before, rest = text.split(START)
-    README.write_text(f"{before}{START}\n\n{results_table()}\n\n{END}{rest.split(END)[1]}")
+SCALES = {
+    "scale_1m": "1M rows",
+    "scale_2m_one_group": "2M rows, one row group",
+    "scale_10m": "10.7M rows",
+}
+SCALE_HEADER = ("stage", "rows", "seconds", "rows/s", "CPU seconds", "rows per CPU second", "peak memory, GiB")
+SCALE_DIGITS = {"rows": 0, "seconds": 1, "rows_per_second": 0, "cpu_seconds": 1, "rows_per_cpu_second": 0}
 
 
-def results_table() -> str:
-    """The table in Markdown."""
-    rows = [HEADER, ("---",) * len(HEADER)]
-    rows += [
-        _row(title, json.loads((ROOT / f"benchmarks/results/{name}.json").read_text())) for name, title in RUNS.items()
-    ]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+def main(*, write: Annotated[bool, typer.Option("--write", help="Write them into README.md.")] = False) -> None:
+    """Print or write the tables."""
+    for name, table in tables().items():
+        if not write:
+            print(f"{name}\n\n{table}\n")
+            continue
+        start, end = START.format(name), END.format(name)
+        before, rest = README.read_text().split(start)
+        README.write_text(f"{before}{start}\n\n{table}\n\n{end}{rest.split(end)[1]}")
+
+
+def tables() -> dict[str, str]:
+    """Each table in Markdown, by name."""
+    runs = [_row(title, _read(name)) for name, title in RUNS.items()]
+    return {"results": _markdown([HEADER, *runs]), "scale": _scale_table()}
+
+
+def _scale_table() -> str:
+    return "\n\n".join(f"{title}:\n\n{_stages(_read(name))}" for name, title in SCALES.items())
+
+
+def _stages(result: dict[str, Any]) -> str:
+    rows = [SCALE_HEADER]
+    for stage, figures in result["stages"].items():
+        cells = [f"{figures[key]:,.{digits}f}" for key, digits in SCALE_DIGITS.items()]
+        rows.append((stage, *cells, f"{figures['peak_memory_bytes'] / 2**30:.2f}"))
+    return _markdown(rows)
+
+
+def _read(name: str) -> dict[str, Any]:
+    result: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
+    return result
+
+
+def _markdown(rows: Sequence[Sequence[str]]) -> str:
+    lines = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _row(title: str, result: dict[str, Any]) -> tuple[str, ...]:

@@ -8,8 +8,10 @@ import torch
 from torch import nn
 
 from qin.config import HardNegativeParams, ImbalanceParams, ModelParams, TrainParams
-from qin.data.loader import ShuffledLoader
+from qin.data.device import PrefetchingLoader, ResidentLoader, fits
+from qin.data.loader import BatchSource, ShuffledLoader
 from qin.data.shards import ShardReader
+from qin.errors import ConfigError
 from qin.model.embedding import NumericNormalizer
 from qin.model.qin import QIN, QINInputs, QINSizes
 from qin.progress import log
@@ -54,9 +56,23 @@ def build_optimizer(model: nn.Module, params: TrainParams) -> torch.optim.Optimi
     return torch.optim.AdamW(groups, lr=params.lr, fused=True)
 
 
-def build_loader(reader: ShardReader, params: TrainParams) -> ShuffledLoader:
-    """Shuffled batches of the prepared train file."""
-    return ShuffledLoader(reader, batch_size=params.batch_size, buffer_rows=params.buffer_rows, seed=params.seed)
+def choose_device(params: TrainParams) -> torch.device:
+    """The device that computes.
+
+    Raises:
+        ConfigError: If a GPU is demanded and there is none.
+    """
+    if params.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("params.yaml: train.device: cuda, but PyTorch finds no GPU here")
+    return torch.device("cuda" if params.device != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def build_loader(reader: ShardReader, params: TrainParams, device: torch.device) -> BatchSource:
+    """Shuffled batches of the prepared train file on the device; a GPU holds the whole file if it fits."""
+    loader = ShuffledLoader(reader, batch_size=params.batch_size, buffer_rows=params.buffer_rows, seed=params.seed)
+    if device.type == "cpu":
+        return loader
+    return ResidentLoader(loader, device) if fits(loader, device) else PrefetchingLoader(loader, device)
 
 
 def resolve_pos_weight(params: ImbalanceParams, label: npt.NDArray[np.uint8]) -> float:

@@ -50,7 +50,7 @@ class CheckpointStore:
         if not self.path.exists():
             return None
         try:
-            state = torch.load(self.path, weights_only=True)
+            state = torch.load(self.path, map_location="cpu", weights_only=True)
         except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError and others for damaged files
             raise ArtifactError(f"{self.path}: damaged checkpoint; delete it to train from the start") from error
         assert isinstance(state, dict)

@@ -136,6 +136,7 @@ class TrainParams(_Section):
     """Optimizer, schedule, early stopping, reproducibility."""
 
     seed: Seed
+    device: Literal["auto", "cpu", "cuda"]
     num_threads: Count
     batch_size: Annotated[int, Field(ge=2)]
     eval_batch_size: Count

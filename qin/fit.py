@@ -16,6 +16,7 @@ from qin.build import (
     build_model,
     build_optimizer,
     build_settings,
+    choose_device,
     resolve_neg_ratio,
     resolve_pos_weight,
 )
@@ -62,12 +63,12 @@ def numeric_moments(reader: ShardReader, is_train: npt.NDArray[np.bool_]) -> Num
     return moments
 
 
-def run_name(params: Params, reader: ShardReader, fold: Folds) -> str:
+def run_name(params: Params, reader: ShardReader, fold: Folds, *, device: str) -> str:
     """Fingerprint of all that a training run depends on; another one must not resume its checkpoint."""
     sections = {name: getattr(params, name).model_dump() for name in ("model", "imbalance", "hnm", "train")}
     del sections["train"]["checkpoint_seconds"]  # when a state is saved does not change it
     folds = hashlib.sha256(fold.tobytes()).hexdigest()
-    return fingerprint(sections, reader.manifest, folds, code_fingerprint(), library_versions())
+    return fingerprint(sections, device, reader.manifest, folds, code_fingerprint(), library_versions())
 
 
 @dataclass(frozen=True)
@@ -124,12 +125,13 @@ def train(
     base_rate = float(label[is_train].mean())
     pos_weight = resolve_pos_weight(params.imbalance, label[is_train])
     neg_ratio = resolve_neg_ratio(params.imbalance)
-    rows = TrainingRows(build_loader(reader, knobs), is_train, label, neg_ratio, pos_weight, knobs.seed)
+    device = choose_device(knobs)
+    rows = TrainingRows(build_loader(reader, knobs, device), is_train, label, neg_ratio, pos_weight, knobs.seed)
     offset = prior_offset(pos_weight=pos_weight, neg_ratio=neg_ratio, reweighted=True)
     is_val = fold == VALIDATION
     validation = _ValidationFold(reader, is_val, label[is_val], knobs.eval_batch_size, offset)
-    network = _initial_network(params, reader, is_train, base_rate=base_rate, offset=offset)
-    name = run_name(params, reader, fold)
+    network = _initial_network(params, reader, is_train, base_rate=base_rate, offset=offset).to(device)
+    name = run_name(params, reader, fold, device=device.type)
     result = Fit(
         network,
         optimizer=build_optimizer(network, knobs),

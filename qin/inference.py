@@ -1,8 +1,9 @@
 """The trained model as files, and batched logits from it."""
 
 import json
+import os
 import platform
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from qin.artifacts import read_json, write_exact_json
 from qin.build import build_model
 from qin.config import ModelParams
+from qin.data.device import prefetched
 from qin.data.loader import Batch
 from qin.data.shards import ShardReader
 from qin.errors import ArtifactError
@@ -43,16 +45,16 @@ class TrainedModel:
     provenance: dict[str, Any]
 
 
-def score(network: QIN, batches: Iterable[Batch]) -> Iterator[tuple[Batch, npt.NDArray[np.float32]]]:
-    """Yield each batch with its logits `(batch,)`."""
+def score(network: QIN, batches: Iterator[Batch]) -> Iterator[tuple[Batch, npt.NDArray[np.float32]]]:
+    """Yield each batch with its logits `(batch,)`, computed on the network's device."""
     network.eval()
-    for batch in batches:
+    for batch in prefetched(batches, next(network.parameters()).device):
         with torch.inference_mode():
             logit = network(batch.categorical, batch.numeric, batch.sequences)
-        yield batch, logit.float().numpy()
+        yield batch, logit.float().cpu().numpy()
 
 
-def score_all(network: QIN, batches: Iterable[Batch], *, num_rows: int) -> npt.NDArray[np.float32]:
+def score_all(network: QIN, batches: Iterator[Batch], *, num_rows: int) -> npt.NDArray[np.float32]:
     """Logits of all batches in order, `(num_rows,)`."""
     out, position = np.empty(num_rows, np.float32), 0
     for batch, logit in score(network, batches):
@@ -73,7 +75,7 @@ def save_model(folder: Path, model: TrainedModel) -> None:
         "params": model.params.model_dump(),
         "provenance": model.provenance,
     }
-    weights = {name: value.contiguous() for name, value in model.network.state_dict().items()}
+    weights = {name: value.cpu().contiguous() for name, value in model.network.state_dict().items()}
     save_file(weights, folder / WEIGHTS, metadata={"qin": json.dumps(description, sort_keys=True)})
     write_exact_json(folder / MODEL, description)
 
@@ -121,6 +123,7 @@ def library_versions() -> dict[str, str]:
 def use_threads(num_threads: int) -> None:
     """Fix the number of threads and demand deterministic kernels, so that equal inputs give equal bytes."""
     torch.set_num_threads(num_threads)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it, matrix products on a GPU may vary
     torch.set_deterministic_debug_mode("error")  # use_deterministic_algorithms would import the compiler first
     # Filling memory before it is written costs a tenth of a step.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from qin.checkpoint import CheckpointStore
-from qin.data.loader import Batch, ShuffledLoader
+from qin.data.loader import Batch, BatchSource
 from qin.errors import TrainingError
 from qin.losses import logistic_loss, weighted_logistic_loss
 from qin.model.qin import QIN
@@ -60,7 +60,7 @@ class TrainingRows:
         seed: Seed of the downsampling.
     """
 
-    loader: ShuffledLoader
+    loader: BatchSource
     is_train: npt.NDArray[np.bool_]
     label: npt.NDArray[np.uint8]
     neg_ratio: float

@@ -5,6 +5,7 @@ python -m stages.predict
 
 import typer
 
+from qin.build import choose_device
 from qin.calibration import read_calibration, shift_prior
 from qin.config import load_params
 from qin.data.loader import iterate_in_order
@@ -28,6 +29,7 @@ def main() -> None:
         use_threads(params.train.num_threads)
         model, reader = load_model(paths.MODEL), ShardReader(paths.PREPARED_TEST)
         check_same_schema(model, reader)
+        model.network.to(choose_device(params.train))
         header, wanted = read_submission_ids(data.sample_submission)
         rows = match_ids(
             wanted, read_ids(paths.PREPARED_TEST), file=data.sample_submission, column=data.id, test=data.test

@@ -1,11 +1,14 @@
 """The README's tables are what the benchmarks' results and the settings say."""
 
-from benchmarks.tables import README, results_table
+import pytest
+
+from benchmarks.tables import README, tables
 from qin.config import Params
 
 
-def test_results_table_is_made_from_the_results() -> None:
-    assert results_table() in README.read_text()
+@pytest.mark.parametrize("name", ["results", "scale"])
+def test_tables_are_made_from_the_results(name: str) -> None:
+    assert tables()[name] in README.read_text()
 
 
 def test_every_section_of_params_is_explained() -> None:

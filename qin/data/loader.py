@@ -6,9 +6,10 @@ and the selection, never on shard sizes, and any step of an epoch can be reached
 """
 
 from bisect import insort
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +40,35 @@ class Batch:
     sequences: tuple[torch.Tensor, ...]
     label: torch.Tensor | None
 
+    @property
+    def tensors(self) -> list[torch.Tensor]:
+        """All tensors, in a fixed order."""
+        label = [] if self.label is None else [self.label]
+        return [self.categorical, self.numeric, *self.sequences, *label]
+
+    def with_tensors(self, tensors: Sequence[torch.Tensor]) -> "Batch":
+        """The same rows with other tensors, in the order of `tensors`."""
+        stop = 2 + len(self.sequences)
+        label = None if self.label is None else tensors[stop]
+        return Batch(self.rows, tensors[0], tensors[1], tuple(tensors[2:stop]), label)
+
+
+class BatchSource(Protocol):
+    """What training takes its batches from."""
+
+    @property
+    def batch_size(self) -> int:
+        """Rows per batch."""
+        ...
+
+    def num_batches(self, is_selected: npt.NDArray[np.bool_]) -> int:
+        """Batches of an epoch over a selection."""
+        ...
+
+    def epoch(self, epoch: int, is_selected: npt.NDArray[np.bool_], *, first_step: int = 0) -> Iterator[Batch]:
+        """Yield the batches of an epoch from `first_step` on."""
+        ...
+
 
 def read_labels(reader: ShardReader) -> npt.NDArray[np.uint8]:
     """All labels of a prepared train file, `(num_rows,)`."""
@@ -56,7 +86,7 @@ def iterate_in_order(
         batch_size: Rows per batch; the last may be smaller.
     """
     for rows, arrays in cut_batches(_chunks_in_order(reader, is_selected), batch_size):
-        yield _to_batch(rows, arrays)
+        yield to_batch(rows, {name: torch.from_numpy(array) for name, array in arrays.items()})
 
 
 def _chunks_in_order(
@@ -107,7 +137,7 @@ class ShuffledLoader:
         )
         batches = cut_batches(buffers, self.batch_size)
         for rows, arrays in islice(batches, self.num_batches(is_selected) - first_step):
-            yield _to_batch(rows, arrays)
+            yield to_batch(rows, {name: torch.from_numpy(array) for name, array in arrays.items()})
 
     def rows(self, epoch: int, is_selected: npt.NDArray[np.bool_], *, first_step: int = 0) -> Iterator[Rows]:
         """Yield the row numbers of the same batches, without reading the rows."""
@@ -217,11 +247,12 @@ def _joined(parts: list[tuple[Rows, Arrays]]) -> tuple[Rows, Arrays]:
     return rows, {name: np.concatenate([arrays[name] for _, arrays in parts]) for name in parts[0][1]}
 
 
-def _to_batch(rows: Rows, arrays: Arrays) -> Batch:
+def to_batch(rows: Rows, arrays: Mapping[str, torch.Tensor]) -> Batch:
+    """Name the shard groups' tensors `(batch, width)`."""
     return Batch(
         rows=rows,
-        categorical=torch.from_numpy(arrays["categorical"]),
-        numeric=torch.from_numpy(arrays["numeric"]),
-        sequences=tuple(torch.from_numpy(a) for name, a in arrays.items() if name.startswith("sequence.")),
-        label=torch.from_numpy(arrays["label"][:, 0]).float() if "label" in arrays else None,
+        categorical=arrays["categorical"],
+        numeric=arrays["numeric"],
+        sequences=tuple(tensor for name, tensor in arrays.items() if name.startswith("sequence.")),
+        label=arrays["label"][:, 0].float() if "label" in arrays else None,
     )
