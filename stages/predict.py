@@ -8,8 +8,8 @@ import typer
 from qin.build import choose_device
 from qin.calibration import read_calibration, shift_prior
 from qin.config import load_params
+from qin.data.ids import read_ids
 from qin.data.loader import iterate_in_order
-from qin.data.prepare import read_ids
 from qin.data.shards import ShardReader
 from qin.inference import check_same_schema, load_model, score_all, use_threads
 from qin.logits import sigmoid

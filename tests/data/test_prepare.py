@@ -9,7 +9,8 @@ import pyarrow as pa
 import pytest
 
 from qin.data.hashing import NULL_BUCKET, bucket_of, hash_values, seed_of
-from qin.data.prepare import prepare_file, read_ids
+from qin.data.ids import read_ids
+from qin.data.prepare import prepare_file
 from qin.data.shards import ShardReader
 from qin.data.statistics import headline
 from qin.errors import DataError
