@@ -1,6 +1,8 @@
 """From settings to modules: the only place where params.yaml meets code. To add an option, add one line here."""
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,11 +15,28 @@ from qin.data.loader import BatchSource, ShuffledLoader
 from qin.data.shards import ShardReader
 from qin.errors import ConfigError
 from qin.model.embedding import NumericNormalizer
-from qin.model.qin import QIN, QINInputs, QINSizes
+from qin.model.qin import EMBEDDING_STD, QIN, QINInputs, QINSizes
 from qin.progress import log
 from qin.sampling import auto_pos_weight
 from qin.schema import Schema
 from qin.training import FitSettings, HardNegatives
+
+# The authors' implementation of the published model (arXiv 2504.17699).
+_PUBLISHED: dict[str, Any] = {
+    "embedding_std": EMBEDDING_STD,
+    "num_heads": 1,
+    "attention_norm": "none",
+    "attention_bias": "none",
+    "target_values": False,
+    "separate_attention_embedding": False,
+    "activation": "after",
+    "norm": "batch",
+    "dropout": 0.1,
+    "row_dropout": 0.1,
+    "embedding_dropout": 0.0,
+    "field_dropout": 0.0,
+    "num_frequencies": 0,
+}
 
 # Parameters whose size carries no meaning for the fit: biases, slopes, batch-norm scales.
 _MIN_DECAYED_DIM = 2
@@ -41,9 +60,16 @@ def build_model(schema: Schema, params: ModelParams, *, mean: Sequence[float], s
         sequence_vocabulary=tuple(names.index(field.vocabulary) for field in schema.sequences),
         target_fields=tuple(positions[name] for name in schema.target),
     )
-    sizes = QINSizes(**params.model_dump())
+    sizes = QINSizes(**resolve_preset(params).model_dump(exclude={"preset"}))
     normalizer = NumericNormalizer(torch.tensor(mean, dtype=torch.float32), torch.tensor(std, dtype=torch.float32))
     return QIN(inputs=inputs, sizes=sizes, normalizer=normalizer, generator=torch.Generator().manual_seed(seed))
+
+
+def resolve_preset(params: ModelParams) -> ModelParams:
+    """The settings with a preset's variants in place; the widths and depths stay as they are set."""
+    if params.preset == "custom":
+        return params
+    return params.model_copy(update=_PUBLISHED)
 
 
 def build_optimizer(model: nn.Module, params: TrainParams) -> torch.optim.Optimizer:
@@ -65,6 +91,27 @@ def choose_device(params: TrainParams) -> torch.device:
     if params.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("params.yaml: train.device: cuda, but PyTorch finds no GPU here")
     return torch.device("cuda" if params.device != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def choose_bf16(params: TrainParams, device: torch.device) -> bool:
+    """Whether matrix products are made in bfloat16: on request, or where the hardware has units for it."""
+    if params.precision != "auto":
+        return params.precision == "bf16"
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool({"amx_bf16", "avx512_bf16"} & set(_cpu_flags()))
+
+
+def _cpu_flags() -> list[str]:
+    lines = Path("/proc/cpuinfo").read_text(encoding="ascii").splitlines()
+    return next((line.split(":")[1].split() for line in lines if line.startswith("flags")), [])
+
+
+def place(network: QIN, params: TrainParams) -> QIN:
+    """The network on its device, in its precision."""
+    device = choose_device(params)
+    network.use_bf16 = choose_bf16(params, device)
+    return network.to(device)
 
 
 def build_loader(reader: ShardReader, params: TrainParams, device: torch.device) -> BatchSource:
@@ -109,5 +156,6 @@ def build_settings(params: TrainParams) -> FitSettings:
         schedule=params.schedule,
         warmup_steps=params.warmup_steps,
         gradient_clip=params.gradient_clip,
+        ema_decay=params.ema_decay,
         checkpoint_seconds=params.checkpoint_seconds,
     )

@@ -102,16 +102,32 @@ class SplitParams(_Section):
 
 
 class ModelParams(_Section):
-    """Sizes and regularisation of the published QIN."""
+    """Sizes, variants and regularisation of the network; variants left out are the published ones."""
 
+    preset: Literal["custom", "published"] = "custom"
     embedding_dim: Count
     embedding_std: Annotated[float, Field(gt=0)]
     attention_dim: Count
+    num_heads: Count = 1
+    attention_norm: Literal["none", "length", "sqrt_length"] = "none"
+    attention_bias: Literal["none", "constant", "recency"] = "none"
+    target_values: bool = False
+    separate_attention_embedding: bool = False
     num_layers: Count
     num_rows: Count
-    batch_norm: bool
+    activation: Literal["after", "inside"] = "after"
+    norm: Literal["none", "batch", "rms"] = "none"
     dropout: Dropout
-    embedding_dropout: Dropout
+    row_dropout: Dropout = 0.0
+    embedding_dropout: Dropout = 0.0
+    field_dropout: Dropout = 0.0
+    num_frequencies: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> "ModelParams":
+        if self.attention_dim % self.num_heads:
+            raise ValueError(f"num_heads must divide attention_dim {self.attention_dim}, got {self.num_heads}")
+        return self
 
 
 class ImbalanceParams(_Section):
@@ -137,6 +153,7 @@ class TrainParams(_Section):
 
     seed: Seed
     device: Literal["auto", "cpu", "cuda"]
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
     num_threads: Count
     batch_size: Annotated[int, Field(ge=2)]
     eval_batch_size: Count
@@ -148,6 +165,7 @@ class TrainParams(_Section):
     schedule: Literal["constant", "cosine", "plateau"]
     warmup_steps: Annotated[int, Field(ge=0)]
     gradient_clip: Annotated[float, Field(gt=0)] | None
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
     checkpoint_seconds: Annotated[float, Field(ge=0)]
 
 

@@ -17,6 +17,7 @@ from qin.build import (
     build_optimizer,
     build_settings,
     choose_device,
+    place,
     resolve_neg_ratio,
     resolve_pos_weight,
 )
@@ -63,12 +64,12 @@ def numeric_moments(reader: ShardReader, is_train: npt.NDArray[np.bool_]) -> Num
     return moments
 
 
-def run_name(params: Params, reader: ShardReader, fold: Folds, *, device: str) -> str:
+def run_name(params: Params, reader: ShardReader, fold: Folds, *, computed_by: str) -> str:
     """Fingerprint of all that a training run depends on; another one must not resume its checkpoint."""
     sections = {name: getattr(params, name).model_dump() for name in ("model", "imbalance", "hnm", "train")}
     del sections["train"]["checkpoint_seconds"]  # when a state is saved does not change it
     folds = hashlib.sha256(fold.tobytes()).hexdigest()
-    return fingerprint(sections, device, reader.manifest, folds, code_fingerprint(), library_versions())
+    return fingerprint(sections, computed_by, reader.manifest, folds, code_fingerprint(), library_versions())
 
 
 @dataclass(frozen=True)
@@ -130,8 +131,9 @@ def train(
     offset = prior_offset(pos_weight=pos_weight, neg_ratio=neg_ratio, reweighted=True)
     is_val = fold == VALIDATION
     validation = _ValidationFold(reader, is_val, label[is_val], knobs.eval_batch_size, offset)
-    network = _initial_network(params, reader, is_train, base_rate=base_rate, offset=offset).to(device)
-    name = run_name(params, reader, fold, device=device.type)
+    network = _initial_network(params, reader, is_train, base_rate=base_rate, offset=offset)
+    place(network, knobs)
+    name = run_name(params, reader, fold, computed_by=f"{device.type} bf16" if network.use_bf16 else device.type)
     result = Fit(
         network,
         optimizer=build_optimizer(network, knobs),

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from qin.checkpoint import CheckpointStore
 from qin.data.loader import Batch, BatchSource
@@ -34,6 +35,7 @@ class FitSettings:
     schedule: Literal["constant", "cosine", "plateau"]
     warmup_steps: int
     gradient_clip: float | None
+    ema_decay: float | None
     checkpoint_seconds: float
 
 
@@ -143,6 +145,7 @@ class Fit:
         self._hard_negatives, self._validate = hard_negatives, validate
         self._checkpoints, self._on_epoch = checkpoints, on_epoch
         self._state = FitState()
+        self._average = None if settings.ema_decay is None else moving_average(model, decay=settings.ema_decay)
         self._best: dict[str, torch.Tensor] = {}
         self._last_save = time.monotonic()
 
@@ -160,6 +163,14 @@ class Fit:
             self._end_epoch()
         self._model.load_state_dict(self._best)
         return FitResult(state.best_epoch, state.step, state.history)
+
+    @property
+    def _evaluated(self) -> QIN:
+        """The model that validation judges and whose best weights are kept."""
+        if self._average is None:
+            return self._model
+        assert isinstance(self._average.module, QIN)
+        return self._average.module
 
     def _train_epoch(self) -> None:
         state = self._state
@@ -199,6 +210,8 @@ class Fit:
         if self._settings.gradient_clip is not None:
             nn.utils.clip_grad_norm_(self._model.parameters(), self._settings.gradient_clip)
         self._optimizer.step()
+        if self._average is not None:
+            self._average.update_parameters(self._model)
         total = float(denominator)
         state.loss_sum += value * total
         state.weight_sum += total
@@ -220,7 +233,8 @@ class Fit:
 
     def _end_epoch(self) -> None:
         state = self._state
-        scores = self._validate(self._model)
+        model = self._evaluated
+        scores = self._validate(model)
         record = {
             "epoch": state.epoch + 1,
             "step": state.step,
@@ -238,7 +252,7 @@ class Fit:
         state.history.append(record)
         if scores.ap > state.best_ap:
             state.best_ap, state.best_epoch = scores.ap, state.epoch
-            self._best = {name: value.detach().clone() for name, value in self._model.state_dict().items()}
+            self._best = {name: value.detach().clone() for name, value in model.state_dict().items()}
         elif self._settings.schedule == "plateau":
             state.plateau_scale *= _PLATEAU_FACTOR
         state.epoch, state.step_in_epoch = state.epoch + 1, 0
@@ -268,6 +282,7 @@ class Fit:
                 "state": asdict(self._state),
                 "model": self._model.state_dict(),
                 "optimizer": self._optimizer.state_dict(),
+                "average": None if self._average is None else self._average.state_dict(),
                 "best": self._best,
             }
         )
@@ -280,9 +295,20 @@ class Fit:
         self._state = FitState(**saved["state"])
         self._model.load_state_dict(saved["model"])
         self._optimizer.load_state_dict(saved["optimizer"])
+        if self._average is not None:
+            self._average.load_state_dict(saved["average"])
         self._best = saved["best"]
         self._on_epoch(self._state.history)
         log.info("resuming at epoch %d, step %d", self._state.epoch + 1, self._state.step)
+
+
+def moving_average(model: QIN, *, decay: float) -> AveragedModel:
+    """A copy of the model that follows it as an exponential moving average of weights and buffers.
+
+    Source: Polyak and Juditsky (1992); exponential form as in PyTorch's `swa_utils`. Every step passes over all
+    weights, tables included.
+    """
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)  # type: ignore[no-untyped-call]
 
 
 def _step_seed(seed: int, step: int) -> int:

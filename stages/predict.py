@@ -5,7 +5,7 @@ python -m stages.predict
 
 import typer
 
-from qin.build import choose_device
+from qin.build import place
 from qin.calibration import read_calibration, shift_prior
 from qin.config import load_params
 from qin.data.ids import read_ids
@@ -29,7 +29,7 @@ def main() -> None:
         use_threads(params.train.num_threads)
         model, reader = load_model(paths.MODEL), ShardReader(paths.PREPARED_TEST)
         check_same_schema(model, reader)
-        model.network.to(choose_device(params.train))
+        place(model.network, params.train)
         header, wanted = read_submission_ids(data.sample_submission)
         rows = match_ids(
             wanted, read_ids(paths.PREPARED_TEST), file=data.sample_submission, column=data.id, test=data.test

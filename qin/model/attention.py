@@ -1,10 +1,16 @@
 """Target-conditioned sparse attention: what, in the user's history, matters for this target item."""
 
 import math
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
+
+ScoreNorm = Literal["none", "length", "sqrt_length"]
+ScoreBias = Literal["none", "constant", "recency"]
+
+_NUM_RECENCIES = 16  # the last item, the 2 before it, the 4 before those, and so on: up to 65,535 items
 
 
 class TargetAttention(nn.Module):
@@ -16,45 +22,135 @@ class TargetAttention(nn.Module):
     cost per item is two dot products of length ``sequence_dim``. The result is the same up to rounding.
 
     Source: QIN (arXiv 2504.17699), the equations of "Adaptive Sparse Target Attention".
+    NOTE[DIFF]: the defaults are the published form. ``num_heads`` divides query, key and value space as in Vaswani
+    et al. (2017). ``norm`` divides ``c`` by the history's length or its root, because the published sum grows with
+    it. ``bias`` adds a learned number to the score, the same for all items or by recency; it starts at 1, so that
+    training starts from a pooled history instead of from scores near zero, of which the relu passes half.
+    ``target_values`` multiplies ``c`` by ``1 + W_g t``, the target-aware representation of TIN (arXiv 2308.08487)
+    taken out of the sum.
 
     Args:
         target_dim: width of the target item, ``dt``.
         sequence_dim: width of one history item, ``ds``.
-        attention_dim: width of the query and key space, ``A``.
+        attention_dim: width of the query and key space over all heads, ``A``.
+        num_heads: heads, a divisor of ``A``.
+        norm: what the sum over the history is divided by.
+        bias: what is added to the scores.
+        target_values: whether the values depend on the target.
 
     Shape:
         - target: ``(batch, dt)``
         - sequence: ``(batch, seq, ds)``
         - is_valid: ``(batch, seq)``, bool, true where a position holds an item
+        - query, keys: as target and sequence; what the scores are made of, where they have embeddings of their own
+          (DARE, arXiv 2410.02604)
         - output: ``(batch, dt)``; exactly ``target`` where the history is empty
 
     Raises:
-        ValueError: A size is below 1, or an input's shape or type breaks the rules above.
+        ValueError: A size is below 1, ``num_heads`` does not divide ``attention_dim``, or an input's shape or type
+            breaks the rules above.
     """
 
-    def __init__(self, target_dim: int, *, sequence_dim: int, attention_dim: int) -> None:
-        if min(target_dim, sequence_dim, attention_dim) < 1:
-            raise ValueError(f"every size must be at least 1, got {target_dim=}, {sequence_dim=}, {attention_dim=}")
+    def __init__(
+        self,
+        target_dim: int,
+        *,
+        sequence_dim: int,
+        attention_dim: int,
+        num_heads: int = 1,
+        norm: ScoreNorm = "none",
+        bias: ScoreBias = "none",
+        target_values: bool = False,
+    ) -> None:
+        if min(target_dim, sequence_dim, attention_dim, num_heads) < 1:
+            raise ValueError(
+                f"every size must be at least 1, got {target_dim=}, {sequence_dim=}, {attention_dim=}, {num_heads=}"
+            )
+        if attention_dim % num_heads:
+            raise ValueError(f"num_heads must divide attention_dim, got {num_heads=}, {attention_dim=}")
+        if norm not in get_args(ScoreNorm) or bias not in get_args(ScoreBias):
+            raise ValueError(f"unknown option, got {norm=}, {bias=}")
         super().__init__()
-        self.attention_dim = attention_dim
+        self.attention_dim, self.num_heads = attention_dim, num_heads
+        self.norm, self.bias = norm, bias
         self.query = nn.Linear(target_dim, attention_dim, bias=False)  # W_q (A, dt)
         self.key = nn.Linear(sequence_dim, attention_dim, bias=False)  # W_k (A, ds)
         self.value = nn.Linear(sequence_dim, attention_dim, bias=False)  # W_v (A, ds)
         self.output = nn.Linear(attention_dim, target_dim, bias=False)  # W_o (dt, A)
+        self.gate = nn.Linear(target_dim, sequence_dim, bias=False) if target_values else None  # W_g (ds, dt)
+        num_biases = {"none": 0, "constant": 1, "recency": _NUM_RECENCIES}[bias]
+        self.score_bias = nn.Parameter(torch.ones(num_biases, num_heads)) if num_biases else None
 
-    def forward(self, target: torch.Tensor, sequence: torch.Tensor, is_valid: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self,
+        target: torch.Tensor,
+        sequence: torch.Tensor,
+        is_valid: torch.Tensor,
+        *,
+        query: torch.Tensor | None = None,
+        keys: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Attend from each target item to its own history; shapes as in the class description."""
+        query, keys = target if query is None else query, sequence if keys is None else keys
         self._check(target, sequence, is_valid)
-        scale = 1.0 / math.sqrt(self.attention_dim)
-        direction = self.query(target) @ self.key.weight * scale  # u / sqrt(d_a), (batch, ds)
+        self._check(query, keys, is_valid)
+        if self.num_heads == 1:
+            attended = self.value(self._context(query, keys, sequence, is_valid, target))
+        else:
+            attended = self._heads(query, keys, sequence, is_valid, target)
+        output: torch.Tensor = self.output(attended)
+        return output + target
+
+    def _context(
+        self,
+        query: torch.Tensor,
+        keys: torch.Tensor,
+        sequence: torch.Tensor,
+        is_valid: torch.Tensor,
+        target: torch.Tensor,
+    ) -> torch.Tensor:
+        """The weighted sum of a single head, ``(batch, ds)``."""
+        direction = self.query(query) @ self.key.weight * (1.0 / math.sqrt(self.attention_dim))  # (batch, ds)
         # Products and sums rather than batched matrix products: a (seq, ds) by (ds, 1) product per row is too
         # small for BLAS, and its backward pass took 1.8 times as long (4096 x 100 x 16, two cores).
-        score = (sequence * direction.unsqueeze(1)).sum(dim=2)  # (batch, seq)
+        score = (keys * direction.unsqueeze(1)).sum(dim=2)  # (batch, seq)
+        weight = self._weight(score.unsqueeze(2), is_valid)  # (batch, seq, 1)
+        context = (weight * sequence).sum(dim=1)  # c, (batch, ds)
+        return self._scaled(context, is_valid, target)
+
+    def _heads(
+        self,
+        query: torch.Tensor,
+        keys: torch.Tensor,
+        sequence: torch.Tensor,
+        is_valid: torch.Tensor,
+        target: torch.Tensor,
+    ) -> torch.Tensor:
+        """The projected sums of all heads, one after the other, ``(batch, A)``."""
+        heads, width = self.num_heads, self.attention_dim // self.num_heads
+        key_weight = self.key.weight.view(heads, width, -1)
+        value_weight = self.value.weight.view(heads, width, -1)
+        direction = torch.einsum("bhw,hwd->bhd", self.query(query).view(-1, heads, width), key_weight)
+        score = torch.bmm(keys, direction.transpose(1, 2)) / math.sqrt(width)  # (batch, seq, heads)
+        context = torch.bmm(self._weight(score, is_valid).transpose(1, 2), sequence)  # (batch, heads, ds)
+        scaled = self._scaled(context.flatten(0, 1), *(part.repeat_interleave(heads, 0) for part in (is_valid, target)))
+        return torch.einsum("bhd,hwd->bhw", scaled.view_as(context), value_weight).flatten(1)
+
+    def _weight(self, score: torch.Tensor, is_valid: torch.Tensor) -> torch.Tensor:
+        """Rectified scores ``(batch, seq, heads)``, zero in padded positions."""
+        if self.score_bias is not None:
+            score = score + (self.score_bias if self.bias == "constant" else self.score_bias[recencies(is_valid)])
         # Masked before the relu, so whatever stands in a padded position gets a gradient of exactly zero.
-        weight = F.relu(score.masked_fill(~is_valid, 0.0))
-        context = (weight.unsqueeze(2) * sequence).sum(dim=1)  # c, (batch, ds)
-        attended: torch.Tensor = self.output(self.value(context))
-        return attended + target
+        return F.relu(score.masked_fill(~is_valid.unsqueeze(2), 0.0))
+
+    def _scaled(self, context: torch.Tensor, is_valid: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Sums ``(batch, ds)`` divided by the history's length or its root, times what the target makes of them."""
+        if self.norm != "none":
+            length = is_valid.sum(dim=1, keepdim=True).clamp_min(1).to(context.dtype)
+            context = context / (length if self.norm == "length" else length.sqrt())
+        if self.gate is not None:
+            context = context * (1.0 + self.gate(target))
+        return context
 
     def _check(self, target: torch.Tensor, sequence: torch.Tensor, is_valid: torch.Tensor) -> None:
         target_dim, sequence_dim = self.query.in_features, self.key.in_features
@@ -68,3 +164,17 @@ class TargetAttention(nn.Module):
                 f"is_valid must be bool of shape {tuple(sequence.shape[:2])}, "
                 f"got {is_valid.dtype} of {tuple(is_valid.shape)}"
             )
+
+
+def recencies(is_valid: torch.Tensor) -> torch.Tensor:
+    """The recency of each position: the base-2 logarithm, rounded down, of one plus the valid positions after it.
+
+    Args:
+        is_valid: ``(batch, seq)``, bool; the newest item stands last.
+
+    Returns:
+        Integers ``(batch, seq)`` from 0 to 15; arbitrary where not valid.
+    """
+    num_after = is_valid.sum(dim=1, keepdim=True) - is_valid.cumsum(dim=1)
+    exponent: torch.Tensor = torch.frexp((num_after + 1).to(torch.float32)).exponent.to(torch.int64) - 1
+    return exponent.clamp(0, _NUM_RECENCIES - 1)

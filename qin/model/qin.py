@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
-from qin.model.attention import TargetAttention
+from qin.model.attention import ScoreBias, ScoreNorm, TargetAttention
 from qin.model.embedding import PADDING_BUCKET, FusedEmbedding, NumericNormalizer
-from qin.model.quadratic import QuadraticNetwork
+from qin.model.periodic import PeriodicEmbedding
+from qin.model.quadratic import Activation, Norm, QuadraticNetwork
 
 EMBEDDING_STD = 1e-4  # of the authors' framework, FuxiCTR
 
@@ -53,30 +54,57 @@ class QINInputs:
 
 @dataclass(frozen=True, kw_only=True)
 class QINSizes:
-    """Widths, depths and dropout of the network.
+    """Widths, depths, variants and dropout of the network; the defaults of variants are the published ones.
 
     Attributes:
         embedding_dim: width of one embedding.
         embedding_std: standard deviation of the initial embeddings.
         attention_dim: width of the attention's query and key space; the authors use twice the target's width.
+        num_heads: heads of the attention.
+        attention_norm: see ``TargetAttention``.
+        attention_bias: see ``TargetAttention``.
+        target_values: see ``TargetAttention``.
+        separate_attention_embedding: whether the attention's scores are made of embeddings of their own, in a second
+            table (DARE, arXiv 2410.02604).
         num_layers: number of quadratic layers.
         num_rows: rows of each quadratic layer.
-        batch_norm: whether each quadratic product is batch-normalised.
-        dropout: probability of dropping an element inside the quadratic network.
+        activation: ``after`` the product or ``inside`` it.
+        norm: what each quadratic product passes: ``none``, ``batch`` or ``rms``.
+        dropout: probability of dropping an element of a quadratic layer's output.
+        row_dropout: probability of dropping an element of a row inside a layer; above 0 it costs the fold.
         embedding_dropout: probability of dropping an element of the embeddings and attention outputs that enter
             the quadratic network. The attention itself reads embeddings without dropout.
+        field_dropout: probability of dropping a whole field's embedding there, so that the network does not lean
+            on identifiers alone.
+        num_frequencies: learned frequencies of each numeric field; 0 gives the fields as they are alone.
         sparse_embedding_grad: whether the embedding table's gradient is sparse; for row-wise optimizers.
     """
 
     embedding_dim: int = 16
     embedding_std: float = EMBEDDING_STD
     attention_dim: int = 32
+    num_heads: int = 1
+    attention_norm: ScoreNorm = "none"
+    attention_bias: ScoreBias = "none"
+    target_values: bool = False
+    separate_attention_embedding: bool = False
     num_layers: int = 3
     num_rows: int = 2
-    batch_norm: bool = False
+    activation: Activation = "after"
+    norm: Norm = "none"
     dropout: float = 0.0
+    row_dropout: float = 0.0
     embedding_dropout: float = 0.0
+    field_dropout: float = 0.0
+    num_frequencies: int = 0
     sparse_embedding_grad: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("embedding_dropout", "field_dropout"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
+        if self.num_frequencies < 0:
+            raise ValueError(f"num_frequencies must be at least 0, got {self.num_frequencies}")
 
 
 class QIN(nn.Module):
@@ -84,6 +112,9 @@ class QIN(nn.Module):
 
     The quadratic network reads the flattened embeddings of all categorical fields, one attention output per
     sequence, and the numeric block, in this order.
+
+    With ``use_bf16`` the quadratic network's matrix products are made in bfloat16; sums, residuals, attention and the
+    logit stay in float32.
 
     Construction leaves torch's global random generator as it was; parameters come from ``generator`` alone. Dropout
     in training mode draws from torch's global generator, which has no per-call seed: whoever trains seeds that
@@ -97,7 +128,7 @@ class QIN(nn.Module):
 
     Args:
         inputs: which inputs the network reads.
-        sizes: widths, depths and dropout.
+        sizes: widths, depths, variants and dropout.
         normalizer: the fitted numeric normaliser; one of zero fields where there are none.
         generator: seeded CPU generator for the initial parameters.
 
@@ -108,28 +139,43 @@ class QIN(nn.Module):
     def __init__(
         self, *, inputs: QINInputs, sizes: QINSizes, normalizer: NumericNormalizer, generator: torch.Generator
     ) -> None:
-        if not 0.0 <= sizes.embedding_dropout < 1.0:
-            raise ValueError(f"embedding_dropout must be in [0, 1), got {sizes.embedding_dropout}")
         super().__init__()
-        self.inputs = inputs
-        self.embedding_dropout = sizes.embedding_dropout
-        dim = sizes.embedding_dim
+        self.inputs, self.sizes = inputs, sizes
+        self.use_bf16 = False
+        dim, num_numeric = sizes.embedding_dim, normalizer.num_fields
         target_dim = len(inputs.target_fields) * dim
         num_sequences = len(inputs.sequence_vocabulary)
         self.normalizer = normalizer
-        self.numeric_weight = nn.Parameter(torch.zeros(2 * normalizer.num_fields))
+        self.numeric_weight = nn.Parameter(torch.zeros(2 * num_numeric))
         with torch.random.fork_rng(devices=[]):  # nn.Linear draws when it is built; init_parameters draws again
             self.embedding = FusedEmbedding(inputs.num_buckets, dim=dim, sparse=sizes.sparse_embedding_grad)
+            self.attention_embedding = (
+                FusedEmbedding(inputs.num_buckets, dim=dim, sparse=sizes.sparse_embedding_grad)
+                if sizes.separate_attention_embedding and num_sequences
+                else None
+            )
+            self.periodic = PeriodicEmbedding(num_numeric, sizes.num_frequencies) if sizes.num_frequencies else None
             self.attentions = nn.ModuleList(
-                TargetAttention(target_dim, sequence_dim=dim, attention_dim=sizes.attention_dim)
+                TargetAttention(
+                    target_dim,
+                    sequence_dim=dim,
+                    attention_dim=sizes.attention_dim,
+                    num_heads=sizes.num_heads,
+                    norm=sizes.attention_norm,
+                    bias=sizes.attention_bias,
+                    target_values=sizes.target_values,
+                )
                 for _ in range(num_sequences)
             )
+            num_periodic = 0 if self.periodic is None else self.periodic.output_dim
             self.network = QuadraticNetwork(
-                inputs.num_fields * dim + num_sequences * target_dim + 2 * normalizer.num_fields,
+                inputs.num_fields * dim + num_sequences * target_dim + 2 * num_numeric + num_periodic,
                 num_layers=sizes.num_layers,
                 num_rows=sizes.num_rows,
-                batch_norm=sizes.batch_norm,
+                activation=sizes.activation,
+                norm=sizes.norm,
                 dropout=sizes.dropout,
+                row_dropout=sizes.row_dropout,
             )
         self.register_buffer("_target_fields", torch.tensor(inputs.target_fields, dtype=torch.int64), persistent=False)
         self.init_parameters(generator, embedding_std=sizes.embedding_std)
@@ -164,8 +210,10 @@ class QIN(nn.Module):
                     module.bias.zero_()
             elif isinstance(module, nn.PReLU):
                 module.weight.fill_(module.init)
-            elif isinstance(module, nn.BatchNorm1d):
+            elif isinstance(module, nn.BatchNorm1d | nn.RMSNorm):
                 module.reset_parameters()
+            elif isinstance(module, PeriodicEmbedding):
+                module.init_parameters(generator)
 
     @torch.no_grad()
     def set_base_rate(self, base_rate: float) -> None:
@@ -200,18 +248,48 @@ class QIN(nn.Module):
         """
         self._check(categorical, numeric, sequences)
         embedded = self.embedding(categorical)  # (batch, num_fields, dim)
-        blocks = [embedded.flatten(1)]
+        blocks = [self._without_fields(embedded).flatten(1)]
         if sequences:
-            target = embedded[:, self._target_fields].flatten(1)  # (batch, target_dim)
-            for attention, vocabulary, buckets in zip(
-                self.attentions, self.inputs.sequence_vocabulary, sequences, strict=True
-            ):
-                index = buckets.to(torch.int64)  # comparisons, too, lack uint16
-                history = self.embedding.lookup(index, field=vocabulary)  # (batch, seq, dim)
-                blocks.append(attention(target, history, index != PADDING_BUCKET))
-        dense = F.dropout(torch.cat(blocks, dim=1), self.embedding_dropout, self.training)
-        logit: torch.Tensor = self.network(torch.cat((dense, self.normalizer(numeric) * self.numeric_weight), dim=1))
-        return logit
+            blocks += self._attend(embedded, categorical, sequences)
+        dense = F.dropout(torch.cat(blocks, dim=1), self.sizes.embedding_dropout, self.training)
+        inputs = torch.cat((dense, *self._numeric(numeric)), dim=1)
+        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=self.use_bf16):
+            logit: torch.Tensor = self.network(inputs)
+        return logit.float() if self.use_bf16 else logit
+
+    def _attend(
+        self, embedded: torch.Tensor, categorical: torch.Tensor, sequences: Sequence[torch.Tensor]
+    ) -> list[torch.Tensor]:
+        """One attention output ``(batch, target_dim)`` per sequence."""
+        target = embedded[:, self._target_fields].flatten(1)
+        query = None
+        if self.attention_embedding is not None:
+            query = self.attention_embedding(categorical)[:, self._target_fields].flatten(1)
+        outputs = []
+        for attention, vocabulary, buckets in zip(
+            self.attentions, self.inputs.sequence_vocabulary, sequences, strict=True
+        ):
+            index = buckets.to(torch.int64)  # comparisons, too, lack uint16
+            history = self.embedding.lookup(index, field=vocabulary)  # (batch, seq, dim)
+            keys = None
+            if self.attention_embedding is not None:
+                keys = self.attention_embedding.lookup(index, field=vocabulary)
+            outputs.append(attention(target, history, index != PADDING_BUCKET, query=query, keys=keys))
+        return outputs
+
+    def _without_fields(self, embedded: torch.Tensor) -> torch.Tensor:
+        """Embeddings ``(batch, num_fields, dim)`` with whole fields dropped in training."""
+        if not (self.training and self.sizes.field_dropout):
+            return embedded
+        kept = F.dropout(embedded.new_ones(embedded.shape[:2]), self.sizes.field_dropout)
+        return embedded * kept.unsqueeze(2)
+
+    def _numeric(self, raw: torch.Tensor) -> list[torch.Tensor]:
+        normalized = self.normalizer(raw)
+        blocks = [normalized * self.numeric_weight]
+        if self.periodic is not None:
+            blocks.append(self.periodic(normalized[:, : self.normalizer.num_fields]))
+        return blocks
 
     def _check(self, categorical: torch.Tensor, numeric: torch.Tensor, sequences: Sequence[torch.Tensor]) -> None:
         if categorical.dim() != 2 or categorical.shape[1] != self.inputs.num_fields:

@@ -2,12 +2,13 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from qin.model.attention import TargetAttention
+from qin.model.attention import TargetAttention, recencies
 
 FIXTURE = Path(__file__).parents[3] / "shared/fixtures/qin_reference.npz"
 WEIGHTS = {"query": "W_q", "key": "W_k", "value": "W_v", "output": "W_o"}
@@ -120,3 +121,100 @@ def test_bad_inputs_are_refused() -> None:
         attention(target, sequence, is_valid.long())
     with pytest.raises(ValueError, match="attention_dim=0"):
         TargetAttention(3, sequence_dim=2, attention_dim=0)
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "heads": {"num_heads": 3},
+    "length": {"norm": "length"},
+    "sqrt_length": {"norm": "sqrt_length"},
+    "constant": {"bias": "constant"},
+    "recency": {"bias": "recency"},
+    "target_values": {"target_values": True},
+    "all": {"num_heads": 2, "norm": "sqrt_length", "bias": "recency", "target_values": True},
+}
+
+
+def naive_variant(
+    attention: TargetAttention, inputs: tuple[torch.Tensor, ...], lengths: list[int], **options: Any
+) -> torch.Tensor:
+    """The variants' formulas with every history item projected, head by head and item by item."""
+    target, sequence, query, keys = inputs
+    num_heads = options.get("num_heads", 1)
+    width = attention.attention_dim // num_heads
+    rows = []
+    for i, length in enumerate(lengths):
+        heads = []
+        for h in range(num_heads):
+            part = slice(h * width, (h + 1) * width)
+            total = torch.zeros(width, dtype=target.dtype)
+            for k in range(length):
+                score = (attention.query.weight[part] @ query[i]) @ (attention.key.weight[part] @ keys[i, k])
+                score = score / math.sqrt(width)
+                if attention.score_bias is not None:
+                    age = int(math.log2(length - k)) if options["bias"] == "recency" else 0
+                    score = score + attention.score_bias[age, h]
+                value = sequence[i, k]
+                if attention.gate is not None:
+                    value = value * (1 + attention.gate.weight @ target[i])
+                total = total + torch.relu(score) * (attention.value.weight[part] @ value)
+            divisor = {"length": max(length, 1), "sqrt_length": math.sqrt(max(length, 1))}
+            heads.append(total / divisor.get(options.get("norm", "none"), 1))
+        rows.append(attention.output.weight @ torch.cat(heads) + target[i])
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize("has_own_keys", [False, True])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_variants_equal_their_formulas_with_gradients(variant: str, has_own_keys: bool) -> None:
+    options, generator = VARIANTS[variant], torch.Generator().manual_seed(2)
+    attention = TargetAttention(6, sequence_dim=3, attention_dim=6, **options).double()
+    for weight in attention.parameters():
+        torch.nn.init.normal_(weight, generator=generator)
+    lengths = [0, 9, 2, 1]
+    shapes = [(4, 6), (4, 9, 3), (4, 6), (4, 9, 3)]
+    inputs = [torch.randn(shape, dtype=torch.float64, generator=generator, requires_grad=True) for shape in shapes]
+    if not has_own_keys:
+        inputs[2:] = inputs[:2]
+    target, sequence, query, keys = inputs
+    is_valid = torch.arange(9) < torch.tensor(lengths)[:, None]
+    cotangent = torch.randn(4, 6, dtype=torch.float64, generator=generator)
+
+    ours = attention(target, sequence, is_valid, **({"query": query, "keys": keys} if has_own_keys else {}))
+    reference = naive_variant(attention, (target, sequence, query, keys), lengths, **options)
+    torch.testing.assert_close(ours, reference, rtol=0, atol=1e-11)
+    sources = [*{id(part): part for part in inputs}.values(), *attention.parameters()]
+    for a, b in zip(
+        torch.autograd.grad(ours, sources, cotangent), torch.autograd.grad(reference, sources, cotangent), strict=True
+    ):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_variants_leave_the_target_alone_without_a_history(variant: str) -> None:
+    attention = TargetAttention(6, sequence_dim=3, attention_dim=6, **VARIANTS[variant])
+    target = torch.randn(2, 6, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(attention(target, torch.ones(2, 4, 3), torch.zeros(2, 4, dtype=torch.bool)), target)
+
+
+def test_recencies_count_the_valid_positions_after() -> None:
+    is_valid = torch.tensor([[True, False, True, True, True, False], [True] * 6])
+    expected: list[list[int | None]] = [[2, None, 1, 1, 0, None], [2, 2, 2, 1, 1, 0]]
+    found = recencies(is_valid).tolist()
+    for row, wanted in zip(found, expected, strict=True):
+        assert [age for age, known in zip(row, wanted, strict=True) if known is not None] == [
+            known for known in wanted if known is not None
+        ]
+    assert recencies(torch.ones(1, 1 << 17, dtype=torch.bool)).max() == 15
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_heads": 4}, "num_heads must divide attention_dim, got num_heads=4, attention_dim=6"),
+        ({"num_heads": 0}, "every size must be at least 1"),
+        ({"norm": "mean"}, "unknown option, got norm='mean'"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TargetAttention(6, sequence_dim=3, attention_dim=6, **options)

@@ -126,7 +126,7 @@ def test_parameters_come_from_the_generator_alone() -> None:
 
 def test_initial_parameters_have_the_published_scales() -> None:
     inputs = QINInputs(num_buckets=(2000, 3000), num_fields=2, sequence_vocabulary=(1,), target_fields=(0, 1))
-    sizes = QINSizes(embedding_dim=16, attention_dim=64, num_rows=3, batch_norm=True)
+    sizes = QINSizes(embedding_dim=16, attention_dim=64, num_rows=3, norm="batch")
     normalizer = NumericNormalizer(torch.zeros(8), torch.ones(8))
     model = QIN(inputs=inputs, sizes=sizes, normalizer=normalizer, generator=torch.Generator().manual_seed(0))
     table = model.embedding.embedding_table
@@ -226,3 +226,52 @@ def test_bad_inputs_are_refused() -> None:
         model(categorical, numeric, [sequences[0][:5], sequences[1]])
     with pytest.raises(ValueError, match=r"numeric values must be \(batch, 2\), got \(6, 1\)"):
         model(categorical, numeric[:, :1], sequences)
+
+
+def test_whole_fields_are_dropped_in_training_only() -> None:
+    model = make(sizes=QINSizes(embedding_dim=3, attention_dim=7, num_layers=1, num_rows=1, field_dropout=0.5))
+    categorical = make_batch(200)[0]
+    embedded = model.embedding(categorical)
+    torch.manual_seed(0)
+    dropped = model._without_fields(embedded)
+    is_kept = dropped.abs().sum(dim=2) > 0
+    assert 0.4 < is_kept.float().mean() < 0.6
+    torch.testing.assert_close(dropped[is_kept], 2 * embedded[is_kept])
+    model.eval()
+    assert model._without_fields(embedded) is embedded
+
+
+def test_the_attention_may_have_embeddings_of_its_own() -> None:
+    sizes = QINSizes(embedding_dim=3, attention_dim=7, separate_attention_embedding=True)
+    model, (categorical, numeric, sequences) = make(sizes=sizes).double(), make_batch()
+    own = model.attention_embedding
+    assert own is not None
+    embedded = model.embedding(categorical)
+    target, query = (table(categorical)[:, [1, 2]].flatten(1) for table in (model.embedding, own))
+    blocks = [embedded.flatten(1)]
+    for attention, vocabulary, tokens in zip(model.attentions, (1, 3), sequences, strict=True):
+        history, keys = (table.lookup(tokens, field=vocabulary) for table in (model.embedding, own))
+        blocks.append(attention(target, history, tokens != 0, query=query, keys=keys))
+    block = model.normalizer(numeric) * model.numeric_weight
+    torch.testing.assert_close(model(categorical, numeric, sequences), model.network(torch.cat((*blocks, block), 1)))
+    model(categorical, numeric, sequences).sum().backward()
+    assert own.embedding_table.grad is not None
+    assert own.embedding_table.grad.abs().sum() > 0
+
+
+def test_periodic_numbers_stand_beside_the_plain_ones() -> None:
+    sizes = QINSizes(embedding_dim=3, attention_dim=7, num_frequencies=2)
+    model, batch = make(sizes=sizes), make_batch()
+    plain, periodic = model._numeric(batch[1])
+    assert model.periodic is not None
+    normalized = model.normalizer(batch[1])
+    torch.testing.assert_close(plain, normalized * model.numeric_weight)
+    torch.testing.assert_close(periodic, model.periodic(normalized[:, :2]))
+    assert model(*batch).shape == (6,)
+
+
+def test_field_dropout_and_frequencies_are_checked() -> None:
+    with pytest.raises(ValueError, match=r"field_dropout must be in \[0, 1\), got 1.0"):
+        QINSizes(field_dropout=1.0)
+    with pytest.raises(ValueError, match="num_frequencies must be at least 0, got -1"):
+        QINSizes(num_frequencies=-1)

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -38,7 +39,7 @@ def test_matches_the_authors_outputs_and_gradients(case: str) -> None:
         dim,
         num_layers=sum(name.startswith("activations") for name in state),
         num_rows=num_outputs // dim,
-        batch_norm="norms.0.weight" in state,
+        norm="batch" if "norms.0.weight" in state else "none",
         dropout=0.0,
     ).double()
     network.load_state_dict(state)
@@ -91,7 +92,7 @@ def test_dropout_acts_on_each_row_alone_and_only_in_training() -> None:
 
 def test_dropout_acts_after_the_activation_too() -> None:
     """With one row whose product is the constant 1, the layer's output dropout is all that is left to see."""
-    network = QuadraticNetwork(1, num_layers=1, num_rows=1, batch_norm=False, dropout=0.25)
+    network = QuadraticNetwork(1, num_layers=1, num_rows=1, dropout=0.25)
     network.layers[0] = nn.Identity()
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(0)
@@ -104,7 +105,7 @@ def test_dropout_acts_after_the_activation_too() -> None:
 
 def test_a_network_without_products_is_linear_in_its_input() -> None:
     """Zero rows leave the residual alone, so the logit is fc(x)."""
-    network = QuadraticNetwork(5, num_layers=3, num_rows=2, batch_norm=False, dropout=0.0).double()
+    network = QuadraticNetwork(5, num_layers=3, num_rows=2, dropout=0.0).double()
     for layer in network.layers:
         nn.init.zeros_(layer.get_parameter("linear.weight"))
         nn.init.zeros_(layer.get_parameter("linear.bias"))
@@ -118,7 +119,34 @@ def test_bad_arguments_are_refused() -> None:
     with pytest.raises(ValueError, match=r"dropout must be in \[0, 1\), got dropout=1.0"):
         QuadraticLayer(3, num_rows=1, dropout=1.0)
     with pytest.raises(ValueError, match="num_layers=0"):
-        QuadraticNetwork(3, num_layers=0, num_rows=1, batch_norm=False, dropout=0.0)
-    network = QuadraticNetwork(3, num_layers=1, num_rows=1, batch_norm=False, dropout=0.0)
+        QuadraticNetwork(3, num_layers=0, num_rows=1, dropout=0.0)
+    network = QuadraticNetwork(3, num_layers=1, num_rows=1, dropout=0.0)
     with pytest.raises(ValueError, match=r"must be \(batch, 3\), got \(2, 4\)"):
         network(torch.zeros(2, 4))
+
+
+@pytest.mark.parametrize("norm", ["none", "rms"])
+def test_the_activation_inside_the_product(norm: Literal["none", "rms"]) -> None:
+    """``x + norm(x * relu(W x + b))``, row by row, folded or not."""
+    generator = torch.Generator().manual_seed(0)
+    network = QuadraticNetwork(5, num_layers=2, num_rows=2, activation="inside", norm=norm).double()
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, generator=generator)
+    x = torch.randn(4, 5, dtype=torch.float64, generator=generator)
+    expected = x
+    for layer, scale in zip(network.layers, network.norms, strict=True):
+        linear = layer.get_submodule("linear")
+        weight, bias = linear.get_parameter("weight"), linear.get_parameter("bias")
+        product = expected * torch.relu(expected @ (weight[:5] + weight[5:]).T + bias[:5] + bias[5:])
+        if norm == "rms":
+            root = (product.square().mean(dim=1, keepdim=True) + torch.finfo(torch.float64).eps).sqrt()
+            product = product / root * scale.get_parameter("weight")
+        expected = expected + product
+    torch.testing.assert_close(network(x), network.fc(expected).squeeze(1), rtol=1e-12, atol=1e-12)
+
+
+def test_unknown_options_are_refused() -> None:
+    with pytest.raises(ValueError, match="unknown option, got activation='between'"):
+        QuadraticNetwork(3, num_layers=1, num_rows=1, activation="between")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"dropout must be in \[0, 1\), got dropout=1.0"):
+        QuadraticNetwork(3, num_layers=1, num_rows=1, dropout=1.0)

@@ -20,9 +20,13 @@ HARD = {
     "imbalance.pos_weight": "auto",
     "hnm.enable": True,
     "hnm.min_neg": 8,
-    "model.batch_norm": True,
+    "model.norm": "batch",
+    "model.attention_bias": "recency",
+    "model.num_frequencies": 2,
+    "model.field_dropout": 0.2,
     "model.embedding_dropout": 0.2,
     "train.schedule": "plateau",
+    "train.ema_decay": 0.9,
     "train.checkpoint_seconds": 0.0,
 }
 

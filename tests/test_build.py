@@ -1,0 +1,100 @@
+"""Settings become the modules that they describe."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from qin import build
+from qin.build import build_model, choose_bf16, choose_device, place, resolve_preset
+from qin.config import ModelParams, TrainParams, load_params
+from qin.errors import ConfigError
+from qin.model.qin import QIN
+from tests.logs import log_schema, make_log
+from tests.workspace import ROOT
+
+PARAMS = load_params(ROOT / "params.yaml")
+SCHEMA = log_schema(make_log(4))
+
+
+def model(**changes: Any) -> ModelParams:
+    return PARAMS.model.model_copy(update={"embedding_dim": 4, "attention_dim": 8, **changes})
+
+
+def train(**changes: Any) -> TrainParams:
+    return PARAMS.train.model_copy(update=changes)
+
+
+def network(params: ModelParams) -> QIN:
+    num_numeric = len(SCHEMA.numeric)
+    return build_model(SCHEMA, params, mean=[0.0] * num_numeric, std=[1.0] * num_numeric, seed=0)
+
+
+def make_batch(rows: int = 64) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
+    generator = torch.Generator().manual_seed(0)
+    categorical = torch.stack(
+        [torch.randint(0, f.num_buckets, (rows,), generator=generator) for f in SCHEMA.categorical]
+    )
+    numeric = torch.randn(rows, len(SCHEMA.numeric), generator=generator)
+    sequences = [torch.randint(0, f.num_buckets, (rows, f.max_len), generator=generator) for f in SCHEMA.sequences]
+    return categorical.T, numeric, sequences
+
+
+def test_the_published_preset_replaces_every_variant_and_keeps_the_sizes() -> None:
+    ours = model(
+        num_layers=2, num_heads=2, attention_bias="recency", activation="inside", norm="rms", preset="published"
+    )
+    published = resolve_preset(ours)
+    assert (published.embedding_dim, published.attention_dim, published.num_layers) == (4, 8, 2)
+    assert (published.norm, published.activation, published.dropout, published.row_dropout) == (
+        "batch",
+        "after",
+        0.1,
+        0.1,
+    )
+    sizes = set(ModelParams.model_fields) - {"preset", "embedding_dim", "attention_dim", "num_layers", "num_rows"}
+    assert set(build._PUBLISHED) == sizes
+    names = {name for name, _ in network(ours).named_parameters()}
+    assert names == {name for name, _ in network(published.model_copy(update={"preset": "custom"})).named_parameters()}
+    assert not [name for name in names if "score_bias" in name or "gate" in name]
+
+
+def test_custom_settings_are_taken_as_they_are() -> None:
+    params = model(num_heads=2, attention_bias="recency", target_values=True, num_frequencies=3)
+    assert resolve_preset(params) is params
+    names = {name for name, _ in network(params).named_parameters()}
+    assert {"attentions.0.score_bias", "attentions.0.gate.weight", "periodic.frequency"} <= names
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_devices() -> None:
+    assert choose_device(train(device="auto")).type == "cpu"
+    with pytest.raises(ConfigError, match=r"params\.yaml: train\.device: cuda, but PyTorch finds no GPU here"):
+        choose_device(train(device="cuda"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"), [("fpu avx512_bf16 sse", True), ("fpu amx_bf16", True), ("fpu avx512f", False)]
+)
+def test_precision_follows_the_processor_unless_it_is_set(
+    flags: str, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: f"processor : 0\nflags\t\t: {flags}\n")
+    cpu = torch.device("cpu")
+    assert choose_bf16(train(precision="auto"), cpu) is expected
+    assert choose_bf16(train(precision="bf16"), cpu) is True
+    assert choose_bf16(train(precision="fp32"), cpu) is False
+
+
+def test_bf16_stays_near_float32_and_gives_float32_logits() -> None:
+    batch, exact, rounded = make_batch(), network(model()), network(model())
+    place(exact, train(precision="fp32", device="cpu"))
+    place(rounded, train(precision="bf16", device="cpu"))
+    exact.eval()
+    rounded.eval()
+    found, expected = rounded(*batch), exact(*batch)
+    assert found.dtype == torch.float32
+    assert 0 < (found - expected).abs().max() < 0.02 * expected.abs().max()
+    rounded(*batch).sum().backward()
+    assert all(p.grad is None or p.grad.dtype == torch.float32 for p in rounded.parameters())
