@@ -1,0 +1,136 @@
+"""One change at a time to a profile's model, over several seeds, on the same validation rows.
+
+    python -m benchmarks.ablation --params examples/kuairand/params.yaml --data folder --out \
+        benchmarks/results/ablation_clicked.json
+
+Each variant changes one option of the profile; `published` is the faithful model. A run is judged as training judges
+it: AP and AUC on the validation fold at the epoch with the best AP. Differences are paired: the same seed with and
+without the change. Runs that the output file already has are not repeated, so that a long table can be made in parts.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from benchmarks.machine import describe
+from qin.config import Params, load_params
+from qin.data.shards import ShardReader
+from qin.data.split import read_folds
+from qin.fit import train
+from qin.inference import use_threads
+
+ROOT = Path(__file__).resolve().parents[1]
+FILES = ("train.parquet", "test.parquet", "sample_submission.csv")
+PROFILE = "profile"
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    PROFILE: {},
+    "published": {"model.preset": "published"},
+    "attention_norm none": {"model.attention_norm": "none"},
+    "attention_norm length": {"model.attention_norm": "length"},
+    "attention_norm sqrt_length": {"model.attention_norm": "sqrt_length"},
+    "attention_bias none": {"model.attention_bias": "none"},
+    "attention_bias constant": {"model.attention_bias": "constant"},
+    "attention_bias recency": {"model.attention_bias": "recency"},
+    "num_heads 4": {"model.num_heads": 4},
+    "target_values": {"model.target_values": True},
+    "separate_attention_embedding": {"model.separate_attention_embedding": True},
+    "activation after": {"model.activation": "after"},
+    "norm batch": {"model.norm": "batch"},
+    "norm rms": {"model.norm": "rms"},
+    "num_frequencies 8": {"model.num_frequencies": 8},
+    "embedding_dropout 0": {"model.embedding_dropout": 0.0},
+    "field_dropout 0.1": {"model.field_dropout": 0.1},
+    "row_dropout 0.1": {"model.row_dropout": 0.1},
+    "ema_decay 0.99": {"train.ema_decay": 0.99},
+    "batch_size 4096, lr doubled": {"train.batch_size": 4096, "train.lr": 0.002},
+    "4 layers x 4 rows": {"model.num_layers": 4, "model.num_rows": 4},
+}
+
+
+def main(
+    params: Annotated[Path, typer.Option(help="Profile to vary.")],
+    data: Annotated[Path, typer.Option(help="Folder with the three files.")],
+    out: Annotated[Path, typer.Option(help="JSON file to write, and to go on with.")],
+    seeds: Annotated[int, typer.Option(help="Seeds of each variant.")] = 3,
+    only: Annotated[list[str] | None, typer.Option(help="Variants to run; by default all.")] = None,
+) -> None:
+    """Run the variants that the file does not have yet."""
+    base = load_params(params)
+    use_threads(base.train.num_threads)
+    runs: dict[str, dict[str, Any]] = json.loads(out.read_text())["runs"] if out.exists() else {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        reader, fold = _prepare(folder, params, data)
+        for seed in range(seeds):
+            for variant in only or VARIANTS:
+                key = str(seed)
+                if key in runs.setdefault(variant, {}):
+                    continue
+                runs[variant][key] = _run(changed(base, VARIANTS[variant], seed), reader, fold, folder)
+                typer.echo(f"{variant}, seed {seed}: {runs[variant][key]}", err=True)
+                out.write_text(json.dumps({"machine": describe(), "runs": runs, "summary": summary(runs)}, indent=2))
+
+
+def changed(base: Params, changes: dict[str, Any], seed: int) -> Params:
+    """The profile with dotted keys replaced, and checked again."""
+    tree = base.model_dump()
+    for dotted, value in {**changes, "train.seed": seed}.items():
+        section, key = dotted.split(".")
+        tree[section][key] = value
+    return Params.model_validate(tree)
+
+
+def summary(runs: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Mean figures of each variant, and its paired difference from the profile with its standard error."""
+    table = {}
+    for variant, by_seed in runs.items():
+        row: dict[str, float] = {"seeds": len(by_seed)}
+        for metric in ("auc", "ap"):
+            row[metric] = float(np.mean([run[metric] for run in by_seed.values()]))
+            common = sorted(set(by_seed) & set(runs.get(PROFILE, {})))
+            gain = np.array([by_seed[seed][metric] - runs[PROFILE][seed][metric] for seed in common])
+            if variant != PROFILE and gain.size > 1:
+                row[f"{metric}_gain"] = float(gain.mean())
+                row[f"{metric}_gain_se"] = float(gain.std(ddof=1) / np.sqrt(gain.size))
+        row["rows_per_second"] = float(np.median([run["rows_per_second"] for run in by_seed.values()]))
+        table[variant] = row
+    return table
+
+
+def _prepare(folder: Path, params: Path, data: Path) -> tuple[ShardReader, Any]:
+    (folder / "data").mkdir()
+    for name in FILES:
+        (folder / "data" / name).symlink_to((data / name).resolve())
+    (folder / "params.yaml").write_text(params.read_text())
+    for stage in ("prepare", "split"):
+        command = [sys.executable, "-m", f"stages.{stage}"]
+        subprocess.run(command, cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
+    reader = ShardReader(folder / "data/prepared/train")
+    return reader, read_folds(folder / "data/split", num_rows=reader.num_rows)
+
+
+def _run(params: Params, reader: ShardReader, fold: Any, folder: Path) -> dict[str, Any]:
+    started = time.monotonic()
+    trained = train(params, reader, fold, checkpoints=folder / "checkpoints", on_epoch=lambda _: None)
+    seconds = time.monotonic() - started
+    figures = trained.figures
+    return {
+        "auc": figures["val_auc"],
+        "ap": figures["val_ap"],
+        "log_loss": figures["val_log_loss"],
+        "best_epoch": figures["best_epoch"],
+        "rows_per_second": trained.num_rows_seen / seconds,
+    }
+
+
+if __name__ == "__main__":
+    typer.run(main)
