@@ -33,6 +33,18 @@ HEADER = (
 )
 
 
+ABLATIONS = {
+    "ablation_clicked": "`clicked`, validation 4 and 5 May",
+    "ablation_liked": "`liked`, validation 4 and 5 May",
+    "ablation_clicked_early": "`clicked`, an earlier fold: trained to 1 May, validation 2 and 3 May",
+    "ablation_liked_early": "`liked`, the same earlier fold",
+}
+SPEED_VARIANTS = {
+    "published": "published",
+    "ours": "same function, dropout 0.1",
+    "ours_no_dropout": "same function, no dropout",
+    "profile": "KuaiRand profile",
+}
 SCALES = {
     "scale_1m": "1M rows",
     "scale_2m_one_group": "2M rows, one row group",
@@ -56,7 +68,40 @@ def main(*, write: Annotated[bool, typer.Option("--write", help="Write them into
 def tables() -> dict[str, str]:
     """Each table in Markdown, by name."""
     runs = [_row(title, _read(name)) for name, title in RUNS.items()]
-    return {"results": _markdown([HEADER, *runs]), "scale": _scale_table()}
+    return {
+        "results": _markdown([HEADER, *runs]),
+        "ablation": _ablation_table(),
+        "speed": _speed_table(_read("train_speed")),
+        "scale": _scale_table(),
+    }
+
+
+def _ablation_table() -> str:
+    return "\n\n".join(f"{title}:\n\n{_variants(_read(name)['summary'])}" for name, title in ABLATIONS.items())
+
+
+def _variants(summary: dict[str, dict[str, float]]) -> str:
+    rows: list[Sequence[str]] = [("variant", "seeds", "AUC", "difference", "AP", "difference", "training rows/s")]
+    for variant, figures in summary.items():
+        cells = [cell for metric in ("auc", "ap") for cell in (f"{figures[metric]:.4f}", _gain(figures, metric))]
+        rows.append((variant, f"{figures['seeds']:.0f}", *cells, f"{figures['rows_per_second']:,.0f}"))
+    return _markdown(rows)
+
+
+def _gain(figures: dict[str, float], metric: str) -> str:
+    if f"{metric}_gain" not in figures:
+        return ""
+    return f"{figures[f'{metric}_gain']:+.4f} ± {figures[f'{metric}_gain_se']:.4f}"
+
+
+def _speed_table(result: dict[str, Any]) -> str:
+    rows: list[Sequence[str]] = [("width, layers x rows", *SPEED_VARIANTS.values())]
+    for case in result["cases"]:
+        for kind in ("training", "scoring"):
+            rates, ratios = case[f"{kind}_rows_per_second"], case[f"{kind}_ratio"]
+            cells = [f"{rates[name]:,.0f} ({ratios[name]:.1f}x)" for name in SPEED_VARIANTS]
+            rows.append((f"{case['width']}, {case['layers']} x {case['rows']}: {kind}", *cells))
+    return _markdown(rows)
 
 
 def _scale_table() -> str:

@@ -14,15 +14,17 @@ from qin.data.device import PrefetchingLoader, ResidentLoader, fits
 from qin.data.loader import BatchSource, ShuffledLoader
 from qin.data.shards import ShardReader
 from qin.errors import ConfigError
-from qin.model.embedding import NumericNormalizer
+from qin.model.embedding import FusedEmbedding, NumericNormalizer
 from qin.model.qin import EMBEDDING_STD, QIN, QINInputs, QINSizes
+from qin.optimizers import Optimizers
 from qin.progress import log
+from qin.row_adam import RowWiseAdam
 from qin.sampling import auto_pos_weight
 from qin.schema import Schema
 from qin.training import FitSettings, HardNegatives
 
 # The authors' implementation of the published model (arXiv 2504.17699).
-_PUBLISHED: dict[str, Any] = {
+PUBLISHED: dict[str, Any] = {
     "embedding_std": EMBEDDING_STD,
     "num_heads": 1,
     "attention_norm": "none",
@@ -37,6 +39,9 @@ _PUBLISHED: dict[str, Any] = {
     "field_dropout": 0.0,
     "num_frequencies": 0,
 }
+
+# Rows of the embedding table from which row-wise updates cost less than dense ones (benchmarks/row_adam.py).
+SPARSE_TABLE_ROWS = 500_000
 
 # Parameters whose size carries no meaning for the fit: biases, slopes, batch-norm scales.
 _MIN_DECAYED_DIM = 2
@@ -60,7 +65,8 @@ def build_model(schema: Schema, params: ModelParams, *, mean: Sequence[float], s
         sequence_vocabulary=tuple(names.index(field.vocabulary) for field in schema.sequences),
         target_fields=tuple(positions[name] for name in schema.target),
     )
-    sizes = QINSizes(**resolve_preset(params).model_dump(exclude={"preset"}))
+    is_sparse = sum(inputs.num_buckets) >= SPARSE_TABLE_ROWS
+    sizes = QINSizes(**resolve_preset(params).model_dump(exclude={"preset"}), sparse_embedding_grad=is_sparse)
     normalizer = NumericNormalizer(torch.tensor(mean, dtype=torch.float32), torch.tensor(std, dtype=torch.float32))
     return QIN(inputs=inputs, sizes=sizes, normalizer=normalizer, generator=torch.Generator().manual_seed(seed))
 
@@ -69,17 +75,26 @@ def resolve_preset(params: ModelParams) -> ModelParams:
     """The settings with a preset's variants in place; the widths and depths stay as they are set."""
     if params.preset == "custom":
         return params
-    return params.model_copy(update=_PUBLISHED)
+    return params.model_copy(update=PUBLISHED)
 
 
-def build_optimizer(model: nn.Module, params: TrainParams) -> torch.optim.Optimizer:
-    """AdamW with decay on matrices and tables only."""
-    parameters = list(model.parameters())
+def build_optimizer(model: nn.Module, params: TrainParams) -> torch.optim.Optimizer | Optimizers:
+    """AdamW with decay on matrices and tables only; large tables are updated row by row where they were read."""
+    tables = [m.embedding_table for m in model.modules() if isinstance(m, FusedEmbedding) and m.sparse]
+    parameters = [p for p in model.parameters() if not any(p is table for table in tables)]
     groups = [
         {"params": [p for p in parameters if p.dim() >= _MIN_DECAYED_DIM], "weight_decay": params.weight_decay},
         {"params": [p for p in parameters if p.dim() < _MIN_DECAYED_DIM], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=params.lr, fused=True)
+    dense = torch.optim.AdamW(groups, lr=params.lr, fused=True)
+    if not tables:
+        return dense
+    if params.ema_decay is not None:
+        raise ConfigError(
+            "params.yaml: train.ema_decay: must be null with an embedding table of "
+            f"{SPARSE_TABLE_ROWS} rows or more, because an average passes over all of it at every step"
+        )
+    return Optimizers(dense, RowWiseAdam(tables, lr=params.lr, weight_decay=params.weight_decay))
 
 
 def choose_device(params: TrainParams) -> torch.device:

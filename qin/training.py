@@ -9,7 +9,6 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from qin.checkpoint import CheckpointStore
@@ -17,6 +16,7 @@ from qin.data.loader import Batch, BatchSource
 from qin.errors import TrainingError
 from qin.losses import logistic_loss, weighted_logistic_loss
 from qin.model.qin import QIN
+from qin.optimizers import Optimizers, clip_grad_norm
 from qin.progress import Progress, log
 from qin.sampling import MiningMode, mine_hard_negatives, neg_downsample, positive_weights
 
@@ -133,7 +133,7 @@ class Fit:
         self,
         model: QIN,
         *,
-        optimizer: torch.optim.Optimizer,
+        optimizer: torch.optim.Optimizer | Optimizers,
         rows: TrainingRows,
         settings: FitSettings,
         hard_negatives: HardNegatives | None,
@@ -208,7 +208,7 @@ class Fit:
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         if self._settings.gradient_clip is not None:
-            nn.utils.clip_grad_norm_(self._model.parameters(), self._settings.gradient_clip)
+            clip_grad_norm(self._model.parameters(), max_norm=self._settings.gradient_clip)
         self._optimizer.step()
         if self._average is not None:
             self._average.update_parameters(self._model)
@@ -252,13 +252,21 @@ class Fit:
         state.history.append(record)
         if scores.ap > state.best_ap:
             state.best_ap, state.best_epoch = scores.ap, state.epoch
-            self._best = {name: value.detach().clone() for name, value in model.state_dict().items()}
+            self._keep_as_best(model)
         elif self._settings.schedule == "plateau":
             state.plateau_scale *= _PLATEAU_FACTOR
         state.epoch, state.step_in_epoch = state.epoch + 1, 0
         state.loss_sum = state.weight_sum = 0.0
         self._on_epoch(state.history)
         self._save()
+
+    def _keep_as_best(self, model: QIN) -> None:
+        """Copy the weights in place: a second copy of a large table would not fit."""
+        state = model.state_dict()
+        if not self._best:
+            self._best = {name: torch.empty_like(value) for name, value in state.items()}
+        for name, value in state.items():
+            self._best[name].copy_(value)
 
     def _set_learning_rate(self, num_steps: int) -> None:
         state, settings = self._state, self._settings
@@ -293,8 +301,8 @@ class Fit:
         if saved is None:
             return
         self._state = FitState(**saved["state"])
-        self._model.load_state_dict(saved["model"])
-        self._optimizer.load_state_dict(saved["optimizer"])
+        self._model.load_state_dict(saved.pop("model"))
+        self._optimizer.load_state_dict(saved.pop("optimizer"))
         if self._average is not None:
             self._average.load_state_dict(saved["average"])
         self._best = saved["best"]

@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 import torch
 
-from qin import build
-from qin.build import build_model, choose_bf16, choose_device, place, resolve_preset
+from qin.build import PUBLISHED, build_model, build_optimizer, choose_bf16, choose_device, place, resolve_preset
 from qin.config import ModelParams, TrainParams, load_params
 from qin.errors import ConfigError
 from qin.model.qin import QIN
+from qin.optimizers import Optimizers
 from tests.logs import log_schema, make_log
 from tests.workspace import ROOT
 
@@ -54,7 +54,7 @@ def test_the_published_preset_replaces_every_variant_and_keeps_the_sizes() -> No
         0.1,
     )
     sizes = set(ModelParams.model_fields) - {"preset", "embedding_dim", "attention_dim", "num_layers", "num_rows"}
-    assert set(build._PUBLISHED) == sizes
+    assert set(PUBLISHED) == sizes
     names = {name for name, _ in network(ours).named_parameters()}
     assert names == {name for name, _ in network(published.model_copy(update={"preset": "custom"})).named_parameters()}
     assert not [name for name in names if "score_bias" in name or "gate" in name]
@@ -65,6 +65,20 @@ def test_custom_settings_are_taken_as_they_are() -> None:
     assert resolve_preset(params) is params
     names = {name for name, _ in network(params).named_parameters()}
     assert {"attentions.0.score_bias", "attentions.0.gate.weight", "periodic.frequency"} <= names
+
+
+def test_large_tables_are_updated_row_by_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    dense = network(model())
+    assert isinstance(build_optimizer(dense, train()), torch.optim.AdamW)
+    monkeypatch.setattr("qin.build.SPARSE_TABLE_ROWS", len(dense.embedding.embedding_table))
+    sparse = network(model())
+    optimizer = build_optimizer(sparse, train(ema_decay=None))
+    assert isinstance(optimizer, Optimizers)
+    owned = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    assert {id(parameter) for parameter in owned} == {id(parameter) for parameter in sparse.parameters()}
+    assert len(owned) == len(list(sparse.parameters()))
+    with pytest.raises(ConfigError, match=r"params\.yaml: train\.ema_decay: must be null with an embedding table"):
+        build_optimizer(sparse, train(ema_decay=0.9))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")

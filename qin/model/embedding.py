@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
+from qin.model.row_gradient import from_rows, sum_by_row
+
 PADDING_BUCKET = 0
 NULL_BUCKET = 1
 MIN_BUCKETS = 2  # padding and null; values start at bucket 2
@@ -24,8 +26,8 @@ class FusedEmbedding(nn.Module):
     Args:
         num_buckets: buckets of each vocabulary, padding and null included.
         dim: width of an embedding.
-        sparse: whether the table's gradient is a sparse tensor of the rows that were read (for row-wise
-            optimizers; worth it above about a million rows).
+        sparse: whether the table's gradient is a sparse tensor of the rows that were read, without a buffer of the
+            table's size; for ``qin.row_adam.RowWiseAdam``. On a CPU each row is in it once, in ascending order.
 
     Raises:
         ValueError: There is no vocabulary, one has fewer than 2 buckets, or ``dim`` is below 1.
@@ -93,9 +95,10 @@ class FusedEmbedding(nn.Module):
         if index.device.type == "cpu":
             _check_range(index, limit=limit)
         row = (index + offset).masked_fill_(index == PADDING_BUCKET, 0)
-        if self.sparse or row.device.type != "cpu":
+        if row.device.type != "cpu":
             return F.embedding(row, self.embedding_table, padding_idx=0, sparse=self.sparse)
-        gathered: torch.Tensor = _GatherRows.apply(self.embedding_table, row)  # type: ignore[no-untyped-call]
+        gather = _GatherRowsSparsely if self.sparse else _GatherRows
+        gathered: torch.Tensor = gather.apply(self.embedding_table, row)  # type: ignore[no-untyped-call]
         return gathered
 
 
@@ -119,6 +122,21 @@ class _GatherRows(torch.autograd.Function):
         table_grad = grad.new_zeros(ctx.table_rows, grad.shape[1]).index_add_(0, row.reshape(-1), grad)
         table_grad[0] = 0.0
         return table_grad, None
+
+
+class _GatherRowsSparsely(_GatherRows):
+    """``F.embedding(row, table, padding_idx=0, sparse=True)`` whose gradient holds each row once.
+
+    The sums are those of ``_GatherRows``, bit for bit. Popular rows are read many times, so summing here leaves PyTorch
+    less to add up over the lookups of a batch; coalesced gradients add up to a coalesced one.
+    """
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor, None]:
+        (row,) = ctx.saved_tensors
+        grad = grad_outputs[0].reshape(-1, grad_outputs[0].shape[-1])
+        rows, sums = sum_by_row(row.reshape(-1), grad, num_rows=ctx.table_rows, padding_row=0)
+        return from_rows(rows, sums, num_rows=ctx.table_rows), None
 
 
 def _check_range(index: torch.Tensor, *, limit: torch.Tensor) -> None:

@@ -68,24 +68,45 @@ def test_padding_stays_zero_through_training(optimizer_type: type[torch.optim.Op
     assert torch.equal(embedding.lookup(history, field=2)[:, 1], torch.zeros(2, 3))
 
 
-def test_gradients_do_not_depend_on_the_number_of_threads() -> None:
+@pytest.mark.parametrize("sparse", [False, True])
+def test_gradients_do_not_depend_on_the_number_of_threads(sparse: bool) -> None:
     generator = torch.Generator().manual_seed(0)
-    history = torch.randint(0, 7, (500, 40), generator=generator)
-    cotangent = torch.randn(500, 40, 3, generator=generator)
+    history = torch.randint(0, 7, (2500, 40), generator=generator)
+    cotangent = torch.randn(2500, 40, 3, generator=generator)
     grads = []
     num_threads = torch.get_num_threads()
     try:
         for threads in (1, 2, 2):
             torch.set_num_threads(threads)
-            embedding = make()
+            embedding = make(sparse=sparse)
             torch.autograd.backward(embedding.lookup(history, field=2), cotangent)
-            grads.append(embedding.embedding_table.grad)
+            grad = embedding.embedding_table.grad
+            assert grad is not None
+            grads.append(grad.to_dense())
     finally:
         torch.set_num_threads(num_threads)
-    first = grads[0]
-    assert first is not None
-    assert first.abs().sum() > 0
-    assert all(grad is not None and torch.equal(first, grad) for grad in grads)
+    assert grads[0].abs().sum() > 0
+    assert all(torch.equal(grads[0], grad) for grad in grads)
+
+
+def test_a_sparse_gradient_has_the_bytes_of_the_dense_one_and_each_row_once() -> None:
+    generator = torch.Generator().manual_seed(0)
+    buckets = torch.stack([torch.randint(0, n, (200,), generator=generator) for n in NUM_BUCKETS], dim=1)
+    histories = [torch.randint(0, 7, (200, 5), generator=generator) for _ in range(2)]
+    grads = []
+    for sparse in (False, True):
+        embedding = make(sparse=sparse)
+        outputs = [embedding(buckets), *(embedding.lookup(history, field=2) for history in histories)]
+        generator.manual_seed(1)
+        torch.autograd.backward(outputs, [torch.randn(x.shape, generator=generator) for x in outputs])
+        grad = embedding.embedding_table.grad
+        assert grad is not None
+        grads.append(grad)
+    dense, sparse_grad = grads
+    rows = sparse_grad._indices()[0]
+    assert (rows[1:] > rows[:-1]).all()
+    assert set(rows.tolist()).isdisjoint(make().offsets.tolist())  # no padding
+    assert torch.equal(sparse_grad.to_dense(), dense)
 
 
 def test_a_bucket_never_reads_another_vocabulary() -> None:

@@ -76,7 +76,11 @@ def killed_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
             run_in_process("train")
 
 
-def test_resumed_run_equals_uninterrupted_one(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("table", ["dense", "row-wise"])
+def test_resumed_run_equals_uninterrupted_one(project: Path, monkeypatch: pytest.MonkeyPatch, table: str) -> None:
+    if table == "row-wise":
+        monkeypatch.setattr("qin.build.SPARSE_TABLE_ROWS", 1)
+        set_params(project / "params.yaml", {"train.ema_decay": None})
     run_in_process("train")
     whole = outputs(project)
     assert not list((project / ".qin/checkpoints").iterdir())
