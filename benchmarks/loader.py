@@ -5,7 +5,6 @@
 The first pass may read from disk; the figures are medians of the passes after it.
 """
 
-import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy as np
 import torch
 import typer
 
-from benchmarks.machine import describe
+from benchmarks.machine import describe, report
 from qin.data.loader import Batch, ShuffledLoader, iterate_in_order, read_labels
 from qin.data.shards import ShardReader
 from qin.sampling import neg_downsample
@@ -56,10 +55,7 @@ def main(
         "neg_ratio": _NEG_RATIO,
         "rows_per_cpu_second": {name: median(rates) for name, rates in figures.items()},
     }
-    text = json.dumps(result, indent=2) + "\n"
-    print(text, end="")
-    if out is not None:
-        out.write_text(text)
+    report(result, out)
 
 
 def _rate(batches: Iterator[Batch]) -> float:

@@ -1,7 +1,9 @@
-"""What a benchmark ran on."""
+"""What a benchmark ran on, and where its figures go."""
 
+import json
 import os
 import platform
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,3 +23,11 @@ def describe() -> dict[str, Any]:
         "python": platform.python_version(),
         **{name: version(name) for name in _LIBRARIES},
     }
+
+
+def report(result: Mapping[str, Any], out: Path | None) -> None:
+    """Print a result as JSON, and write it to a file if there is one."""
+    text = json.dumps(result, indent=2) + "\n"
+    print(text, end="")
+    if out is not None:
+        out.write_text(text)

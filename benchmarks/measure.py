@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+_ROOT = Path(__file__).resolve().parents[1]
 _INTERVAL_SECONDS = 0.02
 
 
@@ -47,6 +48,18 @@ def measure(command: Sequence[str], *, cwd: Path, env: Mapping[str, str]) -> Cos
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, command)
     return Cost(seconds, usage.ru_utime + usage.ru_stime, sampler.peak_bytes)
+
+
+def measure_module(module: str, *arguments: str, cwd: Path) -> Cost:
+    """Run `python -m module` with this checkout's code in a folder; see `measure`."""
+    return measure([sys.executable, "-m", module, *arguments], cwd=cwd, env={**os.environ, "PYTHONPATH": str(_ROOT)})
+
+
+def measure_sample(folder: Path, *, rows: int, row_group_rows: int) -> Cost:
+    """Generate a sample log into a new folder; see `measure`."""
+    options = {"rows": rows, "row-group-rows": row_group_rows, "out": folder}
+    words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
+    return measure_module("qin.sample", *words, cwd=folder.parent)
 
 
 class _Sampler(threading.Thread):

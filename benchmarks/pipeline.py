@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import typer
 
-from benchmarks.machine import describe
+from benchmarks.machine import describe, report
 from qin.metrics import log_losses, ranking_metrics
 from qin.stage import STAGES
 
@@ -47,10 +47,7 @@ def main(
             "set_param": set_param or [],
             **_collect(clone, data),
         }
-    text = json.dumps(result, indent=2) + "\n"
-    print(text, end="")
-    if out is not None:
-        out.write_text(text)
+    report(result, out)
 
 
 def _repro(clone: Path, set_param: list[str]) -> None:

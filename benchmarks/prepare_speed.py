@@ -6,9 +6,6 @@ Both run as processes of their own, in turns; the figures are medians. Sequences
 thread, at the 75 tokens of an average public log and at the 530 of the reference log.
 """
 
-import json
-import os
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -20,8 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import typer
 
-from benchmarks.machine import describe
-from benchmarks.measure import Cost, measure
+from benchmarks.machine import describe, report
+from benchmarks.measure import Cost, measure_module, measure_sample
 from qin.data.hashing import seed_of
 from qin.data.sequences import encode_sequence
 
@@ -39,16 +36,14 @@ def main(
     """Print rows per CPU second and peak memory of both, and their ratio, as JSON."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        options = {"rows": rows, "row-group-rows": row_group_rows, "out": folder / "data"}
-        words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
-        measure([sys.executable, "-m", "qin.sample", *words], cwd=folder, env=_environment())
+        measure_sample(folder / "data", rows=rows, row_group_rows=row_group_rows)
         (folder / "params.yaml").write_text((ROOT / "params.yaml").read_text())
         (folder / "baseline").mkdir()
         train, test = (pq.read_metadata(folder / f"data/{part}.parquet").num_rows for part in ("train", "test"))
         ours, baseline = [], []
         for _ in range(repeats):
-            ours.append(_run(folder, "stages.prepare"))
-            baseline.append(_run(folder, "benchmarks.pandas_prepare", "data/train.parquet", "baseline"))
+            ours.append(measure_module("stages.prepare", cwd=folder))
+            baseline.append(measure_module("benchmarks.pandas_prepare", "data/train.parquet", "baseline", cwd=folder))
     prepare, pandas = _figures(ours, train + test), _figures(baseline, train)
     result = {
         "machine": describe(),
@@ -60,18 +55,7 @@ def main(
         "ratio_rows_per_second": prepare["rows_per_second"] / pandas["rows_per_second"],
         "sequence_rows_per_cpu_second": {str(tokens): _sequences(tokens, repeats) for tokens in (75, 530)},
     }
-    text = json.dumps(result, indent=2) + "\n"
-    print(text, end="")
-    if out is not None:
-        out.write_text(text)
-
-
-def _run(folder: Path, module: str, *arguments: str) -> Cost:
-    return measure([sys.executable, "-m", module, *arguments], cwd=folder, env=_environment())
-
-
-def _environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT)}
+    report(result, out)
 
 
 def _figures(costs: list[Cost], num_rows: int) -> dict[str, Any]:

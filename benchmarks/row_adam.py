@@ -8,8 +8,6 @@ left out, as it costs the same in all cases. Figures are CPU seconds on one thre
 is that of a process of its own which trains QIN on a table of `--rows` rows.
 """
 
-import json
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -22,14 +20,13 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 import typer
 
-from benchmarks.machine import describe
-from benchmarks.measure import measure
+from benchmarks.machine import describe, report
+from benchmarks.measure import measure_module
 from qin.model.embedding import FusedEmbedding, NumericNormalizer
 from qin.model.qin import QIN, QINInputs, QINSizes
 from qin.optimizers import Optimizers, clip_grad_norm
 from qin.row_adam import RowWiseAdam
 
-ROOT = Path(__file__).resolve().parents[1]
 DIM, NUM_FIELDS, NUM_ITEMS = 16, 40, 100
 TABLE_ROWS = (30_000, 100_000, 300_000, 500_000, 700_000, 1_000_000, 3_000_000)
 BATCH_SIZES = (1024, 4096)
@@ -56,8 +53,8 @@ def main(
     if train_only:
         _train(rows, steps=steps)
         return
-    command = [sys.executable, "-m", "benchmarks.row_adam", "--train-only", "--rows", str(rows), "--steps", "5"]
-    peak_bytes = measure(command, cwd=ROOT, env=os.environ).peak_memory_bytes
+    words = ["--train-only", "--rows", str(rows), "--steps", "5"]
+    peak_bytes = measure_module("benchmarks.row_adam", *words, cwd=Path.cwd()).peak_memory_bytes
     cases = [(rows, 4096, "row_wise_adam"), (rows, 4096, "sparse_adam")]
     cases += [(1_000_000, 4096, "sparse_adam")]
     cases += [(n, size, name) for n in TABLE_ROWS for size in BATCH_SIZES for name in ("row_wise_adam", "dense_adamw")]
@@ -70,10 +67,7 @@ def main(
         "steps": timings,
         "cheaper_from_table_rows": {size: _crossing(timings, size) for size in BATCH_SIZES},
     }
-    text = json.dumps(result, indent=2) + "\n"
-    print(text, end="")
-    if out is not None:
-        out.write_text(text)
+    report(result, out)
 
 
 def _vocabularies(num_rows: int) -> list[int]:

@@ -8,9 +8,7 @@ and one epoch, because training speed has its own benchmark; the split runs once
 """
 
 import json
-import os
 import shutil
-import sys
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
@@ -20,8 +18,8 @@ import pyarrow.parquet as pq
 import typer
 from ruamel.yaml import YAML
 
-from benchmarks.machine import describe
-from benchmarks.measure import Cost, measure
+from benchmarks.machine import describe, report
+from benchmarks.measure import Cost, measure_module, measure_sample
 
 ROOT = Path(__file__).resolve().parents[1]
 LOADER = "loader.json"
@@ -73,16 +71,11 @@ def main(
             "stages": stages,
             "loader_rows_per_cpu_second": loader["rows_per_cpu_second"],
         }
-    text = json.dumps(result, indent=2) + "\n"
-    print(text, end="")
-    if out is not None:
-        out.write_text(text)
+    report(result, out)
 
 
 def _generate(folder: Path, *, rows: int, row_group_rows: int) -> dict[str, float]:
-    options = {"rows": rows, "row-group-rows": row_group_rows, "out": folder}
-    words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
-    cost = measure([sys.executable, "-m", "qin.sample", *words], cwd=folder.parent, env=_environment())
+    cost = measure_sample(folder, rows=rows, row_group_rows=row_group_rows)
     num_rows = sum(pq.read_metadata(folder / name).num_rows for name in FILES[:2])
     return _figures(cost, num_rows)
 
@@ -104,20 +97,15 @@ def _run_stage(folder: Path, stage: str, split: dict[str, Any]) -> dict[str, flo
         params[section].update(values)
     with (folder / "params.yaml").open("w") as file:
         yaml.dump(params, file)
-    cost = measure([sys.executable, "-m", f"stages.{stage}"], cwd=folder, env=_environment())
+    cost = measure_module(f"stages.{stage}", cwd=folder)
     report = json.loads((folder / f".qin/stages/{stage}.json").read_text())
     return _figures(cost, report["num_rows"])
 
 
 def _run_loader(folder: Path) -> dict[str, float]:
     prepared = folder / "data/prepared/train"
-    command = [sys.executable, "-m", "benchmarks.loader", str(prepared), "--out", str(folder / LOADER)]
-    cost = measure(command, cwd=folder, env=_environment())
+    cost = measure_module("benchmarks.loader", str(prepared), "--out", str(folder / LOADER), cwd=folder)
     return _figures(cost, json.loads((folder / LOADER).read_text())["rows_read"])
-
-
-def _environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
 def _figures(cost: Cost, num_rows: int) -> dict[str, float]:

@@ -10,7 +10,6 @@ baseline computes in float32, ours in `train.precision`. Parts of a step include
     python -m benchmarks.train_speed --width 16 --layers 3 --rows 2 --blocks 1 --seconds 1
 """
 
-import json
 import math
 import multiprocessing
 import tempfile
@@ -31,7 +30,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 import typer
 
-from benchmarks.machine import describe
+from benchmarks.machine import describe, report
 from benchmarks.published import PublishedLoop, PublishedQIN, forward_flops, training_bytes
 from benchmarks.reference_log import LABEL_RATE, MAX_LEN, write_log
 from qin.build import PUBLISHED, build_loader, build_model, build_optimizer, build_settings, place
@@ -367,10 +366,7 @@ def main(
         cases = [Case(folder, one, *depth, batch, device) for one in width or [16, 32] for depth in depths]
         figures = [measure_case(case, blocks=blocks, seconds=seconds, limits=limits) for case in cases]
     settings = {"batch": batch, "blocks": blocks, "seconds": seconds, "device": device}
-    text = json.dumps({"machine": describe(), "limits": limits, **settings, "cases": figures}, indent=2) + "\n"
-    print(text, end="")
-    if out is not None:
-        out.write_text(text)
+    report({"machine": describe(), "limits": limits, **settings, "cases": figures}, out)
 
 
 if __name__ == "__main__":
