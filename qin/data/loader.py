@@ -6,7 +6,7 @@ and the selection, never on shard sizes, and any step of an epoch can be reached
 """
 
 from bisect import insort
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol
@@ -131,24 +131,20 @@ class ShuffledLoader:
             first_step: Batches to leave out at the start; what lies before them is not read.
         """
         memory = self._memory(int(is_selected.sum()))
-        buffers = (
-            (buffer.rows, self._read(buffer, memory), order)
-            for buffer, order in self._buffers(epoch, is_selected, num_skipped=first_step * self.batch_size)
-        )
-        batches = cut_batches(buffers, self.batch_size)
-        for rows, arrays in islice(batches, self.num_batches(is_selected) - first_step):
+        for rows, arrays in self._batches(epoch, is_selected, first_step, lambda buffer: self._read(buffer, memory)):
             yield to_batch(rows, {name: torch.from_numpy(array) for name, array in arrays.items()})
 
     def rows(self, epoch: int, is_selected: npt.NDArray[np.bool_], *, first_step: int = 0) -> Iterator[Rows]:
         """Yield the row numbers of the same batches, without reading the rows."""
-        nothing: Arrays = {}
-        buffers = (
-            (buffer.rows, nothing, order)
-            for buffer, order in self._buffers(epoch, is_selected, num_skipped=first_step * self.batch_size)
-        )
-        batches = cut_batches(buffers, self.batch_size)
-        for rows, _ in islice(batches, self.num_batches(is_selected) - first_step):
+        for rows, _ in self._batches(epoch, is_selected, first_step, lambda _: {}):
             yield rows
+
+    def _batches(
+        self, epoch: int, is_selected: npt.NDArray[np.bool_], first_step: int, read: Callable[["_Buffer"], Arrays]
+    ) -> Iterator[tuple[Rows, Arrays]]:
+        buffers = self._buffers(epoch, is_selected, num_skipped=first_step * self.batch_size)
+        batches = cut_batches(((buffer.rows, read(buffer), order) for buffer, order in buffers), self.batch_size)
+        return islice(batches, self.num_batches(is_selected) - first_step)
 
     def _buffers(
         self, epoch: int, is_selected: npt.NDArray[np.bool_], *, num_skipped: int

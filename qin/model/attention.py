@@ -94,47 +94,37 @@ class TargetAttention(nn.Module):
         query, keys = target if query is None else query, sequence if keys is None else keys
         self._check(target, sequence, is_valid)
         self._check(query, keys, is_valid)
-        if self.num_heads == 1:
-            attended = self.value(self._context(query, keys, sequence, is_valid, target))
-        else:
-            attended = self._heads(query, keys, sequence, is_valid, target)
-        output: torch.Tensor = self.output(attended)
+        weight = self._weight(self._scores(query, keys), is_valid)
+        context = self._scaled(self._sums(weight, sequence), is_valid, target)
+        output: torch.Tensor = self.output(self._values(context))
         return output + target
 
-    def _context(
-        self,
-        query: torch.Tensor,
-        keys: torch.Tensor,
-        sequence: torch.Tensor,
-        is_valid: torch.Tensor,
-        target: torch.Tensor,
-    ) -> torch.Tensor:
-        """The weighted sum of a single head, ``(batch, ds)``."""
-        direction = self.query(query) @ self.key.weight * (1.0 / math.sqrt(self.attention_dim))  # (batch, ds)
-        # Products and sums rather than batched matrix products: a (seq, ds) by (ds, 1) product per row is too
-        # small for BLAS, and its backward pass took 1.8 times as long (4096 x 100 x 16, two cores).
-        score = (keys * direction.unsqueeze(1)).sum(dim=2)  # (batch, seq)
-        weight = self._weight(score.unsqueeze(2), is_valid)  # (batch, seq, 1)
-        context = (weight * sequence).sum(dim=1)  # c, (batch, ds)
-        return self._scaled(context, is_valid, target)
+    # For one head, products and sums rather than batched matrix products: a (seq, ds) by (ds, 1) product per row is
+    # too small for BLAS, and its backward pass took 1.8 times as long (4096 x 100 x 16, two cores).
 
-    def _heads(
-        self,
-        query: torch.Tensor,
-        keys: torch.Tensor,
-        sequence: torch.Tensor,
-        is_valid: torch.Tensor,
-        target: torch.Tensor,
-    ) -> torch.Tensor:
-        """The projected sums of all heads, one after the other, ``(batch, A)``."""
+    def _scores(self, query: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+        """``u . x_i / sqrt(d_a)`` of each head, ``(batch, seq, heads)``."""
+        if self.num_heads == 1:
+            direction: torch.Tensor = self.query(query) @ self.key.weight * (1.0 / math.sqrt(self.attention_dim))
+            return (keys * direction.unsqueeze(1)).sum(dim=2, keepdim=True)
         heads, width = self.num_heads, self.attention_dim // self.num_heads
         key_weight = self.key.weight.view(heads, width, -1)
-        value_weight = self.value.weight.view(heads, width, -1)
-        direction = torch.einsum("bhw,hwd->bhd", self.query(query).view(-1, heads, width), key_weight)
-        score = torch.bmm(keys, direction.transpose(1, 2)) / math.sqrt(width)  # (batch, seq, heads)
-        context = torch.bmm(self._weight(score, is_valid).transpose(1, 2), sequence)  # (batch, heads, ds)
-        scaled = self._scaled(context.flatten(0, 1), *(part.repeat_interleave(heads, 0) for part in (is_valid, target)))
-        return torch.einsum("bhd,hwd->bhw", scaled.view_as(context), value_weight).flatten(1)
+        directions = torch.einsum("bhw,hwd->bhd", self.query(query).view(-1, heads, width), key_weight)
+        return torch.bmm(keys, directions.transpose(1, 2)) / math.sqrt(width)
+
+    def _sums(self, weight: torch.Tensor, sequence: torch.Tensor) -> torch.Tensor:
+        """``c`` of each head, ``(batch, heads, ds)``."""
+        if self.num_heads == 1:
+            return (weight * sequence).sum(dim=1, keepdim=True)
+        return torch.bmm(weight.transpose(1, 2), sequence)
+
+    def _values(self, context: torch.Tensor) -> torch.Tensor:
+        """``W_v c`` of all heads, one after the other, ``(batch, A)``."""
+        if self.num_heads == 1:
+            projected: torch.Tensor = self.value(context.squeeze(1))
+            return projected
+        value_weight = self.value.weight.view(self.num_heads, -1, context.shape[2])
+        return torch.einsum("bhd,hwd->bhw", context, value_weight).flatten(1)
 
     def _weight(self, score: torch.Tensor, is_valid: torch.Tensor) -> torch.Tensor:
         """Rectified scores ``(batch, seq, heads)``, zero in padded positions."""
@@ -144,12 +134,12 @@ class TargetAttention(nn.Module):
         return F.relu(score.masked_fill(~is_valid.unsqueeze(2), 0.0))
 
     def _scaled(self, context: torch.Tensor, is_valid: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """Sums ``(batch, ds)`` divided by the history's length or its root, times what the target makes of them."""
+        """Sums divided by the history's length or its root, times what the target makes of them."""
         if self.norm != "none":
-            length = is_valid.sum(dim=1, keepdim=True).clamp_min(1).to(context.dtype)
+            length = is_valid.sum(dim=1).clamp_min(1).to(context.dtype).view(-1, 1, 1)
             context = context / (length if self.norm == "length" else length.sqrt())
         if self.gate is not None:
-            context = context * (1.0 + self.gate(target))
+            context = context * (1.0 + self.gate(target)).unsqueeze(1)
         return context
 
     def _check(self, target: torch.Tensor, sequence: torch.Tensor, is_valid: torch.Tensor) -> None:
