@@ -25,7 +25,7 @@ repro: sample ## install, generate the sample log if data/ has none, run the pip
 	dvc repro
 
 test: install ## install, run the fast tests
-	python -m pytest
+	python -m pytest -n auto --dist loadfile
 
 test-slow: install ## run the tests that take minutes
 	python -m pytest -m 'slow and not gpu and not scale'
