@@ -80,6 +80,17 @@ def read_json(path: Path) -> dict[str, Any]:
     return tree
 
 
+def check_keys(values: Mapping[str, Any], names: Sequence[str]) -> None:
+    """Check that a JSON object has exactly these keys.
+
+    Raises:
+        ValueError: Naming those missing and those unknown.
+    """
+    missing, unknown = sorted(set(names) - set(values)), sorted(set(values) - set(names))
+    if missing or unknown:
+        raise ValueError(f"keys must be exactly {sorted(names)}: {missing=}, {unknown=}")
+
+
 def write_csv(path: Path, rows: Sequence[Mapping[str, float | int | str]]) -> None:
     """Write rows of equal keys as CSV, floats at 6 significant digits."""
     lines = [",".join(rows[0])] if rows else []

@@ -173,12 +173,20 @@ class CalibrationParams(_Section):
     """How logits become probabilities."""
 
     temperature_scaling: bool
+    method: Literal["temperature", "platt", "beta"] = "temperature"
     objective: Literal["log_loss", "wll"]
+    by: str | None = None
     seed: Seed
 
     @model_validator(mode="after")
+    def _segments_need_a_calibrator(self) -> "CalibrationParams":
+        if self.by is not None and not self.temperature_scaling:
+            raise ValueError(f"by: {self.by} needs temperature_scaling: true; false calibrates nothing")
+        return self
+
+    @model_validator(mode="after")
     def _objective_converges(self) -> "CalibrationParams":
-        if self.temperature_scaling and self.objective == "wll":
+        if self.temperature_scaling and self.method == "temperature" and self.objective == "wll":
             raise ValueError(
                 "objective wll with temperature scaling diverges on natural-prior logits (a temperature cannot "
                 "shift the prior); use log_loss here and predict.prior: balanced for the output"
@@ -214,6 +222,12 @@ class Params(_Section):
     calibration: CalibrationParams
     evaluate: EvaluateParams
     predict: PredictParams
+
+    @model_validator(mode="after")
+    def _segments_are_known_before_the_click(self) -> "Params":
+        if self.calibration.by == self.data.label:
+            raise ValueError(f"calibration.by: {self.data.label} is the label, it cannot divide rows into segments")
+        return self
 
 
 def load_params(path: Path) -> Params:
@@ -260,7 +274,8 @@ def _problems(error: ValidationError) -> Iterator[str]:
             message = detail["msg"]
         by_path.setdefault(path, []).append(message)
     for path, messages in by_path.items():
-        yield f"{path}: {' or '.join(dict.fromkeys(messages))}{shown[path]}"
+        place = f"{path}: " if path else ""  # a rule between sections names them itself
+        yield f"{place}{' or '.join(dict.fromkeys(messages))}{shown[path]}"
 
 
 def _shortened(text: str) -> str:

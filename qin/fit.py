@@ -21,7 +21,7 @@ from qin.build import (
     resolve_neg_ratio,
     resolve_pos_weight,
 )
-from qin.calibration import prior_offset
+from qin.calibration.prior import prior_offset
 from qin.checkpoint import CheckpointStore, code_fingerprint
 from qin.config import Params
 from qin.data.folds import TRAIN, VALIDATION, Folds
@@ -144,7 +144,12 @@ def train(
         checkpoints=CheckpointStore(checkpoints, name),
         on_epoch=on_epoch,
     ).run()
-    facts = {"train_base_rate": base_rate, "pos_weight": pos_weight}
+    facts: dict[str, Any] = {
+        "train_base_rate": base_rate,
+        "pos_weight": pos_weight,
+        "neg_ratio": neg_ratio,
+        "reweighted": True,
+    }
     provenance = {"run": name, "versions": library_versions(), "best_epoch": result.best_epoch + 1, **facts}
     model = TrainedModel(network, reader.schema, params.model, provenance)
     scored = ScoredRows(row=np.flatnonzero(is_val), logit=validation.logit(network), label=validation.label, **facts)

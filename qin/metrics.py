@@ -9,8 +9,9 @@ import math
 
 import numpy as np
 
+from qin.logistic import has_overlap
 from qin.logits import FloatArray, IntArray, LabelArray, check_finite, positive_rows, prior_logit, row_chunks
-from qin.reliability import calibration_error, cox_calibration, has_overlap, reliability_bins
+from qin.reliability import calibration_error, cox_calibration, reliability_bins
 
 
 class RankingCounts:

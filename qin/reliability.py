@@ -5,17 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qin.logits import (
-    BoolArray,
-    Float64Array,
-    FloatArray,
-    IntArray,
-    LabelArray,
-    positive_rows,
-    prior_logit,
-    row_chunks,
-    sigmoid,
-)
+from qin.logistic import fit_logistic, has_overlap
+from qin.logits import Float64Array, FloatArray, IntArray, LabelArray, positive_rows, row_chunks, sigmoid
 
 _NORMAL_95 = 1.6448536269514722  # 95% quantile of the standard normal
 
@@ -38,59 +29,8 @@ def cox_calibration(logit: FloatArray, label: LabelArray) -> tuple[float, float]
             "the classes must overlap in logit for a finite Cox slope: "
             "one class lies wholly at or above the other, or every logit is equal"
         )
-    mean = float(np.mean(logit, dtype=np.float64))
-    scale = float(np.std(logit, dtype=np.float64))
-    intercept, slope = _logistic_fit(logit, is_positive, mean=mean, scale=scale)
-    return float(intercept - slope * mean / scale), float(slope / scale)
-
-
-def has_overlap(logit: FloatArray, is_positive: BoolArray) -> bool:
-    """Tell whether some negative lies strictly above a positive and some positive strictly above a negative.
-
-    This is when a logistic regression on one variable has a finite maximum.
-
-    Source: Albert and Anderson (1984), On the existence of maximum likelihood estimates in logistic regression.
-    """
-    positive, negative = logit[is_positive], logit[~is_positive]
-    return bool(positive.min() < negative.max() and negative.min() < positive.max())
-
-
-def _logistic_fit(logit: FloatArray, is_positive: BoolArray, *, mean: float, scale: float) -> Float64Array:
-    """Newton with step halving on the mean log loss of `weight[0] + weight[1] * (logit - mean) / scale`."""
-    weight = np.array([prior_logit(float(np.mean(is_positive))), 0.0])
-    loss, gradient, hessian = _logistic_moments(logit, is_positive, mean=mean, scale=scale, weight=weight)
-    for _ in range(100):
-        step = np.linalg.solve(hessian, gradient)
-        # half of this product is the loss still to be gained: below rounding there is nothing left
-        if float(gradient @ step) < 1e-22:
-            return weight
-        while True:
-            trial = _logistic_moments(logit, is_positive, mean=mean, scale=scale, weight=weight - step)
-            if trial[0] <= loss * (1.0 + 1e-15):
-                break
-            step = step / 2.0
-        weight = weight - step
-        loss, gradient, hessian = trial
-    raise ValueError(f"the logistic regression did not converge in 100 steps: {gradient=}")
-
-
-def _logistic_moments(
-    logit: FloatArray, is_positive: BoolArray, *, mean: float, scale: float, weight: Float64Array
-) -> tuple[float, Float64Array, Float64Array]:
-    """Return the mean log loss, its gradient of shape (2,) and its Hessian of shape (2, 2)."""
-    loss, gradient, hessian = 0.0, np.zeros(2), np.zeros((2, 2))
-    for rows, chunk in row_chunks(logit):
-        x = (chunk - mean) / scale
-        linear = weight[0] + weight[1] * x
-        label = is_positive[rows]
-        probability = sigmoid(linear)
-        residual = probability - label
-        curvature = probability * (1.0 - probability)
-        loss += float(np.logaddexp(0.0, np.where(label, -linear, linear)).sum())
-        gradient += residual.sum(), residual @ x
-        cross = curvature @ x
-        hessian += [[curvature.sum(), cross], [cross, (curvature * x) @ x]]
-    return loss / logit.size, gradient / logit.size, hessian / logit.size
+    slope, intercept = fit_logistic(logit, is_positive).coefficient
+    return float(intercept), float(slope)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from qin.artifacts import read_array, read_json, write_exact_json
 from qin.errors import ArtifactError
 
 _ARRAYS = ("row", "logit", "label")
+_TRAINING = ("train_base_rate", "pos_weight", "neg_ratio", "reweighted")
 _FACTS = "facts.json"
 
 
@@ -24,6 +25,8 @@ class ScoredRows:
         label: `(n,)`.
         train_base_rate: Natural click rate of the train fold.
         pos_weight: Weight of a positive in the training loss.
+        neg_ratio: Share of the negatives that training kept.
+        reweighted: Whether each kept negative weighed `1 / neg_ratio`.
     """
 
     row: npt.NDArray[np.int64]
@@ -31,12 +34,14 @@ class ScoredRows:
     label: npt.NDArray[np.uint8]
     train_base_rate: float
     pos_weight: float
+    neg_ratio: float
+    reweighted: bool
 
     def write(self, folder: Path) -> None:
         """Write one file per array, and the numbers beside them."""
         for name in _ARRAYS:
             np.save(folder / f"{name}.npy", getattr(self, name))
-        facts = {"num_rows": self.row.size, "train_base_rate": self.train_base_rate, "pos_weight": self.pos_weight}
+        facts = {"num_rows": self.row.size, **{name: getattr(self, name) for name in _TRAINING}}
         write_exact_json(folder / _FACTS, facts)
 
     @classmethod
@@ -51,4 +56,7 @@ class ScoredRows:
         for name, array in arrays.items():
             if array.shape != (facts["num_rows"],):
                 raise ArtifactError(f"{folder / name}.npy: {array.size} values, expected {facts['num_rows']}")
-        return cls(**arrays, train_base_rate=facts["train_base_rate"], pos_weight=facts["pos_weight"])
+        missing = [name for name in _TRAINING if name not in facts]
+        if missing:
+            raise ArtifactError(f"{folder / _FACTS}: no {', '.join(missing)}; run the train stage again")
+        return cls(**arrays, **{name: facts[name] for name in _TRAINING})

@@ -1,19 +1,25 @@
-"""Stage 4: fit the temperature on the validation fold, judged on rows it was not fitted on.
+"""Stage 4: fit the calibrator on the validation fold, judged on rows it was not fitted on.
 
 python -m stages.calibrate
 """
 
+import logging
+
 import typer
 
 from qin.artifacts import write_exact_json, write_json
-from qin.calibration import fit_and_judge, judge_half, prior_offset
+from qin.calibration.halves import judge_half
+from qin.calibration.judge import CalibrationRows, Recipe, fit_and_judge
+from qin.calibration.prior import TrainingPrior
 from qin.config import load_params
+from qin.data.segments import read_segments
 from qin.errors import DataError
 from qin.scored import ScoredRows
 from qin.stage import run_stage
 from stages import paths
 
 app = typer.Typer(add_completion=False)
+log = logging.getLogger("qin")
 
 
 @app.command()
@@ -21,19 +27,26 @@ def main() -> None:
     """Calibrate the model's logits; `calibration.temperature_scaling: false` writes an identity."""
     with run_stage("calibrate") as report:
         params = load_params(paths.PARAMS)
+        knobs, by = params.calibration, params.calibration.by
         scored = ScoredRows.read(paths.VALIDATION)
+        segments = None if by is None else read_segments(params.data.train, by, scored.row)
+        method = knobs.method if knobs.temperature_scaling else "identity"
         try:
             calibration = fit_and_judge(
-                scored.logit,
-                scored.label,
-                judge=judge_half(scored.row, seed=params.calibration.seed),
-                train_base_rate=scored.train_base_rate,
-                method="temperature" if params.calibration.temperature_scaling else "identity",
-                objective=params.calibration.objective,
-                offset=prior_offset(pos_weight=scored.pos_weight, neg_ratio=1.0, reweighted=True),
+                CalibrationRows(scored.logit, scored.label, segments),
+                judge=judge_half(scored.row, seed=knobs.seed),
+                prior=TrainingPrior(
+                    base_rate=scored.train_base_rate,
+                    pos_weight=scored.pos_weight,
+                    neg_ratio=scored.neg_ratio,
+                    reweighted=scored.reweighted,
+                ),
+                recipe=Recipe(method, knobs.objective, by),
             )
         except ValueError as error:
             raise DataError(f"{paths.VALIDATION}: the logits cannot be calibrated: {error}") from error
+        for warning in calibration.warnings():
+            log.warning(warning)
         write_exact_json(paths.CALIBRATOR, calibration.to_dict())
         write_json(paths.METRICS / "calibrate.json", calibration.headline())
         report.num_rows = scored.label.size

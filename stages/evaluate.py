@@ -6,8 +6,9 @@ python -m stages.evaluate
 import typer
 
 from qin.artifacts import write_csv, write_json
-from qin.calibration import read_calibration
+from qin.calibration.report import read_calibration
 from qin.config import load_params
+from qin.data.segments import read_segments
 from qin.evaluation import evaluate
 from qin.scored import ScoredRows
 from qin.stage import run_stage
@@ -22,9 +23,12 @@ def main() -> None:
     with run_stage("evaluate") as report:
         params = load_params(paths.PARAMS)
         scored = ScoredRows.read(paths.VALIDATION)
+        calibration = read_calibration(paths.CALIBRATOR)
+        shifts = calibration.deployed.segments
         figures, plots = evaluate(
             scored,
-            read_calibration(paths.CALIBRATOR),
+            calibration,
+            segments=None if shifts is None else read_segments(params.data.train, shifts.column, scored.row),
             judge_seed=params.calibration.seed,
             num_bins=params.evaluate.num_bins,
             num_points=params.evaluate.num_curve_points,

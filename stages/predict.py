@@ -3,13 +3,16 @@
 python -m stages.predict
 """
 
+import numpy as np
 import typer
 
 from qin.build import place
-from qin.calibration import read_calibration, shift_prior
+from qin.calibration.prior import shift_prior
+from qin.calibration.report import read_calibration
 from qin.config import load_params
 from qin.data.ids import read_ids
 from qin.data.loader import iterate_in_order
+from qin.data.segments import read_segments
 from qin.data.shards import ShardReader
 from qin.inference import check_same_schema, load_model, score_all, use_threads
 from qin.logits import sigmoid
@@ -36,8 +39,10 @@ def main() -> None:
         )
         batches = iterate_in_order(reader, is_selected=None, batch_size=params.predict.batch_size)
         calibration = read_calibration(paths.CALIBRATOR)
-        logit = calibration.calibrator.apply(score_all(model.network, batches, num_rows=reader.num_rows))
-        shifted = shift_prior(logit, base_rate=calibration.base_rates["train"], prior=params.predict.prior)
+        shifts, every_row = calibration.deployed.segments, np.arange(reader.num_rows)
+        segments = None if shifts is None else read_segments(data.test, shifts.column, every_row)
+        logit = calibration.deployed.apply(score_all(model.network, batches, num_rows=reader.num_rows), segments)
+        shifted = shift_prior(logit, base_rate=calibration.base_rate, prior=params.predict.prior)
         write_submission(paths.SUBMISSION, header=header, ids=wanted, probability=sigmoid(shifted)[rows])
         report.num_rows = reader.num_rows
 

@@ -32,6 +32,10 @@ class Segments:
     names: tuple[str, ...]
     code: npt.NDArray[np.int32]
 
+    def where(self, mask: npt.NDArray[np.bool_]) -> "Segments":
+        """Return the rows of a mask `(num_rows,)`, with all names."""
+        return Segments(self.names, self.code[mask])
+
 
 def read_segments(file: str | Path, column: str, rows: Rows) -> Segments:
     """Read a column's values at some rows; memory is bounded by the batch and the number of distinct values.
