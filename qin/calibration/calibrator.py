@@ -54,7 +54,7 @@ class Calibrator:
     def __post_init__(self) -> None:
         if self.method not in get_args(Method):
             raise ValueError(f"method must be one of {get_args(Method)}: method={self.method!r}")
-        if tuple(self.parameters) != PARAMETERS[self.method]:
+        if set(self.parameters) != set(PARAMETERS[self.method]):
             raise ValueError(f"method {self.method} has the parameters {PARAMETERS[self.method]}: {self.parameters}")
         for name, value in {**self.parameters, "offset": self.offset}.items():
             if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):

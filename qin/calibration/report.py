@@ -101,7 +101,7 @@ class CalibrationReport:
         test, segments = self.likelihood_ratio, self.deployed.segments
         return {
             "temperature": self.deployed.temperature,
-            "temperature_standard_error": self.standard_errors.get("temperature", 0.0),
+            "temperature_standard_error": self.standard_errors.get("temperature"),
             "offset": self.deployed.offset,
             "likelihood_ratio": {
                 "statistic": None if test is None else test.statistic,
