@@ -127,6 +127,12 @@ def test_an_example_is_shipped() -> None:
             "cannot shift the prior); use log_loss here and predict.prior: balanced for the output",
         ),
         (
+            "calibration.method",
+            "isotonic",
+            "calibration.method: Input should be 'temperature', 'platt' or 'beta' (got \"isotonic\")",
+        ),
+        ("calibration.by", "clicked", "calibration.by: clicked is the label, it cannot divide rows into segments"),
+        (
             "features.sequences.0.vocabulary_of",
             "inventory_id",
             "features.sequences.0: give either vocabulary_of (a categorical column) or num_buckets, not both",
@@ -184,6 +190,18 @@ def test_pos_weight_takes_a_number_a_word_or_null(tmp_path: Path, value: Any, re
 def test_wll_is_allowed_without_a_temperature(tmp_path: Path) -> None:
     changes = {"calibration.objective": "wll", "calibration.temperature_scaling": False}
     assert load_params(write_params(tmp_path, changes)).calibration.objective == "wll"
+
+
+@pytest.mark.parametrize("method", ["platt", "beta"])
+def test_wll_is_allowed_where_an_intercept_is_fitted(tmp_path: Path, method: str) -> None:
+    params = load_params(write_params(tmp_path, {"calibration.objective": "wll", "calibration.method": method}))
+    assert (params.calibration.objective, params.calibration.method) == ("wll", method)
+
+
+def test_segments_need_a_calibrator(tmp_path: Path) -> None:
+    assert problems(tmp_path, {"calibration.by": "hour", "calibration.temperature_scaling": False}) == [
+        "calibration: by: hour needs temperature_scaling: true; false calibrates nothing"
+    ]
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

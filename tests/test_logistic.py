@@ -61,7 +61,7 @@ def test_columns_that_cannot_be_told_apart_are_refused() -> None:
 
 
 def test_a_minimum_at_infinity_is_refused() -> None:
-    with pytest.raises(ValueError, match="did not converge|tell the parameters apart"):
+    with pytest.raises(ValueError, match=r"did not converge|tell the parameters apart"):
         fit_logistic(np.array([-1.0, -0.5, 0.5, 1.0]), np.array([False, False, True, True]))
 
 

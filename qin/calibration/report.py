@@ -145,5 +145,5 @@ def read_calibration(path: Path) -> CalibrationReport:
     """
     try:
         return CalibrationReport.from_dict(read_json(path))
-    except ValueError as error:
+    except (ValueError, TypeError, KeyError) as error:  # the latter two where a part has another shape altogether
         raise ArtifactError(f"{path}: {error}") from error

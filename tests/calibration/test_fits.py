@@ -88,7 +88,7 @@ def test_two_point_platt_meets_both_rates() -> None:
     high, low = math.log(0.7 / 0.3), math.log(0.1 / 0.9)
     variance = {2.0: 1.0 / (100 * 0.7 * 0.3), -1.0: 1.0 / (100 * 0.1 * 0.9)}
     for objective in ("log_loss", "wll"):
-        fit = fit_calibrator(logit, label, method="platt", objective=objective)  # type: ignore[arg-type]
+        fit = fit_calibrator(logit, label, method="platt", objective=objective)
         a = (high - low) / 3.0
         assert fit.calibrator.parameters == pytest.approx({"a": a, "b": low + a}, rel=1e-10)
         errors = {
@@ -120,7 +120,8 @@ def scikit_learn_calibrated(logit: Array, label: Array, method: str) -> Array:
     x = logit[:, None]
     model = CalibratedClassifierCV(FrozenEstimator(LogitModel().fit(x, label)), method=method, cv=2)
     probability = model.fit(x, label).predict_proba(x)[:, 1]
-    return np.log(probability) - np.log1p(-probability)
+    logit_of: Array = np.log(probability) - np.log1p(-probability)
+    return logit_of
 
 
 def test_temperature_equals_scikit_learns_calibrator() -> None:
@@ -207,7 +208,7 @@ def test_standard_errors_are_the_spread_over_samples(method: Method, objective: 
 def test_wll_gives_a_natural_scale_whatever_the_weights() -> None:
     """On a true Platt curve both objectives find it; without the shift back they would differ by logit(base rate)."""
     logit, label = drawn("platt", num_rows=100_000, seed=5)
-    fits = [fit_calibrator(logit, label, method="platt", objective=name) for name in ("log_loss", "wll")]  # type: ignore[arg-type]
+    fits = [fit_calibrator(logit, label, method="platt", objective=name) for name in ("log_loss", "wll")]
     errors = np.array(list(fits[1].standard_errors.values()), np.float64)
     assert (np.abs(values_of(fits[0]) - values_of(fits[1])) < 3.0 * errors).all()
     mean = float((1.0 / (1.0 + np.exp(-fits[1].calibrator.apply(logit)))).mean())
@@ -268,7 +269,8 @@ def bounded_reference(logit: Array, label: Array) -> Array:
 
     bounds = [(0.0, None), (0.0, None), (None, None)]
     options = {"ftol": 1e-15, "gtol": 1e-10, "maxiter": 2000}
-    return minimize(loss, [1.0, 1.0, 0.0], jac=True, bounds=bounds, method="L-BFGS-B", options=options).x
+    found: Array = minimize(loss, [1.0, 1.0, 0.0], jac=True, bounds=bounds, method="L-BFGS-B", options=options).x
+    return found
 
 
 @pytest.mark.parametrize(("seed", "held"), [(0, "a"), (1, "b")])
@@ -300,7 +302,7 @@ def test_classes_that_only_an_interval_separates_have_a_bounded_fit() -> None:
 def test_bias_test_is_the_likelihood_ratio_of_the_two_fits() -> None:
     logit, label = drawn("platt", num_rows=5_000, seed=0)
     test = bias_test(logit, label)
-    losses = [fit_calibrator(logit, label, method=method).loss for method in ("temperature", "platt")]  # type: ignore[arg-type]
+    losses = [fit_calibrator(logit, label, method=method).loss for method in ("temperature", "platt")]
     assert test is not None
     assert test.statistic == pytest.approx(2.0 * 5_000 * (losses[0] - losses[1]), rel=1e-12)
     assert test.p_value < 1e-6
@@ -336,7 +338,12 @@ BACKWARDS = [-1.0, -2.0, 1.0, 2.0, -1.5, 1.5], [1, 1, 0, 0, 0, 1]
         ("platt", [2.0, 2.0, 2.0], [0, 1, 1], "logits must not all be equal to fit platt: every one is 2.0"),
         ("beta", [2.0, 2.0, 2.0], [0, 1, 1], "logits must not all be equal to fit beta: every one is 2.0"),
         ("temperature", [-1.0, 0.0, 0.0, 2.0], [0, 0, 1, 1], "the sign of the logit separates the classes"),
-        ("platt", [-1.0, 0.0, 0.0, 2.0], [0, 0, 1, 1], "no finite platt is optimal: a threshold on the logit separates"),
+        (
+            "platt",
+            [-1.0, 0.0, 0.0, 2.0],
+            [0, 0, 1, 1],
+            "no finite platt is optimal: a threshold on the logit separates",
+        ),
         ("beta", [-1.0, 0.5, 1.0, 2.0], [0, 0, 1, 1], "no finite beta is optimal: a threshold on the logit separates"),
         ("temperature", [-1.0, -2.0, 1.0, 2.0], [1, 1, 0, 0], "the logits order the labels backwards"),
         ("temperature", [-1.0, 1.0, -1.0, 1.0], [0, 0, 1, 1], "the logits order the labels backwards"),

@@ -147,7 +147,7 @@ def test_output_keeps_one_meaning_whatever_the_objective(method: Method) -> None
     for objective in ("log_loss", "wll"):
         if (method, objective) == ("temperature", "wll"):
             continue
-        report = judged(logit, label, Recipe(method, objective), base_rate=float(label.mean()))  # type: ignore[arg-type]
+        report = judged(logit, label, Recipe(method, objective), base_rate=float(label.mean()))
         natural = report.deployed.apply(logit)
         assert float((1.0 / (1.0 + np.exp(-natural))).mean()) == pytest.approx(float(label.mean()), rel=0.05)
         balanced = shift_prior(natural, base_rate=report.base_rate, prior="balanced")
@@ -254,6 +254,8 @@ def test_the_file_has_the_same_keys_for_every_recipe() -> None:
         ({"temperature": 7.0}, "temperature 7.0 is not that of the parameters"),
         ({"method": "beta"}, "method beta has the parameters"),
         ({"judged": {}}, r"missing=\['parameters', 'segments'\]"),
+        ({"parameters": 3.0}, "float"),
+        ({"base_rates": {}}, "'train'"),
         ({"offset_parts": {"pos_weight": 1.0}}, r"missing=\['neg_ratio', 'reweighted'\]"),
     ],
 )

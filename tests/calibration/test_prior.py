@@ -1,10 +1,13 @@
 """Known prior shifts: training's offset, and the output's prior."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
+from numpy.typing import NDArray
 
 from qin.calibration.prior import TrainingPrior, prior_offset, shift_prior
 from qin.metrics import log_losses
@@ -49,19 +52,27 @@ def test_prior_shift_moves_odds() -> None:
     np.testing.assert_allclose(balanced, shift_prior(logit, base_rate=0.02, prior=0.5), rtol=1e-15)
 
 
-def test_balanced_output_minimises_wll_over_shifts() -> None:
+def known_log(folder: Path) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The sample log's true logits and its clicks: the reference data's shape and base rate."""
+    probability = pq.read_table(folder / "truth/train.parquet")["probability"].to_numpy()
+    label = pq.read_table(folder / "train.parquet")["clicked"].to_numpy()
+    return np.log(probability) - np.log1p(-probability), label
+
+
+@pytest.mark.parametrize("source", ["simulated", "sample log"])
+def test_balanced_output_minimises_wll_over_shifts(source: str, small_log: Path) -> None:
     """WLL is convex in the shift, so a gradient that vanishes to sampling error at `balanced` is its minimum."""
-    logit, label = sample(400_000, seed=3)
+    logit, label = sample(400_000, seed=3) if source == "simulated" else known_log(small_log)
     base_rate = float(label.mean())
     balanced = shift_prior(logit, base_rate=base_rate, prior="balanced")
     probability = 1.0 / (1.0 + np.exp(-balanced))
     missed, raised = 1.0 - probability[label == 1], probability[label == 0]  # d WLL / d shift = (raised - missed) / 2
     error = math.sqrt(missed.var() / missed.size + raised.var() / raised.size)
     assert abs(raised.mean() - missed.mean()) < 3.0 * error
-    wll = {shift: sum(log_losses(balanced, label, offset=shift)) for shift in (-1.0, -0.2, 0.0, 0.2, 1.0)}
+    wll = {shift: sum(log_losses(balanced, label, offset=shift)) for shift in (-1.0, -0.4, 0.0, 0.4, 1.0)}
     assert min(wll, key=wll.__getitem__) == 0.0
-    for prior in (0.4, 0.6, base_rate, "natural"):
-        shifted = shift_prior(logit, base_rate=base_rate, prior=prior)  # type: ignore[arg-type]
+    for prior in (0.35, 0.65, base_rate, "natural"):
+        shifted = shift_prior(logit, base_rate=base_rate, prior=prior)
         assert sum(log_losses(shifted, label)) > wll[0.0]
 
 

@@ -166,9 +166,7 @@ def test_spread_is_unbiased_over_samples(num_segments: int, num_rows: int, tau: 
     """Also with less than one click per segment, where the plain approximation is low."""
     rng = np.random.default_rng(0)
     taus = [
-        fitted(
-            *drawn([num_rows] * num_segments, shift=rng.normal(0.0, tau, num_segments), seed=seed, mean=-3.5)
-        ).tau
+        fitted(*drawn([num_rows] * num_segments, shift=rng.normal(0.0, tau, num_segments), seed=seed, mean=-3.5)).tau
         for seed in range(12)
     ]
     error = float(np.std(taus, ddof=1)) / math.sqrt(12)
