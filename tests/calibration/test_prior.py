@@ -62,7 +62,7 @@ def known_log(folder: Path) -> tuple[NDArray[Any], NDArray[Any]]:
 @pytest.mark.parametrize("source", ["simulated", "sample log"])
 def test_balanced_output_minimises_wll_over_shifts(source: str, small_log: Path) -> None:
     """WLL is convex in the shift, so a gradient that vanishes to sampling error at `balanced` is its minimum."""
-    logit, label = sample(400_000, seed=3) if source == "simulated" else known_log(small_log)
+    logit, label = sample(200_000, seed=3) if source == "simulated" else known_log(small_log)
     base_rate = float(label.mean())
     balanced = shift_prior(logit, base_rate=base_rate, prior="balanced")
     probability = 1.0 / (1.0 + np.exp(-balanced))
