@@ -27,12 +27,13 @@ def read_submission_ids(file: str) -> tuple[list[str], pa.ChunkedArray]:
         DataError: If the file is missing, is no CSV, has not two columns, has no rows, or an id is empty.
     """
     ids: list[pa.Array] = []
+    serially = pacsv.ReadOptions(use_threads=False)  # with threads, an error does not name its line
     try:
-        header = pacsv.open_csv(file).schema.names
+        header = pacsv.open_csv(file, read_options=serially).schema.names
         if len(header) != 2:
             raise DataError(f"{file}: expected two columns, the id and the probability, got {', '.join(header)}")
         options = pacsv.ConvertOptions(column_types={header[0]: pa.string()}, include_columns=header[:1])
-        with pacsv.open_csv(file, convert_options=options) as reader:
+        with pacsv.open_csv(file, read_options=serially, convert_options=options) as reader:
             ids.extend(batch.column(0) for batch in reader)
     except FileNotFoundError as error:
         raise DataError(f"{file}: file not found") from error

@@ -49,7 +49,10 @@ def test_a_byte_order_mark_and_windows_line_ends_are_read(tmp_path: Path) -> Non
         ("a,b,c\n1,2,3\n", "expected two columns, the id and the probability, got a, b, c"),
         ("ID,clicked\na,0\n,0\n", "column ID, row 1: id is missing"),
         ('ID,clicked\n"",0\n', "column ID, row 0: id is missing"),
-        ("ID,clicked\na,0\nb,1,2\n", "not a readable CSV file (CSV parse error: Expected 2 columns, got 3: b,1,2)"),
+        (
+            "ID,clicked\na,0\nb,1,2\n",
+            "not a readable CSV file (CSV parse error: Row #3: Expected 2 columns, got 3: b,1,2)",
+        ),
     ],
 )
 def test_a_bad_sample_is_refused(tmp_path: Path, text: str, message: str) -> None:
