@@ -1,7 +1,6 @@
 """Ranking metrics against scikit-learn, probability metrics against plain float64 loops."""
 
 import math
-import time
 from typing import Any
 
 import numpy as np
