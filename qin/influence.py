@@ -11,6 +11,7 @@ Statistics, chapter 20 (the functional delta method).
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +31,17 @@ class Estimate:
 
     value: float
     influence: Float64Array
+
+
+def values_with_errors(
+    estimates: Mapping[str, Estimate], is_positive: BoolArray, *, cluster: IntArray | None = None
+) -> dict[str, float | None]:
+    """Return `name` and `name_se` of each estimate, in their order; see `standard_error`."""
+    figures: dict[str, float | None] = {}
+    for name, estimate in estimates.items():
+        figures[name] = estimate.value
+        figures[f"{name}_se"] = standard_error(estimate.influence, is_positive, cluster=cluster)
+    return figures
 
 
 def standard_error(influence: Float64Array, is_positive: BoolArray, *, cluster: IntArray | None = None) -> float | None:
@@ -171,6 +183,19 @@ def wll_estimate(logit: FloatArray, label: LabelArray, *, offset: float = 0.0) -
     return Estimate(0.5 * (of_positives.value + of_negatives.value), influence)
 
 
+def calibration_ratio_estimate(logit: FloatArray, label: LabelArray) -> Estimate:
+    """Return `sum p / sum y`, a quotient of two means.
+
+    Raises:
+        ValueError: see `qin.logits.positive_rows`.
+    """
+    is_positive = positive_rows(logit, label)
+    probability = sigmoid(logit.astype(np.float64))
+    num_positives = int(np.count_nonzero(is_positive))
+    value = float(probability.sum()) / num_positives
+    return Estimate(value, (probability - value * is_positive) / num_positives)
+
+
 def probability_estimates(logit: FloatArray, label: LabelArray, *, base_rate: float) -> dict[str, Estimate]:
     """Return `log_loss`, `ne`, `wll`, `wll_balanced` and `calibration_ratio`, as `qin.metrics.probability_metrics`.
 
@@ -183,13 +208,12 @@ def probability_estimates(logit: FloatArray, label: LabelArray, *, base_rate: fl
         ValueError: see `qin.logits.positive_rows`; or `base_rate` is not strictly between 0 and 1.
     """
     log_loss = log_loss_estimate(logit, label)
-    is_positive = positive_rows(logit, label)
     return {
         "log_loss": log_loss,
-        "ne": _normalised_entropy(log_loss, is_positive),
+        "ne": _normalised_entropy(log_loss, label == 1),
         "wll": wll_estimate(logit, label),
         "wll_balanced": wll_estimate(logit, label, offset=-prior_logit(base_rate)),
-        "calibration_ratio": _calibration_ratio(logit, is_positive),
+        "calibration_ratio": calibration_ratio_estimate(logit, label),
     }
 
 
@@ -211,17 +235,9 @@ def _mean(values: Float64Array) -> Estimate:
 
 
 def _normalised_entropy(log_loss: Estimate, is_positive: BoolArray) -> Estimate:
-    """Return the loss over the entropy H of these rows' own rate r, by the quotient rule; `H'(r) = -logit(r)`."""
+    """Return the loss over the entropy H of these rows' own click rate r, with `H'(r) = -logit(r)`."""
     rate = _mean(is_positive.astype(np.float64))
     slope = -prior_logit(rate.value)
     entropy = -rate.value * math.log(rate.value) - (1.0 - rate.value) * math.log1p(-rate.value)
     value = log_loss.value / entropy
     return Estimate(value, (log_loss.influence - value * slope * rate.influence) / entropy)
-
-
-def _calibration_ratio(logit: FloatArray, is_positive: BoolArray) -> Estimate:
-    """Return `sum p / sum y`, a quotient of two means."""
-    probability = sigmoid(logit.astype(np.float64))
-    num_positives = int(np.count_nonzero(is_positive))
-    value = float(probability.sum()) / num_positives
-    return Estimate(value, (probability - value * is_positive) / num_positives)

@@ -5,17 +5,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, log_loss, roc_auc_score
 
 from qin.influence import (
     Estimate,
+    competition_estimate,
+    log_loss_estimate,
     probability_estimates,
     ranking_estimates,
     standard_error,
+    wll_estimate,
 )
 from qin.logits import sigmoid
-from qin.metrics import probability_metrics, ranking_metrics
+from qin.metrics import competition_score, probability_metrics, ranking_metrics
 from tests.test_metrics import sample
 
 Array = NDArray[Any]
@@ -119,3 +124,123 @@ def test_clustered_auc_equals_obuchowski() -> None:
     cluster = np.random.default_rng(7).integers(0, 60, label.size)
     found = standard_error(ranking_estimates(np.round(logit, 1), label)["auc"].influence, label == 1, cluster=cluster)
     assert found == pytest.approx(obuchowski(np.round(logit, 1), label, cluster), rel=1e-12)
+
+
+def jackknife(logit: Array, label: Array) -> float:
+    """Standard error of AP from leaving out one row at a time."""
+    rows = np.arange(label.size)
+    values = np.array([ranking_metrics(logit[rows != row], label[rows != row])["ap"] for row in rows])
+    return math.sqrt((label.size - 1) / label.size * np.sum((values - values.mean()) ** 2))
+
+
+@pytest.mark.parametrize("decimals", [0, 6])
+def test_ap_agrees_with_the_jackknife(decimals: int) -> None:
+    rng = np.random.default_rng(8)
+    logit = np.round(rng.normal(size=800), decimals)
+    label = rng.random(800) < sigmoid(logit)
+    found = standard_error(ranking_estimates(logit, label)["ap"].influence, label)
+    # they differ at second order in the reciprocal of the number of positives
+    assert found == pytest.approx(jackknife(logit, label), rel=0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("clustered", [False, True])
+def test_errors_agree_with_the_bootstrap(clustered: bool) -> None:
+    logit, label = sample(6_000, seed=9)
+    logit = np.round(logit + 1.0, 1)
+    rng, num_draws = np.random.default_rng(10), 1_500
+    # users whose rows resemble each other: neighbours in logit
+    cluster = np.argsort(np.argsort(logit + 0.3 * rng.normal(size=label.size))) // 6 if clustered else np.arange(6_000)
+    rows_of = np.split(np.argsort(cluster, kind="stable"), np.cumsum(np.bincount(cluster))[:-1])
+    drawn: dict[str, list[float]] = {}
+    for _ in range(num_draws):
+        rows = np.concatenate([rows_of[code] for code in rng.integers(0, len(rows_of), len(rows_of))])
+        for name, estimate in estimates(logit[rows], label[rows]).items():
+            drawn.setdefault(name, []).append(estimate.value)
+    for name, estimate in estimates(logit, label).items():
+        found = standard_error(estimate.influence, label == 1, cluster=cluster)
+        # a bootstrap's own standard deviation is 1 / sqrt(2 * 1500) = 2% of it
+        assert found == pytest.approx(np.std(drawn[name]), rel=0.08), name
+
+
+ROWS = st.lists(st.tuples(st.integers(-3, 3), st.booleans(), st.integers(0, 5)), min_size=4, max_size=40)
+
+
+def unpacked(rows: list[tuple[int, bool, int]]) -> tuple[Array, Array, Array]:
+    logit, label, cluster = (np.array(values) for values in zip(*rows, strict=True))
+    return logit.astype(np.float64), label, cluster
+
+
+@settings(max_examples=30, deadline=None)
+@given(ROWS, st.randoms(use_true_random=False))
+def test_order_of_rows_and_names_of_clusters_do_not_matter(rows: list[tuple[int, bool, int]], random: Any) -> None:
+    logit, label, cluster = unpacked(rows)
+    if label.all() or not label.any():
+        return
+    order = np.array(random.sample(range(label.size), label.size))
+    renamed = np.array(random.sample(range(9), 6))[cluster]
+    moved = estimates(logit[order], label[order])
+    for name, estimate in estimates(logit, label).items():
+        error = standard_error(estimate.influence, label, cluster=cluster)
+        other = standard_error(moved[name].influence, label[order], cluster=renamed[order])
+        np.testing.assert_allclose(moved[name].influence, estimate.influence[order], atol=1e-13)
+        assert (error is None) == (other is None)
+        assert other is None or other == pytest.approx(error, rel=1e-9, abs=1e-12)
+
+
+@settings(max_examples=30, deadline=None)
+@given(ROWS, st.integers(2, 4))
+def test_copies_of_rows_in_one_cluster_change_nothing(rows: list[tuple[int, bool, int]], num_copies: int) -> None:
+    logit, label, cluster = unpacked(rows)
+    if label.all() or not label.any():
+        return
+    copies = estimates(np.tile(logit, num_copies), np.tile(label, num_copies))
+    for name, estimate in estimates(logit, label).items():
+        error = standard_error(estimate.influence, label, cluster=cluster)
+        other = standard_error(copies[name].influence, np.tile(label, num_copies), cluster=np.tile(cluster, num_copies))
+        assert copies[name].value == pytest.approx(estimate.value, rel=1e-12)
+        assert (error is None) == (other is None)
+        assert other is None or other == pytest.approx(error, rel=1e-9, abs=1e-12)
+
+
+def test_the_error_of_a_mean_is_the_textbook_one_up_to_the_class_factors() -> None:
+    logit, label = sample(5_000)
+    losses = np.logaddexp(0.0, np.where(label == 1, -logit, logit))
+    found = standard_error(log_loss_estimate(logit, label).influence, label == 1)
+    assert found is not None
+    ratio = found / (losses.std(ddof=1) / math.sqrt(label.size))
+    assert 1.0 < ratio < math.sqrt(label.sum() / (label.sum() - 1))
+
+
+def test_the_error_of_wll_is_that_of_two_independent_means() -> None:
+    logit, label = sample(5_000)
+    losses = np.logaddexp(0.0, np.where(label == 1, -(logit - 1.0), logit - 1.0))
+    variance = sum(losses[label == c].var(ddof=1) / np.sum(label == c) for c in (0, 1))
+    found = standard_error(wll_estimate(logit, label, offset=-1.0).influence, label == 1)
+    assert found == pytest.approx(0.5 * math.sqrt(variance), rel=1e-12)
+
+
+def test_the_competition_score_follows_its_parts() -> None:
+    logit, label = sample(3_000)
+    found = competition_estimate(ap=ranking_estimates(logit, label)["ap"], wll=wll_estimate(logit, label))
+    step = 1e-4
+    for row in (0, int(np.argmax(label))):
+        weight = np.ones((2, label.size))
+        weight[:, row] += step, -step
+        figures = [weighted_metrics(logit, label, w) for w in weight]
+        scores = [competition_score(ap=of["ap"], wll=of["wll"]) for of in figures]
+        assert found.influence[row] == pytest.approx((scores[0] - scores[1]) / (2.0 * step), rel=1e-5, abs=1e-9)
+
+
+@pytest.mark.parametrize("cluster", [None, np.zeros(4, dtype=np.int64), np.array([0, 1, 2, 0])])
+def test_a_class_in_one_cluster_has_no_error(cluster: Array | None) -> None:
+    label = np.array([True, False, False, cluster is not None])
+    assert standard_error(np.arange(4.0), label, cluster=cluster) is None
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    label = np.array([True, False, True, False])
+    with pytest.raises(ValueError, match="shapes must be equal"):
+        standard_error(np.arange(4.0), label, cluster=np.arange(3))
+    with pytest.raises(ValueError, match="negative"):
+        standard_error(np.arange(4.0), label, cluster=np.array([-1, 0, 1, 2]))
