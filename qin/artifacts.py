@@ -1,5 +1,6 @@
 """Files that stages hand to each other: written whole or not at all, with the same bytes for the same content."""
 
+import csv
 import hashlib
 import json
 import math
@@ -91,12 +92,21 @@ def check_keys(values: Mapping[str, Any], names: Sequence[str]) -> None:
         raise ValueError(f"keys must be exactly {sorted(names)}: {missing=}, {unknown=}")
 
 
-def write_csv(path: Path, rows: Sequence[Mapping[str, float | int | str]]) -> None:
-    """Write rows of equal keys as CSV, floats at 6 significant digits."""
-    lines = [",".join(rows[0])] if rows else []
-    lines += [",".join(_cell(value) for value in row.values()) for row in rows]
-    with atomic_file(path) as staging:
-        staging.write_text("\n".join(lines) + "\n", encoding="utf-8")
+def write_csv(
+    path: Path, rows: Sequence[Mapping[str, float | int | str]], *, columns: Sequence[str] | None = None
+) -> None:
+    """Write rows of equal keys as CSV, floats at 6 significant digits.
+
+    Args:
+        path: The file.
+        rows: Its rows.
+        columns: Header of a file that may have no rows.
+    """
+    header = columns or (rows[0] if rows else ())
+    with atomic_file(path) as staging, staging.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows([_cell(value) for value in row.values()] for row in rows)
 
 
 def read_array(path: Path) -> npt.NDArray[Any]:

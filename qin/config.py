@@ -195,10 +195,11 @@ class CalibrationParams(_Section):
 
 
 class EvaluateParams(_Section):
-    """Resolution of the calibration error and of the plots."""
+    """Resolution of the calibration error and of the plots; columns whose values are judged one by one."""
 
     num_bins: Annotated[int, Field(ge=2)]
     num_curve_points: Annotated[int, Field(ge=10)]
+    slices: list[str] = []
 
 
 class PredictParams(_Section):

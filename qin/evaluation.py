@@ -1,74 +1,183 @@
 """The figures and curves of a trained, calibrated model on the validation fold."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from qin.calibration.halves import judge_half
 from qin.calibration.report import CalibrationReport
-from qin.curves import pr_curve, reliability_curve, roc_curve, score_histogram
+from qin.curves import Row, pr_curve, reliability_curve, roc_curve, score_histogram
 from qin.data.segments import Segments
-from qin.metrics import competition_score, probability_metrics, ranking_counts
+from qin.gauc import grouped_auc
+from qin.influence import (
+    Estimate,
+    competition_estimate,
+    probability_estimates,
+    ranking_estimates,
+    standard_error,
+    values_with_errors,
+)
+from qin.logits import BoolArray, Float64Array, FloatArray, IntArray
+from qin.metrics import probability_metrics, ranking_counts
 from qin.scored import ScoredRows
+from qin.slices import largest_segments, slice_calibration_rows, slice_figures
 
 
-def evaluate(
-    scored: ScoredRows,
-    report: CalibrationReport,
-    *,
-    segments: Segments | None = None,
-    judge_seed: int,
-    num_bins: int,
-    num_points: int,
-) -> tuple[dict[str, Any], dict[str, list[dict[str, Any]]]]:
-    """Judge on the original distribution: no downsampling, no weights.
+@dataclass(frozen=True, kw_only=True)
+class JudgedFold:
+    """The validation fold, ready to be judged on the original distribution: no downsampling, no weights.
 
-    Probabilities are judged on the half that the judged calibrator was not fitted on, before and after calibration
-    alike, so that the two can be compared. Ranking uses every validation row, because a calibrator keeps the order;
-    shifts by segment do not, so with them it uses the judged half too, after calibration.
+    Probabilities are judged on the half that the judged calibrator was not fitted on. Ranking uses every row, because a
+    calibrator keeps the order; shifts by segment do not, so with them the judged half ranks too, after calibration.
+
+    Attributes:
+        scored: training-scale logits and labels.
+        report: the calibration.
+        calibrated: logits from the judged calibrator, `(n,)`.
+        deployed: logits from the deployed calibrator, `(n,)`.
+        is_judge: rows of the judging half, `(n,)`.
+        ranking: logits that rank, `(n,)`.
+        is_ranked: rows that are ranked, `(n,)`.
+        cluster: codes from 0 of what is drawn independently, such as users, `(n,)`; None for rows.
+    """
+
+    scored: ScoredRows
+    report: CalibrationReport
+    calibrated: Float64Array
+    deployed: Float64Array
+    is_judge: BoolArray
+    ranking: FloatArray
+    is_ranked: BoolArray
+    cluster: IntArray | None
+
+    @classmethod
+    def of(
+        cls,
+        scored: ScoredRows,
+        report: CalibrationReport,
+        *,
+        judge_seed: int,
+        segments: Segments | None = None,
+        cluster: IntArray | None = None,
+    ) -> "JudgedFold":
+        """Apply the calibrators.
+
+        Args:
+            scored: Logits of the validation fold.
+            report: The calibration.
+            judge_seed: Seed that divided the halves.
+            segments: Each row's segment, where the calibrator has shifts.
+            cluster: See the class.
+        """
+        calibrated, is_judge = report.judged.apply(scored.logit, segments), judge_half(scored.row, seed=judge_seed)
+        return cls(
+            scored=scored,
+            report=report,
+            calibrated=calibrated,
+            deployed=report.deployed.apply(scored.logit, segments),
+            is_judge=is_judge,
+            ranking=scored.logit if segments is None else calibrated,
+            is_ranked=np.ones(scored.row.size, np.bool_) if segments is None else is_judge,
+            cluster=cluster,
+        )
+
+    def cluster_of(self, rows: BoolArray) -> IntArray | None:
+        """Return the clusters of the rows of a mask."""
+        return None if self.cluster is None else self.cluster[rows]
+
+
+def evaluate(fold: JudgedFold, *, num_bins: int) -> dict[str, Any]:
+    """Return the figures for `metrics/evaluate.json`; `name_se` is the standard error of `name`.
 
     Args:
-        scored: Logits of the validation fold.
-        report: The calibration.
-        segments: Each row's segment, where the calibrator has shifts.
-        judge_seed: Seed that divided the halves.
-        num_bins: Bins of the calibration error and the reliability plot.
-        num_points: Points of a curve.
+        fold: The judged fold.
+        num_bins: Bins of the calibration error.
 
     Returns:
-        JSON values for `metrics/evaluate.json`, and the rows of each plot by name.
+        Row counts, `ap`, `auc`, GAUC (None without clusters), the competition score, and under `after` what judges the
+        calibrated probabilities of the judging half; see `qin.metrics.probability_metrics`.
     """
-    is_judge = judge_half(scored.row, seed=judge_seed)
-    before, label = scored.logit[is_judge], scored.label[is_judge]
-    after = report.judged.apply(before, None if segments is None else segments.where(is_judge))
-    counts = ranking_counts(scored.logit, scored.label) if segments is None else ranking_counts(after, label)
-    ap = counts.average_precision()
-    probability = {
-        name: probability_metrics(logit, label, base_rate=base_rate, num_bins=num_bins)
-        for name, logit, base_rate in (
-            ("before", before, report.base_rates["train"]),
-            ("after", after, report.judged_base_rate),
+    label, judged, ranked = fold.scored.label, fold.is_judge, fold.is_ranked
+    base_rate = fold.report.judged_base_rate
+    ranking = ranking_estimates(fold.ranking[ranked], label[ranked])
+    probability = probability_estimates(fold.calibrated[judged], label[judged], base_rate=base_rate)
+    metrics = probability_metrics(fold.calibrated[judged], label[judged], base_rate=base_rate, num_bins=num_bins)
+    errors = values_with_errors(probability, label[judged] == 1, cluster=fold.cluster_of(judged))
+    scores = {
+        name: competition_estimate(ap=_among_all(ranking["ap"], ranked), wll=_among_all(probability[wll], judged))
+        for name, wll in (("natural", "wll"), ("balanced", "wll_balanced"))
+    }
+    return {
+        "rows": {"validation": int(label.size), "judged": int(np.count_nonzero(judged))},
+        "base_rate": float(label.mean()),
+        **values_with_errors(ranking, label[ranked] == 1, cluster=fold.cluster_of(ranked)),
+        **_gauc(fold),
+        "score": values_with_errors(scores, label == 1, cluster=fold.cluster),
+        "after": errors | metrics,
+    }
+
+
+def _among_all(estimate: Estimate, rows: BoolArray) -> Estimate:
+    """The same estimate as one over all rows, of which the others do not count."""
+    influence = np.zeros(rows.size)
+    influence[rows] = estimate.influence
+    return Estimate(estimate.value, influence)
+
+
+def _gauc(fold: JudgedFold) -> dict[str, float | int | None]:
+    """AUC within clusters, with the number of those that hold both classes and their share of the rows."""
+    names = ("gauc", "gauc_se", "gauc_num_groups", "gauc_row_share")
+    label, cluster = fold.scored.label[fold.is_ranked], fold.cluster_of(fold.is_ranked)
+    found = None if cluster is None else grouped_auc(fold.ranking[fold.is_ranked], label, cluster)
+    if found is None:
+        return dict.fromkeys(names)
+    error = standard_error(found.estimate.influence, label == 1, cluster=cluster)
+    values = (found.estimate.value, error, found.num_groups, found.num_rows / label.size)
+    return dict(zip(names, values, strict=True))
+
+
+def evaluate_slices(
+    fold: JudgedFold, segments_of: Mapping[str, Segments]
+) -> tuple[dict[str, dict[str, dict[str, Any]]], list[Row]]:
+    """Return figures by column and value for `metrics/slices.json`, and the rows of the slices' calibration plot.
+
+    Args:
+        fold: The judged fold.
+        segments_of: Each row's value of each column; the values with few rows are pooled.
+    """
+    figures, points = {}, []
+    for column, segments in segments_of.items():
+        pooled = largest_segments(segments)
+        figures[column] = slice_figures(
+            fold.ranking,
+            fold.calibrated,
+            fold.scored.label,
+            is_ranked=fold.is_ranked,
+            is_judge=fold.is_judge,
+            segments=pooled,
+            cluster=fold.cluster,
         )
-    }
-    calibrated = probability["after"]
-    figures = {
-        "rows": {"validation": int(scored.label.size), "judged": int(label.size)},
-        "base_rate": float(scored.label.mean()),
-        "ap": ap,
-        "auc": counts.auc(),
-        "score": {
-            "natural": competition_score(ap=ap, wll=_number(calibrated["wll"])),
-            "balanced": competition_score(ap=ap, wll=_number(calibrated["wll_balanced"])),
-        },
-        **probability,
-    }
-    plots = {
+        logit, label = fold.calibrated[fold.is_judge], fold.scored.label[fold.is_judge]
+        points += slice_calibration_rows(column, logit, label, segments=pooled.where(fold.is_judge))
+    return figures, points
+
+
+def curves(fold: JudgedFold, *, num_bins: int, num_points: int) -> dict[str, list[Row]]:
+    """Return the rows of each plot by name.
+
+    Args:
+        fold: The judged fold.
+        num_bins: Bins of the reliability plot.
+        num_points: Points of a curve.
+    """
+    scored, is_judge, is_ranked = fold.scored, fold.is_judge, fold.is_ranked
+    counts = ranking_counts(fold.ranking[is_ranked], scored.label[is_ranked])
+    before, after, label = scored.logit[is_judge], fold.calibrated[is_judge], scored.label[is_judge]
+    return {
         "pr": pr_curve(counts, num_points=num_points),
         "roc": roc_curve(counts, num_points=num_points),
         "reliability": reliability_curve(before, after, label, num_bins=num_bins),
-        "score_histogram": score_histogram(report.deployed.apply(scored.logit, segments), scored.label),
+        "score_histogram": score_histogram(fold.deployed, scored.label),
     }
-    return figures, plots
-
-
-def _number(value: float | None) -> float:
-    assert value is not None, "only the Cox figures may be absent"
-    return value

@@ -112,6 +112,13 @@ def test_csv_has_six_digits(tmp_path: Path) -> None:
     assert (tmp_path / "p.csv").read_text() == "x,name,n\n0.333333,a,12345678\n2,b,0\n"
 
 
+def test_csv_quotes_text_and_keeps_a_header_without_rows(tmp_path: Path) -> None:
+    write_csv(tmp_path / "p.csv", [{"value": 'a "b", c', "n": 1}], columns=("value", "n"))
+    assert (tmp_path / "p.csv").read_text() == 'value,n\n"a ""b"", c",1\n'
+    write_csv(tmp_path / "p.csv", [], columns=("value", "n"))
+    assert (tmp_path / "p.csv").read_text() == "value,n\n"
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
