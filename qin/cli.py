@@ -1,0 +1,65 @@
+"""Commands beside the stages.
+
+qin compare HEAD workspace
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qin.config import load_params
+from qin.data.segments import read_clusters
+from qin.errors import QinError
+from qin.run_comparison import compare_runs, comparison_json, comparison_text, shared_rows
+from qin.runs import read_run
+
+PARAMS = Path("params.yaml")
+
+app = typer.Typer(add_completion=False, no_args_is_help=True)
+
+
+@app.callback()
+def commands() -> None:
+    """Commands beside the stages of the pipeline; run them in the repository's root."""
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Print a QinError's lines and exit with status 1, as stages do."""
+    try:
+        yield
+    except QinError as error:
+        for line in str(error).splitlines():
+            typer.echo(f"error: {line}", err=True)
+        raise SystemExit(1) from error
+
+
+@app.command()
+def compare(
+    first: Annotated[str, typer.Argument(metavar="A", help="workspace, a folder, a revision or an experiment")],
+    second: Annotated[str, typer.Argument(metavar="B", help="the same; differences are B - A")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON with every digit.")] = False,
+    independent: Annotated[bool, typer.Option(help="Take rows as independent though split.group_key is set.")] = False,
+) -> None:
+    """Compare two runs on the validation rows that both have: is the difference more than noise?
+
+    Standard errors are paired, and clustered by split.group_key of params.yaml here.
+    """
+    with one_line_errors():
+        params = load_params(PARAMS) if PARAMS.exists() else None
+        train = params.data.train if params else None
+        judge_seed = params.calibration.seed if params else None
+        rows = shared_rows(read_run(first), read_run(second), train=train, judge_seed=judge_seed)
+        key = params.split.group_key if params and not independent else None
+        cluster = read_clusters(train, key, rows.row) if train and key else None
+        clusters = None if cluster is None else {"column": key, "num": int(cluster.max()) + 1}
+        report = comparison_json(rows, compare_runs(rows, cluster=cluster), clusters=clusters)
+        typer.echo(json.dumps(report, indent=2, allow_nan=False) if as_json else comparison_text(report))
+
+
+if __name__ == "__main__":
+    app()
