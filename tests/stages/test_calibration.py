@@ -73,7 +73,7 @@ def test_shifts_by_column_reach_metrics_and_submission(project: Path) -> None:
     values[:2] = [None, "never seen"]
     pq.write_table(table.set_column(table.schema.get_field_index(COLUMN), COLUMN, pa.array(values)), test)
     run_in_process("prepare")  # its test file changed
-    _, plain_figures, plain = run(project, method="platt")
+    plain_file, plain_figures, plain = run(project, method="platt")
     file, figures, shifted = run(project, method="platt", by=COLUMN)
     segments = file["segments"]
     assert segments["column"] == COLUMN
@@ -86,7 +86,7 @@ def test_shifts_by_column_reach_metrics_and_submission(project: Path) -> None:
     np.testing.assert_allclose(logit_of(shifted) - logit_of(plain), expected, atol=1e-4)  # 6 digits in the file
     assert figures["after"]["log_loss"] < plain_figures["after"]["log_loss"]
     assert figures["auc"] > plain_figures["auc"] + 0.02
-    assert figures["before"] == plain_figures["before"]
+    assert file["before"] == plain_file["before"]
     assert file["offset_parts"] == {"pos_weight": 1.0, "neg_ratio": 0.05, "reweighted": True}
     headline = json.loads((project / "metrics/calibrate.json").read_text())
     assert headline["segment_tau"] == pytest.approx(segments["tau"], rel=1e-5)
