@@ -1,0 +1,78 @@
+"""The evaluate stage on a written run: group key and slices come from the raw file."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from qin.slices import CALIBRATION_COLUMNS
+from tests.stages.run import run_in_process
+from tests.test_metrics import sample
+from tests.test_run_comparison import write_run
+from tests.workspace import ROOT, set_params
+
+NUM_ROWS = 3_000
+SHOPS = ["a, b", None, "c"]
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Every other row of a log is validated; users are four rows each, shops three."""
+    monkeypatch.chdir(tmp_path)
+    logit, label = sample(NUM_ROWS)
+    row = 2 * np.arange(NUM_ROWS)
+    write_run(tmp_path, logit, label, row=row)
+    number = np.arange(2 * NUM_ROWS)
+    shop = pa.array([SHOPS[k // 2 % 3] for k in number], pa.string())
+    pq.write_table(pa.table({"user": number // 8, "shop": shop}), "train.parquet")
+    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    set_params(tmp_path / "params.yaml", {"data.train": "train.parquet"})
+    return tmp_path
+
+
+def read_figures(project: Path, name: str) -> Any:
+    return json.loads((project / f"metrics/{name}.json").read_text())
+
+
+def read_slices(project: Path) -> list[list[str]]:
+    with (project / "plots/slices.csv").open(newline="") as file:
+        return list(csv.reader(file))
+
+
+def test_without_keys_slices_are_empty_files_with_their_header(project: Path) -> None:
+    run_in_process("evaluate")
+    assert read_figures(project, "slices") == {}
+    assert read_slices(project) == [list(CALIBRATION_COLUMNS)]
+    assert read_figures(project, "evaluate")["gauc"] is None
+
+
+def test_group_key_and_slices_are_read_at_the_validated_rows(project: Path) -> None:
+    run_in_process("evaluate")
+    plain = read_figures(project, "evaluate")
+    set_params(project / "params.yaml", {"split.group_key": "user", "evaluate.slices": ["shop"]})
+    run_in_process("evaluate")
+    figures, slices = read_figures(project, "evaluate"), read_figures(project, "slices")
+    assert 0.0 < figures["gauc"] < 1.0
+    assert figures["ap"] == plain["ap"]
+    assert figures["ap_se"] != plain["ap_se"]
+    label = sample(NUM_ROWS)[1]
+    assert list(slices["shop"]) == ["a, b", "c", "null"]
+    for name, shop in (("a, b", 0), ("null", 1), ("c", 2)):
+        found = slices["shop"][name]
+        assert found["rows"]["validation"] == NUM_ROWS / 3
+        assert found["base_rate"] == pytest.approx(label[shop::3].mean(), rel=1e-5)
+    assert [row[:2] for row in read_slices(project)[1:]] == [["shop", name] for name in slices["shop"]]
+
+
+@pytest.mark.parametrize("key", ["split.group_key", "evaluate.slices"])
+def test_a_column_that_is_not_there_is_one_line(project: Path, key: str, capfd: pytest.CaptureFixture[str]) -> None:
+    set_params(project / "params.yaml", {key: ["nothing"] if key == "evaluate.slices" else "nothing"})
+    with pytest.raises(SystemExit):
+        run_in_process("evaluate")
+    assert "error: train.parquet: no column nothing\n" in capfd.readouterr().err
+    assert not (project / "metrics").exists()
