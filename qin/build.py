@@ -14,6 +14,7 @@ from qin.data.device import PrefetchingLoader, ResidentLoader, fits
 from qin.data.loader import BatchSource, ShuffledLoader
 from qin.data.shards import ShardReader
 from qin.errors import ConfigError
+from qin.mining import HardNegatives, is_batch_coupled, two_passes_save_time
 from qin.model.embedding import FusedEmbedding, NumericNormalizer
 from qin.model.qin import EMBEDDING_STD, QIN, QINInputs, QINSizes
 from qin.optimizers import Optimizers
@@ -21,7 +22,7 @@ from qin.progress import log
 from qin.row_adam import RowWiseAdam
 from qin.sampling import auto_pos_weight
 from qin.schema import Schema
-from qin.training import FitSettings, HardNegatives
+from qin.training import FitSettings
 
 # The authors' implementation of the published model (arXiv 2504.17699).
 PUBLISHED: dict[str, Any] = {
@@ -152,13 +153,35 @@ def resolve_neg_ratio(params: ImbalanceParams) -> float:
     return params.neg_downsample_ratio if params.use_neg_downsampling else 1.0
 
 
-def build_hard_negatives(params: HardNegativeParams) -> HardNegatives | None:
-    """Mining inside each batch, or None where it is off."""
+def build_hard_negatives(
+    params: HardNegativeParams, network: nn.Module, *, batch_size: int, positive_share: float
+) -> HardNegatives | None:
+    """Mining inside each batch, or None where it is off.
+
+    Args:
+        params: What to mine.
+        network: That will be trained.
+        batch_size: Rows per batch.
+        positive_share: Expected share of positives in a batch.
+
+    Raises:
+        ConfigError: If two passes are demanded of a network in which a row's logit depends on its batch.
+    """
     if not params.enable:
         return None
     if params.mode == "ohem":
         log.warning("hnm.mode ohem is biased: it drops the easy negatives without weighting the rest; see goss and pps")
-    return HardNegatives(**params.model_dump(exclude={"enable"}))
+    is_coupled = is_batch_coupled(network)
+    if params.forward == "two_pass" and is_coupled:
+        raise ConfigError(
+            "params.yaml: hnm.forward: two_pass is impossible with batch norm (model.norm, model.preset), because the "
+            "kept rows alone have other means and variances than the whole batch; use auto or one_pass"
+        )
+    settings = params.model_dump(exclude={"enable", "forward", "warmup_steps"})
+    saves_time = two_passes_save_time(**settings, num_rows=batch_size, positive_share=positive_share)
+    two_passes = params.forward == "two_pass" or (params.forward == "auto" and saves_time and not is_coupled)
+    log.info("hard negatives: %s, %s", params.mode, "two passes" if two_passes else "one pass")
+    return HardNegatives(**settings, warmup_steps=params.warmup_steps, two_passes=two_passes)
 
 
 def build_settings(params: TrainParams) -> FitSettings:

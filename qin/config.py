@@ -135,6 +135,7 @@ class ImbalanceParams(_Section):
 
     use_neg_downsampling: bool
     neg_downsample_ratio: Annotated[float, Field(gt=0, le=1)]
+    reweight_negatives: bool = True
     pos_weight: Annotated[float, Field(gt=0)] | Literal["auto"] | None
 
 
@@ -146,6 +147,8 @@ class HardNegativeParams(_Section):
     top_neg_frac: Share
     rest_frac: Share
     min_neg: Count
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    forward: Literal["auto", "one_pass", "two_pass"] = "auto"
 
 
 class TrainParams(_Section):

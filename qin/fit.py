@@ -125,10 +125,11 @@ def train(
     knobs, label, is_train = params.train, read_labels(reader), fold == TRAIN
     base_rate = float(label[is_train].mean())
     pos_weight = resolve_pos_weight(params.imbalance, label[is_train])
-    neg_ratio = resolve_neg_ratio(params.imbalance)
+    neg_ratio, reweighted = resolve_neg_ratio(params.imbalance), params.imbalance.reweight_negatives
     device = choose_device(knobs)
-    rows = TrainingRows(build_loader(reader, knobs, device), is_train, label, neg_ratio, pos_weight, knobs.seed)
-    offset = prior_offset(pos_weight=pos_weight, neg_ratio=neg_ratio, reweighted=True)
+    loader = build_loader(reader, knobs, device)
+    rows = TrainingRows(loader, is_train, label, neg_ratio, pos_weight, knobs.seed, reweighted)
+    offset = prior_offset(pos_weight=pos_weight, neg_ratio=neg_ratio, reweighted=reweighted)
     is_val = fold == VALIDATION
     validation = _ValidationFold(reader, is_val, label[is_val], knobs.eval_batch_size, offset)
     network = _initial_network(params, reader, is_train, base_rate=base_rate, offset=offset)
@@ -139,7 +140,9 @@ def train(
         optimizer=build_optimizer(network, knobs),
         rows=rows,
         settings=build_settings(knobs),
-        hard_negatives=build_hard_negatives(params.hnm),
+        hard_negatives=build_hard_negatives(
+            params.hnm, network, batch_size=knobs.batch_size, positive_share=rows.positive_share
+        ),
         validate=validation.scores,
         checkpoints=CheckpointStore(checkpoints, name),
         on_epoch=on_epoch,
@@ -148,7 +151,7 @@ def train(
         "train_base_rate": base_rate,
         "pos_weight": pos_weight,
         "neg_ratio": neg_ratio,
-        "reweighted": True,
+        "reweighted": reweighted,
     }
     provenance = {"run": name, "versions": library_versions(), "best_epoch": result.best_epoch + 1, **facts}
     model = TrainedModel(network, reader.schema, params.model, provenance)
@@ -174,6 +177,7 @@ def _figures(result: FitResult, rows: TrainingRows, network: QIN, base_rate: flo
         "base_rate": base_rate,
         "pos_weight": rows.pos_weight,
         "neg_ratio": rows.neg_ratio,
+        "reweighted": rows.reweighted,
         "num_parameters": sum(parameter.numel() for parameter in network.parameters()),
         "num_steps": result.num_steps,
         "num_epochs": len(result.history),

@@ -125,7 +125,9 @@ def mine_hard_negatives(
     if not len(negative):
         return weight
     hardness = loss[negative]
-    num_top, num_drawn = _num_kept(len(negative), top_neg_frac=top_neg_frac, rest_frac=rest_frac, min_neg=min_neg)
+    num_top, num_drawn = num_kept(
+        len(negative), mode=mode, top_neg_frac=top_neg_frac, rest_frac=rest_frac, min_neg=min_neg
+    )
     if mode == "goss":
         drawn = torch.randperm(len(negative) - num_top, generator=generator)[:num_drawn].to(loss.device)
         selected = goss_weights(hardness, num_top=num_top, drawn=drawn)
@@ -133,9 +135,21 @@ def mine_hard_negatives(
         start = torch.rand((), generator=generator, dtype=torch.float64).item()
         selected = pps_weights(hardness, num_kept=num_top + num_drawn, start=start)
     else:
-        selected = ohem_weights(hardness, num_kept=max(num_top, min(min_neg, len(negative))))
+        selected = ohem_weights(hardness, num_kept=num_top)
     weight[negative] = selected
     return weight
+
+
+def num_kept(num_neg: int, *, mode: MiningMode, top_neg_frac: float, rest_frac: float, min_neg: int) -> tuple[int, int]:
+    """Return how many of a batch's ``num_neg`` negatives are hardest, and how many are drawn from the others.
+
+    The arguments are those of `mine_hard_negatives`; `pps` keeps as many as both numbers together.
+    """
+    num_top = _ceil(top_neg_frac * num_neg)
+    if mode == "ohem":
+        return max(num_top, min(min_neg, num_neg)), 0
+    num_drawn = max(_ceil(rest_frac * num_neg), min_neg - num_top)
+    return num_top, min(num_drawn, num_neg - num_top)
 
 
 def goss_weights(loss: torch.Tensor, *, num_top: int, drawn: torch.Tensor) -> torch.Tensor:
@@ -206,13 +220,6 @@ def ohem_weights(loss: torch.Tensor, *, num_kept: int) -> torch.Tensor:
     weight = torch.zeros_like(loss)
     weight[loss.argsort(descending=True, stable=True)[:num_kept]] = 1.0
     return weight
-
-
-def _num_kept(num_neg: int, *, top_neg_frac: float, rest_frac: float, min_neg: int) -> tuple[int, int]:
-    """Return how many negatives are hardest, and how many are drawn from the others."""
-    num_top = _ceil(top_neg_frac * num_neg)
-    num_drawn = max(_ceil(rest_frac * num_neg), min_neg - num_top)
-    return num_top, min(num_drawn, num_neg - num_top)
 
 
 def _ceil(x: float) -> int:

@@ -14,14 +14,15 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from qin.checkpoint import CheckpointStore
 from qin.data.loader import Batch, BatchSource
 from qin.errors import TrainingError
-from qin.losses import logistic_loss, weighted_logistic_loss
+from qin.losses import weighted_logistic_loss
+from qin.mining import HardNegatives, mined_loss, selection_generator
 from qin.model.qin import QIN
 from qin.optimizers import Optimizers, clip_grad_norm
 from qin.progress import Progress, log
-from qin.sampling import MiningMode, mine_hard_negatives, neg_downsample, positive_weights
+from qin.sampling import neg_downsample, positive_weights
 
 _PLATEAU_FACTOR = 0.5
-_DOWNSAMPLING, _STEP = 2, 3  # streams of the training seed; the loader has 0 and 1
+_DOWNSAMPLING, _STEP = 2, 3  # streams of the training seed; the loader has 0 and 1, the selection of negatives 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,16 +40,6 @@ class FitSettings:
     checkpoint_seconds: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class HardNegatives:
-    """Arguments of `mine_hard_negatives`."""
-
-    mode: MiningMode
-    top_neg_frac: float
-    rest_frac: float
-    min_neg: int
-
-
 @dataclass(frozen=True)
 class TrainingRows:
     """The rows of each epoch: the train fold, its negatives downsampled anew every epoch.
@@ -57,9 +48,10 @@ class TrainingRows:
         loader: Shuffled batches.
         is_train: `(num_rows,)`.
         label: `(num_rows,)`.
-        neg_ratio: Share of negatives kept; each kept one has weight `1 / neg_ratio`.
+        neg_ratio: Share of negatives kept.
         pos_weight: Weight of a positive.
         seed: Seed of the downsampling.
+        reweighted: Whether each kept negative has weight `1 / neg_ratio`; otherwise 1, which shifts the logit.
     """
 
     loader: BatchSource
@@ -68,6 +60,13 @@ class TrainingRows:
     neg_ratio: float
     pos_weight: float
     seed: int
+    reweighted: bool = True
+
+    @property
+    def positive_share(self) -> float:
+        """Expected share of positives among the rows of an epoch."""
+        base_rate = float(self.label[self.is_train].mean())
+        return base_rate / (base_rate + self.neg_ratio * (1.0 - base_rate))
 
     def selection(self, epoch: int) -> npt.NDArray[np.bool_]:
         """Rows of an epoch, `(num_rows,)`."""
@@ -79,7 +78,8 @@ class TrainingRows:
 
     def weights(self, label: torch.Tensor) -> torch.Tensor:
         """Weight of each row of a batch, `(batch,)`."""
-        return positive_weights(label, pos_weight=self.pos_weight) * torch.where(label == 1, 1.0, 1.0 / self.neg_ratio)
+        neg_weight = 1.0 / self.neg_ratio if self.reweighted else 1.0
+        return positive_weights(label, pos_weight=self.pos_weight) * torch.where(label == 1, 1.0, neg_weight)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,18 +191,11 @@ class Fit:
 
     def _train_step(self, batch: Batch) -> float:
         state = self._state
-        step_seed = _step_seed(self._settings.seed, state.step)
-        torch.manual_seed(step_seed)  # dropout depends on the step alone, so nothing need be saved
+        torch.manual_seed(_step_seed(self._settings.seed, state.step))  # dropout depends on the step: nothing to save
         assert batch.label is not None
         weight = self._rows.weights(batch.label)
-        logit = self._model(batch.categorical, batch.numeric, batch.sequences)
-        denominator = weight.sum()
-        loss = weighted_logistic_loss(
-            logit,
-            batch.label,
-            sample_weight=weight * self._selected(logit, batch.label, step_seed),
-            denominator=denominator,
-        )
+        denominator = weight.sum()  # of the whole batch, before any row is selected
+        loss = self._loss(batch, weight, denominator)
         value = loss.item()
         self._check_finite(value)
         self._optimizer.zero_grad(set_to_none=True)
@@ -219,13 +212,20 @@ class Fit:
         state.step_in_epoch += 1
         return value
 
-    def _selected(self, logit: torch.Tensor, label: torch.Tensor, seed: int) -> torch.Tensor | float:
-        mining = self._hard_negatives
-        if mining is None:
-            return 1.0
-        loss = logistic_loss(logit.detach(), label)
-        self._check_finite(float(loss.sum()))
-        return mine_hard_negatives(loss, label, generator=torch.Generator().manual_seed(seed), **asdict(mining))
+    def _loss(self, batch: Batch, weight: torch.Tensor, denominator: torch.Tensor) -> torch.Tensor:
+        mining, step = self._hard_negatives, self._state.step
+        if mining is not None and step >= mining.warmup_steps:
+            return mined_loss(
+                self._model,
+                batch,
+                sample_weight=weight,
+                denominator=denominator,
+                hard_negatives=mining,
+                generator=selection_generator(self._settings.seed, step=step, rank=0),
+            )
+        assert batch.label is not None
+        logit = self._model(batch.categorical, batch.numeric, batch.sequences)
+        return weighted_logistic_loss(logit, batch.label, sample_weight=weight, denominator=denominator)
 
     def _check_finite(self, loss: float) -> None:
         if not math.isfinite(loss):

@@ -7,7 +7,7 @@ and the selection, never on shard sizes, and any step of an epoch can be reached
 
 from bisect import insort
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Protocol
 
@@ -51,6 +51,11 @@ class Batch:
         stop = 2 + len(self.sequences)
         label = None if self.label is None else tensors[stop]
         return Batch(self.rows, tensors[0], tensors[1], tuple(tensors[2:stop]), label)
+
+    def take(self, position: torch.Tensor) -> "Batch":
+        """The rows at positions `(n,)` in the batch, in their order."""
+        taken = self.with_tensors([tensor.index_select(0, position) for tensor in self.tensors])
+        return replace(taken, rows=self.rows[position.cpu().numpy()])
 
 
 class BatchSource(Protocol):
