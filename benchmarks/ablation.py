@@ -69,7 +69,7 @@ def main(
     runs: dict[str, dict[str, Any]] = json.loads(out.read_text())["runs"] if out.exists() else {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        reader, fold = _prepare(folder, params, data)
+        reader, fold = prepare(folder, params, data)
         for seed in range(seeds):
             for variant in only or VARIANTS:
                 key = str(seed)
@@ -106,7 +106,8 @@ def summary(runs: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
     return table
 
 
-def _prepare(folder: Path, params: Path, data: Path) -> tuple[ShardReader, Any]:
+def prepare(folder: Path, params: Path, data: Path) -> tuple[ShardReader, Any]:
+    """Run prepare and split in a folder, with links to the three files of `data`."""
     (folder / "data").mkdir()
     for name in FILES:
         (folder / "data" / name).symlink_to((data / name).resolve())

@@ -6,8 +6,17 @@ from typing import Any
 import pytest
 import torch
 
-from qin.build import PUBLISHED, build_model, build_optimizer, choose_bf16, choose_device, place, resolve_preset
-from qin.config import ModelParams, TrainParams, load_params
+from qin.build import (
+    PUBLISHED,
+    build_hard_negatives,
+    build_model,
+    build_optimizer,
+    choose_bf16,
+    choose_device,
+    place,
+    resolve_preset,
+)
+from qin.config import HardNegativeParams, ModelParams, TrainParams, load_params
 from qin.errors import ConfigError
 from qin.model.qin import QIN
 from qin.optimizers import Optimizers
@@ -24,6 +33,10 @@ def model(**changes: Any) -> ModelParams:
 
 def train(**changes: Any) -> TrainParams:
     return PARAMS.train.model_copy(update=changes)
+
+
+def hnm(**changes: Any) -> HardNegativeParams:
+    return PARAMS.hnm.model_copy(update={"enable": True, **changes})
 
 
 def network(params: ModelParams) -> QIN:
@@ -79,6 +92,31 @@ def test_large_tables_are_updated_row_by_row(monkeypatch: pytest.MonkeyPatch) ->
     assert len(owned) == len(list(sparse.parameters()))
     with pytest.raises(ConfigError, match=r"params\.yaml: train\.ema_decay: must be null with an embedding table"):
         build_optimizer(sparse, train(ema_decay=0.9))
+
+
+def two_passes(params: HardNegativeParams, **changes: Any) -> bool:
+    mining = build_hard_negatives(params, network(model(**changes)), batch_size=1024, positive_share=0.02)
+    assert mining is not None
+    return mining.two_passes
+
+
+def test_two_passes_are_made_where_they_save_time_and_may_be_made() -> None:
+    assert two_passes(hnm())
+    assert not two_passes(hnm(rest_frac=0.7))
+    assert not two_passes(hnm(forward="one_pass"))
+    assert two_passes(hnm(forward="two_pass", rest_frac=0.7))
+    assert not two_passes(hnm(), norm="batch")
+    assert two_passes(hnm(), norm="rms")
+    assert not two_passes(hnm(), preset="published")
+    assert build_hard_negatives(PARAMS.hnm, network(model()), batch_size=1024, positive_share=0.02) is None
+
+
+@pytest.mark.parametrize("changes", [{"norm": "batch"}, {"preset": "published"}])
+def test_two_passes_are_refused_with_batch_norm(changes: dict[str, str]) -> None:
+    with pytest.raises(
+        ConfigError, match=r"params\.yaml: hnm\.forward: two_pass is impossible with batch norm .*because"
+    ):
+        two_passes(hnm(forward="two_pass"), **changes)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")

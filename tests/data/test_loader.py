@@ -239,3 +239,11 @@ def test_labels_of_the_whole_log_and_of_none(tmp_path: Path, reader: ShardReader
     (batch,) = iterate_in_order(unlabelled, is_selected=None, batch_size=NUM_ROWS)
     assert batch.label is None
     assert batch.categorical.shape == (NUM_ROWS, 2)
+
+
+def test_rows_of_a_batch_are_taken_with_all_their_tensors(reader: ShardReader) -> None:
+    (batch,) = iterate_in_order(reader, is_selected=select(0.5), batch_size=NUM_ROWS)
+    position = torch.tensor([5, 0, 3])
+    part = batch.take(position)
+    assert part.rows.tolist() == batch.rows[[5, 0, 3]].tolist()
+    assert_holds_its_rows(part, make_arrays(NUM_ROWS))

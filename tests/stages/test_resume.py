@@ -30,6 +30,14 @@ HARD = {
     "train.checkpoint_seconds": 0.0,
 }
 
+TWO_PASSES = {
+    "imbalance.reweight_negatives": False,
+    "model.norm": "none",
+    "hnm.mode": "pps",
+    "hnm.forward": "two_pass",
+    "hnm.warmup_steps": 2,
+}
+
 
 class KilledError(Exception):
     """Stands for kill -9: nothing after it runs."""
@@ -76,11 +84,17 @@ def killed_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
             run_in_process("train")
 
 
-@pytest.mark.parametrize("table", ["dense", "row-wise"])
-def test_resumed_run_equals_uninterrupted_one(project: Path, monkeypatch: pytest.MonkeyPatch, table: str) -> None:
+@pytest.mark.parametrize(
+    ("table", "passes"), [("dense", 1), ("row-wise", 2), pytest.param("dense", 2, marks=pytest.mark.slow)]
+)
+def test_resumed_run_equals_uninterrupted_one(
+    project: Path, monkeypatch: pytest.MonkeyPatch, table: str, passes: int
+) -> None:
     if table == "row-wise":
         monkeypatch.setattr("qin.build.SPARSE_TABLE_ROWS", 1)
         set_params(project / "params.yaml", {"train.ema_decay": None})
+    if passes == 2:
+        set_params(project / "params.yaml", TWO_PASSES)
     run_in_process("train")
     whole = outputs(project)
     assert not list((project / ".qin/checkpoints").iterdir())

@@ -1,0 +1,340 @@
+"""Ways to deal with rare clicks: cost of a step, noise and bias of its gradient, and models trained for the same time.
+
+    python -m qin.sample --rows 100000 --seed 0 --out folder
+    python -m benchmarks.imbalance --data folder --out benchmarks/results/imbalance.json
+
+The model is that of the profile after one epoch on all rows. Time is CPU time on one thread, which other work on the
+machine disturbs least; steps of the variants take turns, and figures are medians. The loader's share is an epoch of
+reading over its steps. Gradients are those of a copy without dropout, around the gradient of the train fold's loss:
+`variance` is the trace of their covariance, `bias` the distance of their mean, where it exceeds what the number
+of draws can tell from zero. Averaged over a given time, an estimate has a variance proportional to
+`variance * seconds_per_step`; both are given relative to all rows. Trained models get as many epochs as fit
+into the time of the profile's on all rows, and keep their best one.
+"""
+
+import copy
+import math
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from itertools import count, islice
+from pathlib import Path
+from statistics import median
+from typing import Annotated, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import typer
+
+from benchmarks.ablation import changed, prepare
+from benchmarks.machine import describe, report
+from qin.build import (
+    build_hard_negatives,
+    build_loader,
+    build_model,
+    build_optimizer,
+    build_settings,
+    resolve_neg_ratio,
+)
+from qin.checkpoint import CheckpointStore
+from qin.config import Params, load_params
+from qin.data.folds import TRAIN, Folds
+from qin.data.loader import Batch, iterate_in_order, read_labels
+from qin.data.shards import ShardReader
+from qin.fit import train
+from qin.inference import use_threads
+from qin.losses import weighted_logistic_loss
+from qin.mining import HardNegatives, mined_loss, selection_generator
+from qin.model.qin import QIN
+from qin.training import Fit, TrainingRows, ValidationScores
+
+ALL_ROWS, UNWEIGHTED = "all rows", "downsampling 0.1, weight 1"
+_DOWNSAMPLING = {"imbalance.use_neg_downsampling": True, "imbalance.neg_downsample_ratio": 0.1}
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    ALL_ROWS: {},
+    "downsampling 0.1": _DOWNSAMPLING,
+    UNWEIGHTED: {**_DOWNSAMPLING, "imbalance.reweight_negatives": False},
+    "goss, one pass": {"hnm.enable": True, "hnm.mode": "goss", "hnm.forward": "one_pass"},
+    "goss, two passes": {"hnm.enable": True, "hnm.mode": "goss", "hnm.forward": "two_pass"},
+    "pps, one pass": {"hnm.enable": True, "hnm.mode": "pps", "hnm.forward": "one_pass"},
+    "pps, two passes": {"hnm.enable": True, "hnm.mode": "pps", "hnm.forward": "two_pass"},
+    "ohem, two passes": {"hnm.enable": True, "hnm.mode": "ohem", "hnm.forward": "two_pass"},
+}
+_DROPOUTS = ("dropout", "row_dropout", "embedding_dropout", "field_dropout")
+
+
+class Variant:
+    """One way to train, ready for single steps.
+
+    Args:
+        params: Its settings.
+        reader: Prepared train file.
+        fold: Fold of each row.
+        network: Trained, on the CPU; not changed.
+    """
+
+    def __init__(self, params: Params, reader: ShardReader, fold: Folds, network: QIN) -> None:
+        knobs, imbalance = params.train, params.imbalance
+        loader, ratio = build_loader(reader, knobs, torch.device("cpu")), resolve_neg_ratio(imbalance)
+        reweighted = imbalance.reweight_negatives
+        self.rows = TrainingRows(loader, fold == TRAIN, read_labels(reader), ratio, 1.0, knobs.seed, reweighted)
+        self.hard_negatives: HardNegatives | None = build_hard_negatives(
+            params.hnm, network, batch_size=knobs.batch_size, positive_share=self.rows.positive_share
+        )
+        self._network, self._knobs = copy.deepcopy(network), knobs
+        self._optimizer = build_optimizer(self._network, knobs)
+
+    def time_steps(self, num_steps: int) -> list[float]:
+        """CPU seconds of each of the next steps of the training loop, the loader's left out."""
+        turn = _Turn(self.rows, num_steps)
+        Fit(
+            self._network,
+            optimizer=self._optimizer,
+            rows=replace(self.rows, loader=turn),
+            settings=replace(build_settings(self._knobs), epochs=1, checkpoint_seconds=math.inf),
+            hard_negatives=self.hard_negatives,
+            validate=lambda _: ValidationScores(log_loss=0.0, ap=0.0, auc=0.0),
+            checkpoints=_NoCheckpoints(Path(), ""),
+            on_epoch=lambda _: None,
+        ).run()
+        return turn.seconds
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of the first epoch."""
+        return self.rows.loader.num_batches(self.rows.selection(0))
+
+    def loader_seconds(self) -> float:
+        """CPU seconds per step of an epoch that is only read."""
+        selection = self.rows.selection(0)
+        started = time.process_time()
+        num_steps = sum(1 for _ in self.rows.loader.epoch(0, selection))
+        return (time.process_time() - started) / num_steps
+
+    def gradient(self, network: QIN, draw: int) -> torch.Tensor:
+        """The gradient of a step on the first batch of an epoch, `(num_parameters,)`."""
+        batch = next(self.rows.loader.epoch(draw, self.rows.selection(draw)))
+        assert batch.label is not None
+        weight = self.rows.weights(batch.label)
+        if self.hard_negatives is None:
+            return _gradient(network, _loss(network, batch, weight, weight.sum()))
+        generator = selection_generator(self._knobs.seed, step=draw, rank=0)
+        loss = mined_loss(
+            network,
+            batch,
+            sample_weight=weight,
+            denominator=weight.sum(),
+            hard_negatives=self.hard_negatives,
+            generator=generator,
+        )
+        return _gradient(network, loss)
+
+
+class _Turn:
+    """A `BatchSource` of one short epoch that times what is done with each batch."""
+
+    def __init__(self, rows: TrainingRows, num_steps: int) -> None:
+        self.batch_size, self.seconds = rows.loader.batch_size, list[float]()
+        self._rows, self._num_steps = rows, num_steps
+
+    def num_batches(self, is_selected: npt.NDArray[np.bool_]) -> int:
+        """Steps of the turn."""
+        return min(self._num_steps, is_selected.size)
+
+    def epoch(self, epoch: int, is_selected: npt.NDArray[np.bool_], *, first_step: int = 0) -> Iterator[Batch]:
+        """Yield the batches."""
+        assert (epoch, first_step, bool(is_selected.any())) == (0, 0, True), "a turn is the start of a new run"
+        for batch in islice(_endless(self._rows), self._num_steps):
+            started = time.process_time()
+            yield batch
+            self.seconds.append(time.process_time() - started)
+
+
+class _NoCheckpoints(CheckpointStore):
+    """Keeps nothing: a turn is short."""
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Do nothing."""
+
+    def load(self) -> dict[str, Any] | None:
+        """Nothing was kept."""
+        return None
+
+
+class Moments:
+    """Mean and variance of vectors around a known center, without keeping them.
+
+    Args:
+        center: What the vectors should be on average, `(n,)`.
+    """
+
+    def __init__(self, center: torch.Tensor) -> None:
+        self._center, self._sum = center, torch.zeros_like(center, dtype=torch.float64)
+        self._squares, self._count = 0.0, 0
+
+    def add(self, vector: torch.Tensor) -> None:
+        """Count one more vector, `(n,)`."""
+        difference = (vector - self._center).double()
+        self._sum += difference
+        self._squares += float(difference.square().sum())
+        self._count += 1
+
+    @property
+    def variance(self) -> float:
+        """Trace of the covariance."""
+        return (self._squares - float(self._sum.square().sum()) / self._count) / (self._count - 1)
+
+    @property
+    def squared_bias(self) -> float:
+        """Squared distance of the mean from the center, unbiased; it may be negative."""
+        return float((self._sum / self._count).square().sum()) - self.variance / self._count
+
+
+def gradient_figures(variants: Mapping[str, Variant], network: QIN, full: torch.Tensor, *, draws: int) -> Any:
+    """Variance and bias of each variant's gradient around the full one; bias relative to its length.
+
+    Args:
+        variants: What to measure.
+        network: Without dropout.
+        full: Gradient of the train fold's loss, `(num_parameters,)`.
+        draws: Batches of each variant.
+    """
+    network.train()
+    moments = {name: Moments(full) for name in variants}
+    for draw in range(draws):
+        for name, variant in variants.items():
+            moments[name].add(variant.gradient(network, draw))
+    length = float(full.double().norm())
+    return {
+        name: {
+            "variance": one.variance,
+            "bias": math.sqrt(max(one.squared_bias, 0.0)) / length,
+            "bias_resolution": math.sqrt(one.variance / draws) / length,
+        }
+        for name, one in moments.items()
+    }
+
+
+def full_gradient(network: QIN, reader: ShardReader, fold: Folds, *, batch_size: int) -> torch.Tensor:
+    """The gradient of the train fold's mean loss, `(num_parameters,)`."""
+    is_train = fold == TRAIN
+    total = torch.zeros(sum(parameter.numel() for parameter in network.parameters()), dtype=torch.float64)
+    for batch in iterate_in_order(reader, is_selected=is_train, batch_size=batch_size):
+        weight, num_rows = torch.ones(batch.rows.size), torch.tensor(float(is_train.sum()))
+        total += _gradient(network, _loss(network, batch, weight, num_rows))
+    return total.float()
+
+
+def time_figures(variants: Mapping[str, Variant], *, rounds: int, steps: int) -> dict[str, dict[str, float]]:
+    """Median CPU seconds of a step and of its share of the loader, the variants taking turns."""
+    seconds: dict[str, list[float]] = {name: [] for name in variants}
+    loader: dict[str, list[float]] = {name: [] for name in variants}
+    for _ in range(rounds):
+        for name, variant in variants.items():
+            seconds[name] += variant.time_steps(steps + 1)[1:]  # the first allocates
+            loader[name].append(variant.loader_seconds())
+    return {
+        name: {
+            "seconds_per_step": median(seconds[name]) + median(loader[name]),
+            "loader_seconds_per_step": median(loader[name]),
+        }
+        for name in variants
+    }
+
+
+def _relative(figures: dict[str, float], reference: dict[str, float]) -> dict[str, float]:
+    """The figures with their variance relative to that of all rows, whose own come first."""
+    variance = figures["variance"] / reference.get("variance", figures["variance"])
+    seconds = figures["seconds_per_step"] / reference["seconds_per_step"]
+    return {**figures, "relative_variance": variance, "relative_variance_at_equal_time": variance * seconds}
+
+
+def _gradient(network: QIN, loss: torch.Tensor) -> torch.Tensor:
+    return torch.cat([grad.flatten() for grad in torch.autograd.grad(loss, list(network.parameters()))])
+
+
+def _loss(network: QIN, batch: Batch, weight: torch.Tensor, denominator: torch.Tensor) -> torch.Tensor:
+    assert batch.label is not None
+    logit = network(batch.categorical, batch.numeric, batch.sequences)
+    return weighted_logistic_loss(logit, batch.label, sample_weight=weight, denominator=denominator)
+
+
+def _endless(rows: TrainingRows) -> Iterator[Batch]:
+    for epoch in count():
+        yield from rows.loader.epoch(epoch, rows.selection(epoch))
+
+
+def _without_dropout(network: QIN, params: Params, reader: ShardReader) -> QIN:
+    """A copy whose gradient is no random number."""
+    sizes = params.model.model_copy(update=dict.fromkeys(_DROPOUTS, 0.0))
+    zeros = [0.0] * len(reader.schema.numeric)
+    silent = build_model(reader.schema, sizes, mean=zeros, std=zeros, seed=0)
+    silent.load_state_dict(network.state_dict())
+    return silent
+
+
+def _train(params: Params, reader: ShardReader, fold: Folds, folder: Path) -> tuple[QIN, dict[str, Any]]:
+    started = time.process_time()
+    trained = train(params, reader, fold, checkpoints=folder / "checkpoints", on_epoch=lambda _: None)
+    figures = {name: trained.figures[f"val_{name}"] for name in ("ap", "auc", "log_loss")}
+    epochs = {name: trained.figures[name] for name in ("num_epochs", "best_epoch", "num_steps")}
+    return trained.model.network, {**figures, **epochs, "cpu_seconds": time.process_time() - started}
+
+
+def trained_figures(
+    settings: Mapping[str, Params], cost: Mapping[str, float], reader: ShardReader, fold: Folds, folder: Path
+) -> dict[str, Any]:
+    """Validation figures of each variant, trained for as many epochs as all rows' time allows.
+
+    Args:
+        settings: Of each variant.
+        cost: Seconds per epoch of each.
+        reader: Prepared train file.
+        fold: Fold of each row.
+        folder: For checkpoints.
+    """
+    results = {}
+    for name, params in settings.items():
+        epochs = max(1, round(params.train.epochs * cost[ALL_ROWS] / cost[name]))
+        one = changed(params, {"train.epochs": epochs, "train.patience": epochs}, params.train.seed)
+        results[name] = _train(one, reader, fold, folder)[1]
+        typer.echo(f"{name}: {results[name]}", err=True)
+    return results
+
+
+def main(
+    data: Annotated[Path, typer.Option(help="Folder with the three files.")],
+    params: Annotated[Path, typer.Option(help="Profile.")] = Path("params.yaml"),
+    draws: Annotated[int, typer.Option(help="Gradients of each variant.", min=2)] = 100,
+    rounds: Annotated[int, typer.Option(help="Turns of each variant.", min=1)] = 5,
+    steps: Annotated[int, typer.Option(help="Timed steps of a turn.", min=1)] = 4,
+    out: Annotated[Path | None, typer.Option(help="File to write the JSON to, besides printing it.")] = None,
+) -> None:
+    """Measure every variant and print the figures as JSON."""
+    base = load_params(params)
+    base = changed(base, {"train.device": "cpu", "train.num_threads": 1}, base.train.seed)
+    use_threads(1)
+    settings = {name: changed(base, changes, base.train.seed) for name, changes in VARIANTS.items()}
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        reader, fold = prepare(folder, params, data)
+        network, _ = _train(changed(base, {"train.epochs": 1}, base.train.seed), reader, fold, folder)
+        variants = {name: Variant(one, reader, fold, network) for name, one in settings.items()}
+        figures = time_figures(variants, rounds=rounds, steps=steps)
+        cost = {name: figures[name]["seconds_per_step"] * variants[name].num_steps for name in variants}
+        silent = _without_dropout(network, base, reader)
+        full = full_gradient(silent, reader, fold, batch_size=base.train.batch_size)
+        compared = {name: one for name, one in variants.items() if name != UNWEIGHTED}  # it has another loss
+        for name, values in gradient_figures(compared, silent, full, draws=draws).items():
+            figures[name] |= _relative(figures[name] | values, figures[ALL_ROWS])
+        chosen = {name: one for name, one in settings.items() if "one pass" not in name}
+        trained = trained_figures(chosen, cost, reader, fold, folder)
+    knobs = {"draws": draws, "rounds": rounds, "steps": steps, "batch_size": base.train.batch_size}
+    report({"machine": describe(), **knobs, "variants": figures, "trained": trained}, out)
+
+
+if __name__ == "__main__":
+    typer.run(main)
