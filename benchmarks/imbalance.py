@@ -79,8 +79,8 @@ class Variant:
     def __init__(self, params: Params, reader: ShardReader, fold: Folds, network: QIN) -> None:
         knobs, imbalance = params.train, params.imbalance
         loader, ratio = build_loader(reader, knobs, torch.device("cpu")), resolve_neg_ratio(imbalance)
-        reweighted = imbalance.reweight_negatives
-        self.rows = TrainingRows(loader, fold == TRAIN, read_labels(reader), ratio, 1.0, knobs.seed, reweighted)
+        rows = TrainingRows(loader, fold == TRAIN, read_labels(reader), ratio, 1.0, knobs.seed)
+        self.rows = replace(rows, reweighted=imbalance.reweight_negatives)
         self.hard_negatives: HardNegatives | None = build_hard_negatives(
             params.hnm, network, batch_size=knobs.batch_size, positive_share=self.rows.positive_share
         )

@@ -128,7 +128,7 @@ def train(
     neg_ratio, reweighted = resolve_neg_ratio(params.imbalance), params.imbalance.reweight_negatives
     device = choose_device(knobs)
     loader = build_loader(reader, knobs, device)
-    rows = TrainingRows(loader, is_train, label, neg_ratio, pos_weight, knobs.seed, reweighted)
+    rows = TrainingRows(loader, is_train, label, neg_ratio, pos_weight, knobs.seed, reweighted=reweighted)
     offset = prior_offset(pos_weight=pos_weight, neg_ratio=neg_ratio, reweighted=reweighted)
     is_val = fold == VALIDATION
     validation = _ValidationFold(reader, is_val, label[is_val], knobs.eval_batch_size, offset)
