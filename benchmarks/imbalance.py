@@ -6,10 +6,10 @@
 The model is that of the profile after one epoch on all rows. Time is CPU time on one thread, which other work on the
 machine disturbs least; steps of the variants take turns, and figures are medians. The loader's share is an epoch of
 reading over its steps. Gradients are those of a copy without dropout, around the gradient of the train fold's loss:
-`variance` is the trace of their covariance, `bias` the distance of their mean, where it exceeds what the number
-of draws can tell from zero. Averaged over a given time, an estimate has a variance proportional to
-`variance * seconds_per_step`; both are given relative to all rows. Trained models get as many epochs as fit
-into the time of the profile's on all rows, and keep their best one.
+`variance` is the trace of their covariance, `bias` the distance of their mean in lengths of the full gradient, and
+`bias_resolution` the distance that so many draws without bias have. Averaged over a given time, an estimate has a
+variance proportional to `variance * seconds_per_step`; both are given relative to all rows. Trained models get as many
+epochs as fit into the time of the profile's on all rows, and keep their best one.
 """
 
 import copy

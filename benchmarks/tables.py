@@ -53,6 +53,18 @@ SCALES = {
 SCALE_HEADER = ("stage", "rows", "seconds", "rows/s", "CPU seconds", "rows per CPU second", "peak memory, GiB")
 SCALE_DIGITS = {"rows": 0, "seconds": 1, "rows_per_second": 0, "cpu_seconds": 1, "rows_per_cpu_second": 0}
 
+IMBALANCE_HEADER = (
+    "way",
+    "CPU ms per step",
+    "gradient variance",
+    "at equal time",
+    "bias",
+    "epochs",
+    "AP",
+    "AUC",
+    "log loss",
+)
+
 
 def main(*, write: Annotated[bool, typer.Option("--write", help="Write them into README.md.")] = False) -> None:
     """Print or write the tables."""
@@ -73,6 +85,7 @@ def tables() -> dict[str, str]:
         "ablation": _ablation_table(),
         "speed": _speed_table(_read("train_speed")),
         "scale": _scale_table(),
+        "imbalance": _imbalance_table(_read("imbalance")),
     }
 
 
@@ -114,6 +127,31 @@ def _stages(result: dict[str, Any]) -> str:
         cells = [f"{figures[key]:,.{digits}f}" for key, digits in SCALE_DIGITS.items()]
         rows.append((stage, *cells, f"{figures['peak_memory_bytes'] / 2**30:.2f}"))
     return _markdown(rows)
+
+
+def _imbalance_table(result: dict[str, Any]) -> str:
+    rows: list[Sequence[str]] = [IMBALANCE_HEADER]
+    for name, figures in result["variants"].items():
+        trained = result["trained"].get(name)
+        rows.append(
+            (
+                name,
+                f"{1000 * figures['seconds_per_step']:.0f}",
+                *_gradient_cells(figures),
+                *([f"{trained['num_epochs']}"] if trained else [""]),
+                *([f"{trained[metric]:.4f}" for metric in ("ap", "auc", "log_loss")] if trained else [""] * 3),
+            )
+        )
+    return _markdown(rows)
+
+
+def _gradient_cells(figures: dict[str, float]) -> list[str]:
+    """Empty where the gradient is that of another loss; a bias that the draws cannot tell from zero as a bound."""
+    if "variance" not in figures:
+        return [""] * 3
+    bias, limit = figures["bias"], 2.0 * figures["bias_resolution"]
+    variance = [f"{figures[key]:.2f}" for key in ("relative_variance", "relative_variance_at_equal_time")]
+    return [*variance, f"{bias:.1f}" if bias > limit else f"< {limit:.1f}"]
 
 
 def _read(name: str) -> dict[str, Any]:

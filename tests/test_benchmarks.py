@@ -8,7 +8,7 @@ import pytest
 import torch
 import typer
 
-from benchmarks import train_speed
+from benchmarks import imbalance, train_speed
 from benchmarks.published import (
     LogRows,
     PublishedQIN,
@@ -18,9 +18,11 @@ from benchmarks.published import (
     training_bytes,
 )
 from benchmarks.reference_log import write_log
+from benchmarks.tables import _imbalance_table
 from qin.data.shards import ShardReader
 from qin.model.embedding import NumericNormalizer
 from qin.model.qin import QIN, QINInputs, QINSizes
+from tests.workspace import ROOT, SMALL, set_params
 
 INPUTS = QINInputs(num_buckets=(5, 9, 4, 12), num_fields=3, sequence_vocabulary=(1, 3), target_fields=(1, 2))
 SIZES = QINSizes(embedding_dim=3, embedding_std=0.5, attention_dim=7, num_layers=2, num_rows=3, dropout=0.0)
@@ -203,3 +205,38 @@ def test_training_benchmark_runs(
 def test_depths_need_their_rows() -> None:
     with pytest.raises(typer.BadParameter, match="each --layers needs its --rows"):
         train_speed.main(layers=[3, 4], rows=[2])
+
+
+def test_moments_equal_those_of_the_vectors_at_once() -> None:
+    """Around a center that is not the mean, with the bias that a sample covariance gives."""
+    vectors = torch.randn(7, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + 3.0
+    center = torch.ones(5, dtype=torch.float64)
+    moments = imbalance.Moments(center)
+    for vector in vectors:
+        moments.add(vector)
+    trace = torch.cov(vectors.T).trace().item()
+    assert moments.variance == pytest.approx(trace, rel=1e-12)
+    distance = (vectors.mean(0) - center).square().sum().item()
+    assert moments.squared_bias == pytest.approx(distance - trace / 7, rel=1e-12)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_settings_of_torch")
+def test_imbalance_benchmark_runs(tmp_path: Path, small_log: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    params, out = tmp_path / "params.yaml", tmp_path / "imbalance.json"
+    params.write_text((ROOT / "params.yaml").read_text())
+    set_params(params, {**SMALL, "train.epochs": 1})
+    imbalance.main(data=small_log, params=params, draws=3, rounds=1, steps=1, out=out)
+
+    result = json.loads(out.read_text())
+    assert json.loads(capsys.readouterr().out) == result
+    assert result["variants"].keys() == imbalance.VARIANTS.keys()
+    compared = {name: one for name, one in result["variants"].items() if name != imbalance.UNWEIGHTED}
+    reference = compared[imbalance.ALL_ROWS]
+    assert (reference["relative_variance"], reference["relative_variance_at_equal_time"]) == (1.0, 1.0)
+    for mode in ("goss", "pps"):
+        one, two = (compared[f"{mode}, {passes}"] for passes in ("one pass", "two passes"))
+        assert one["variance"] == pytest.approx(two["variance"], rel=1e-3)
+    assert compared["ohem, two passes"]["bias"] > compared["ohem, two passes"]["bias_resolution"]
+    assert result["trained"].keys() == {name for name in imbalance.VARIANTS if "one pass" not in name}
+    assert "| way |" in _imbalance_table(result)
