@@ -11,12 +11,11 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from qin.calibration import prior_offset
+from qin.calibration.prior import prior_offset
 from qin.data.loader import Batch
 from qin.logits import prior_logit
 from qin.losses import logistic_loss
 from qin.sampling import MiningMode, mine_hard_negatives
-from qin.scored import ScoredRows
 from qin.training import TrainingRows
 from tests.stages.run import run_in_process
 from tests.workspace import copy_project, set_params
@@ -121,15 +120,6 @@ def test_weights_and_share_of_positives_of_an_epoch() -> None:
     assert replace(rows, reweighted=False).weights(y).tolist() == [POS_WEIGHT, 1.0]
     assert rows.positive_share == pytest.approx(10 / (10 + 0.25 * 90))
     assert np.array_equal(replace(rows, reweighted=False).selection(3), rows.selection(3))
-
-
-def test_scored_rows_keep_how_they_were_trained(tmp_path: Path) -> None:
-    arrays = {"row": np.array([2, 5]), "logit": np.array([0.5, -1.0], np.float32), "label": np.array([1, 0], np.uint8)}
-    scored = ScoredRows(**arrays, train_base_rate=0.1, pos_weight=2.0, neg_ratio=0.3, reweighted=False)
-    scored.write(tmp_path)
-    found = ScoredRows.read(tmp_path)
-    assert (found.train_base_rate, found.pos_weight, found.neg_ratio, found.reweighted) == (0.1, 2.0, 0.3, False)
-    assert found.logit.tolist() == [0.5, -1.0]
 
 
 def test_stages_undo_the_shift_of_unweighted_downsampling(
