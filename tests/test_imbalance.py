@@ -64,7 +64,7 @@ def test_downsampling_class_weights_and_mining_compose(mode: MiningMode) -> None
     full = sums(np.arange(400), everything.weights(torch.from_numpy(label)).double())
     rows = training_rows(label, neg_ratio=0.5, reweighted=True)
     draws = []
-    for epoch in range(400):
+    for epoch in range(250):
         kept = np.flatnonzero(rows.selection(epoch))
         y = torch.from_numpy(label[kept])
         generator = torch.Generator().manual_seed(epoch)

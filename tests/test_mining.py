@@ -90,7 +90,7 @@ def errors() -> dict[str, torch.Tensor]:
     network = make_model()
     found: dict[str, list[torch.Tensor]] = {}
     modes: list[MiningMode] = ["goss", "pps", "ohem"]
-    for seed in range(100):
+    for seed in range(60):
         batch = make_batch(128, seed=seed)
         full = projections(network, mined(network, batch, None, seed))
         for mode in modes:
@@ -170,7 +170,7 @@ def test_losses_of_processes_add_up_to_the_loss_of_all_their_rows(mode: MiningMo
         return [loss.item(), torch.autograd.grad(loss, network.network.fc.bias)[0].item()]
 
     full = np.sum([figures(rank, None, 0) for rank in (0, 1)], axis=0)
-    draws = np.array([[figures(rank, mining, seed) for rank in (0, 1)] for seed in range(150)])  # (draw, rank, figure)
+    draws = np.array([[figures(rank, mining, seed) for rank in (0, 1)] for seed in range(80)])  # (draw, rank, figure)
     error = draws.sum(axis=1).std(axis=0) / math.sqrt(len(draws)) + 1e-12  # pps estimates the loss without any
     assert (np.abs(draws.sum(axis=1).mean(axis=0) - full) < 4 * error).all()
     assert abs(np.corrcoef(draws[:, :, 1].T)[0, 1]) < 4 / math.sqrt(len(draws)), "the processes share a draw"
