@@ -3,9 +3,13 @@
 import json
 import os
 import platform
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import numpy as np
@@ -21,11 +25,14 @@ from qin.data.device import prefetched
 from qin.data.loader import Batch
 from qin.data.shards import ShardReader
 from qin.errors import ArtifactError
+from qin.model.frozen import FrozenQIN
 from qin.model.qin import QIN
 from qin.schema import Schema
 
 WEIGHTS, MODEL = "weights.safetensors", "model.json"
 FORMAT = 1
+
+_BATCHES_AHEAD = 2  # read and handed out before the oldest is waited for
 
 
 @dataclass(frozen=True)
@@ -46,12 +53,58 @@ class TrainedModel:
 
 
 def score(network: QIN, batches: Iterator[Batch]) -> Iterator[tuple[Batch, npt.NDArray[np.float32]]]:
-    """Yield each batch with its logits `(batch,)`, computed on the network's device."""
+    """Yield each batch with its logits `(batch,)`, computed on the network's device.
+
+    On the CPU the bytes of a logit depend neither on the other rows of its batch nor on the number of threads.
+    """
     network.eval()
-    for batch in prefetched(batches, next(network.parameters()).device):
+    device = next(network.parameters()).device
+    if device.type == "cpu":
+        yield from _score_on_cpu(FrozenQIN(network), batches)
+        return
+    for batch in prefetched(batches, device):
         with torch.inference_mode():
             logit = network(batch.categorical, batch.numeric, batch.sequences)
         yield batch, logit.float().cpu().numpy()
+
+
+def _score_on_cpu(network: FrozenQIN, batches: Iterator[Batch]) -> Iterator[tuple[Batch, npt.NDArray[np.float32]]]:
+    """Tiles of rows in parallel, each on one thread from end to end; the next batch is read meanwhile."""
+    with one_thread_workers(torch.get_num_threads()) as workers:
+        pending: deque[tuple[Batch, list[Future[torch.Tensor]]]] = deque()
+        for batch in batches:
+            tiles = network.tiles(batch.categorical, batch.numeric, batch.sequences)
+            pending.append((batch, [workers.submit(tile) for tile in tiles]))
+            if len(pending) > _BATCHES_AHEAD:
+                yield _collected(*pending.popleft())
+        while pending:
+            yield _collected(*pending.popleft())
+
+
+def _collected(batch: Batch, tiles: list[Future[torch.Tensor]]) -> tuple[Batch, npt.NDArray[np.float32]]:
+    return batch, torch.cat([tile.result() for tile in tiles]).numpy()
+
+
+@contextmanager
+def one_thread_workers(num_workers: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads in each of which PyTorch uses that thread alone; outside of them nothing changes.
+
+    PyTorch keeps a number for each thread, and the last one set anywhere for threads that are still to ask for theirs.
+    """
+    num_threads = torch.get_num_threads()
+    with ThreadPoolExecutor(num_workers) as workers:
+        ready = Barrier(num_workers + 1)
+        for _ in range(num_workers):
+            workers.submit(_use_one_thread, ready)
+        ready.wait()
+        torch.set_num_threads(num_threads)
+        yield workers
+
+
+def _use_one_thread(ready: Barrier) -> None:
+    torch.get_num_threads()  # or the first product would ask, and take the number of the others
+    torch.set_num_threads(1)
+    ready.wait()
 
 
 def score_all(network: QIN, batches: Iterator[Batch], *, num_rows: int) -> npt.NDArray[np.float32]:

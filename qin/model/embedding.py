@@ -62,12 +62,8 @@ class FusedEmbedding(nn.Module):
             ValueError: The shape or type is wrong, or a bucket lies outside its vocabulary (checked on the CPU
                 only: elsewhere the check would stall the device).
         """
-        if buckets.dim() != 2 or buckets.shape[1] > len(self.offsets):
-            raise ValueError(
-                f"buckets must be (batch, fields) with at most {len(self.offsets)} fields, got {tuple(buckets.shape)}"
-            )
-        fields = buckets.shape[1]
-        return self._gather(buckets, offset=self.offsets[:fields], limit=self.num_buckets[:fields])
+        index = self.field_index(buckets)
+        return self._gather(index, offset=self.offsets[: index.shape[1]])
 
     def lookup(self, buckets: torch.Tensor, *, field: int) -> torch.Tensor:
         """Read the embeddings of sequences whose items are buckets of one vocabulary.
@@ -82,18 +78,25 @@ class FusedEmbedding(nn.Module):
         Raises:
             ValueError: As for ``forward``, or ``field`` does not exist.
         """
+        return self._gather(self.sequence_index(buckets, field=field), offset=self.offsets[field])
+
+    def field_index(self, buckets: torch.Tensor) -> torch.Tensor:
+        """The buckets ``(batch, fields)`` of the first ``fields`` vocabularies as int64, checked as in ``forward``."""
+        if buckets.dim() != 2 or buckets.shape[1] > len(self.offsets):
+            raise ValueError(
+                f"buckets must be (batch, fields) with at most {len(self.offsets)} fields, got {tuple(buckets.shape)}"
+            )
+        return _checked(buckets, limit=self.num_buckets[: buckets.shape[1]])
+
+    def sequence_index(self, buckets: torch.Tensor, *, field: int) -> torch.Tensor:
+        """The buckets ``(batch, seq)`` of one vocabulary as int64, checked as in ``lookup``."""
         if buckets.dim() != 2:
             raise ValueError(f"buckets must be (batch, seq), got {tuple(buckets.shape)}")
         if not 0 <= field < len(self.offsets):
             raise ValueError(f"field must be in [0, {len(self.offsets)}), got {field=}")
-        return self._gather(buckets, offset=self.offsets[field], limit=self.num_buckets[field])
+        return _checked(buckets, limit=self.num_buckets[field])
 
-    def _gather(self, buckets: torch.Tensor, *, offset: torch.Tensor, limit: torch.Tensor) -> torch.Tensor:
-        if buckets.is_floating_point() or buckets.is_complex() or buckets.dtype == torch.bool:
-            raise ValueError(f"buckets must be integers, got {buckets.dtype}")
-        index = buckets.to(torch.int64)  # torch has no arithmetic for the uint16 that blocks are stored in
-        if index.device.type == "cpu":
-            _check_range(index, limit=limit)
+    def _gather(self, index: torch.Tensor, *, offset: torch.Tensor) -> torch.Tensor:
         row = (index + offset).masked_fill_(index == PADDING_BUCKET, 0)
         if row.device.type != "cpu":
             return F.embedding(row, self.embedding_table, padding_idx=0, sparse=self.sparse)
@@ -137,6 +140,15 @@ class _GatherRowsSparsely(_GatherRows):
         grad = grad_outputs[0].reshape(-1, grad_outputs[0].shape[-1])
         rows, sums = sum_by_row(row.reshape(-1), grad, num_rows=ctx.table_rows, padding_row=0)
         return from_rows(rows, sums, num_rows=ctx.table_rows), None
+
+
+def _checked(buckets: torch.Tensor, *, limit: torch.Tensor) -> torch.Tensor:
+    if buckets.is_floating_point() or buckets.is_complex() or buckets.dtype == torch.bool:
+        raise ValueError(f"buckets must be integers, got {buckets.dtype}")
+    index = buckets.to(torch.int64)  # torch has no arithmetic for the uint16 that blocks are stored in
+    if index.device.type == "cpu":
+        _check_range(index, limit=limit)
+    return index
 
 
 def _check_range(index: torch.Tensor, *, limit: torch.Tensor) -> None:
@@ -192,10 +204,14 @@ class NumericNormalizer(nn.Module):
 
     def forward(self, raw: torch.Tensor) -> torch.Tensor:
         """Map raw values to the block the network reads; shapes as in the class description."""
-        if raw.dim() != 2 or raw.shape[1] != self.num_fields:
-            raise ValueError(f"numeric values must be (batch, {self.num_fields}), got {tuple(raw.shape)}")
+        self.check(raw)
         raw = raw.to(self.mean.dtype)
         is_missing = raw.isnan()
         is_constant = self.std == 0
         standard = (signed_log(raw) - self.mean) / self.std.masked_fill(is_constant, 1.0)
         return torch.cat((standard.masked_fill(is_missing | is_constant, 0.0), is_missing.to(standard.dtype)), dim=1)
+
+    def check(self, raw: torch.Tensor) -> None:
+        """Check the shape of raw values; see the class description."""
+        if raw.dim() != 2 or raw.shape[1] != self.num_fields:
+            raise ValueError(f"numeric values must be (batch, {self.num_fields}), got {tuple(raw.shape)}")

@@ -246,7 +246,7 @@ class QIN(nn.Module):
         Raises:
             ValueError: The number or shape of the inputs does not fit the model.
         """
-        self._check(categorical, numeric, sequences)
+        self.check_inputs(categorical, numeric, sequences)
         embedded = self.embedding(categorical)  # (batch, num_fields, dim)
         blocks = [self._without_fields(embedded).flatten(1)]
         if sequences:
@@ -291,7 +291,8 @@ class QIN(nn.Module):
             blocks.append(self.periodic(normalized[:, : self.normalizer.num_fields]))
         return blocks
 
-    def _check(self, categorical: torch.Tensor, numeric: torch.Tensor, sequences: Sequence[torch.Tensor]) -> None:
+    def check_inputs(self, categorical: torch.Tensor, numeric: torch.Tensor, sequences: Sequence[torch.Tensor]) -> None:
+        """Check the number and shape of the inputs; see `forward`."""
         if categorical.dim() != 2 or categorical.shape[1] != self.inputs.num_fields:
             raise ValueError(f"categorical must be (batch, {self.inputs.num_fields}), got {tuple(categorical.shape)}")
         if len(sequences) != len(self.attentions):

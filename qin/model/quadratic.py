@@ -51,12 +51,16 @@ class QuadraticLayer(nn.Module):
         return x * (F.relu(total) if self.rectified else total)
 
     def _sum_of_rows(self, x: torch.Tensor) -> torch.Tensor:
-        dim = self.linear.in_features
         if self.training and self.dropout > 0.0:
+            dim = self.linear.in_features
             return F.dropout(self.linear(x), self.dropout).view(-1, self.num_rows, dim).sum(dim=1)
+        return F.linear(x, *self.folded())
+
+    def folded(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The sums of the rows' matrices, ``(dim, dim)``, and of their biases, ``(dim,)``."""
+        dim = self.linear.in_features
         weight = self.linear.weight.view(self.num_rows, dim, dim).sum(dim=0)
-        bias = self.linear.bias.view(self.num_rows, dim).sum(dim=0)
-        return F.linear(x, weight, bias)
+        return weight, self.linear.bias.view(self.num_rows, dim).sum(dim=0)
 
 
 class QuadraticNetwork(nn.Module):
@@ -120,7 +124,8 @@ class QuadraticNetwork(nn.Module):
             raise ValueError(f"the input must be (batch, {self.dim}), got {tuple(x.shape)}")
         for layer, norm, activation in zip(self.layers, self.norms, self.activations, strict=True):
             x = x + F.dropout(activation(norm(layer(x))), self.dropout, self.training)
-        logit: torch.Tensor = self.fc(x)
+        with torch.autocast(x.device.type, enabled=False):  # or a logit of 4 would be known to 0.016
+            logit: torch.Tensor = self.fc(x)
         return logit.squeeze(1)
 
 
