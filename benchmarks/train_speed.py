@@ -8,6 +8,9 @@ dropout; ours also runs without, because then rows fold in training too, and wit
 baseline computes in float32, ours in `train.precision`. Parts of a step include call overhead. Quickly:
 
     python -m benchmarks.train_speed --width 16 --layers 3 --rows 2 --blocks 1 --seconds 1
+
+On a machine that does other work at the time, threads wait for each other and no wall time means anything;
+`--device core` then gives figures of one core: rows per CPU second, on one thread, limits likewise.
 """
 
 import math
@@ -60,35 +63,55 @@ class Case:
     num_layers: int
     num_rows: int
     batch_size: int
-    device: str
+    clock: "Clock"
 
 
-def machine_limits(device: torch.device) -> dict[str, float]:
+@dataclass(frozen=True)
+class Clock:
+    """Measures seconds once all that was given to the device is done; CPU seconds are those of one thread's work."""
+
+    device: torch.device
+    counts_cpu_time: bool = False
+
+    @classmethod
+    def of(cls, name: str) -> "Clock":
+        """The clock of `cpu`, `cuda`, or `core`: one thread of the CPU, in CPU seconds."""
+        return cls(torch.device("cpu"), counts_cpu_time=True) if name == "core" else cls(torch.device(name))
+
+    def __call__(self) -> float:
+        """Seconds since some moment."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.process_time() if self.counts_cpu_time else time.perf_counter()
+
+
+def machine_limits(clock: Clock) -> dict[str, float]:
     """The best that this machine does: large matrix products, and a large copy (bytes read plus bytes written)."""
+    device = clock.device
     num_flops, limits = 2 * _LIMIT_SIZE**3, {}
     for dtype in (torch.float32, torch.bfloat16):
         a, b, out = (torch.ones(_LIMIT_SIZE, _LIMIT_SIZE, dtype=dtype, device=device) for _ in range(3))
-        seconds = _shortest(partial(torch.matmul, a, b, out=out), device)
+        seconds = _shortest(partial(torch.matmul, a, b, out=out), clock)
         limits[f"matmul_{str(dtype).removeprefix('torch.')}_flops_per_second"] = num_flops / seconds
     # matmul calls MKL, which takes half of an AMD processor's vector width; oneDNN takes all of it.
     if device.type == "cpu" and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         a, b = (torch.ones(_LIMIT_SIZE, _LIMIT_SIZE).to_mkldnn() for _ in range(2))
-        limits["onednn_float32_flops_per_second"] = num_flops / _shortest(partial(F.linear, a, b), device)
+        limits["onednn_float32_flops_per_second"] = num_flops / _shortest(partial(F.linear, a, b), clock)
     source, target = torch.ones(2, _LIMIT_COPY, device=device)
-    limits["copy_bytes_per_second"] = 2 * source.nbytes / _shortest(partial(target.copy_, source), device)
+    limits["copy_bytes_per_second"] = 2 * source.nbytes / _shortest(partial(target.copy_, source), clock)
     return limits
 
 
 class Stopwatch:
     """Time between marks, summed by the name of the mark that ends it; a GPU's queue is drained at each."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, clock: Clock) -> None:
         self.seconds: dict[str, float] = {}
-        self._device, self._last = device, clock(device)
+        self._clock, self._last = clock, clock()
 
     def mark(self, name: str) -> None:
         """Count the time since the last mark to a part."""
-        now = clock(self._device)
+        now = self._clock()
         self.seconds[name] = self.seconds.get(name, 0.0) + now - self._last
         self._last = now
 
@@ -126,11 +149,11 @@ class Ours:
 
     def __init__(self, case: Case, *, dropout: float | None) -> None:
         params, reader = _params(case, dropout=dropout), ShardReader(case.folder)
-        self._reader, self._knobs, self._device = reader, params.train, torch.device(case.device)
+        self._reader, self._knobs, self._clock = reader, params.train, case.clock
         self.network = place(_initial_network(params, reader), self._knobs)
         self._optimizer = build_optimizer(self.network, self._knobs)
         self._everything = np.ones(reader.num_rows, np.bool_)
-        self._training = _endless(build_loader(reader, self._knobs, self._device), self._everything)
+        self._training = _endless(build_loader(reader, self._knobs, case.clock.device), self._everything)
 
     def train(self, seconds: float) -> float:
         """Train for at least so long and at least one step; return rows per second."""
@@ -142,11 +165,11 @@ class Ours:
         use_threads(self._knobs.num_threads)
         batches = _endless_in_order(self._reader, self._knobs.batch_size)
         steps = (batch.rows.size for batch, _ in score(self.network, batches))
-        return _rate(steps, seconds=seconds, device=self._device)
+        return _rate(steps, seconds=seconds, clock=self._clock)
 
     def time_parts(self, seconds: float) -> dict[str, float]:
         """Seconds per step of each part, in steps apart from those that `train` times."""
-        stopwatch = Stopwatch(self._device)
+        stopwatch = Stopwatch(self._clock)
         assert isinstance(self._optimizer, torch.optim.Optimizer), "the log's tables are small"
         with stopwatch.attached(self.network, self._optimizer):
             block = self._fit(stopwatch.batches(self._training), seconds)
@@ -155,7 +178,7 @@ class Ours:
 
     def _fit(self, batches: Iterator[Batch], seconds: float) -> "_Block":
         use_threads(self._knobs.num_threads)  # with deterministic kernels, as the stage has
-        block = _Block(batches, batch_size=self._knobs.batch_size, seconds=seconds, device=self._device)
+        block = _Block(batches, batch_size=self._knobs.batch_size, seconds=seconds, clock=self._clock)
         label = np.zeros(self._everything.size, np.uint8)  # read only where negatives are downsampled
         with tempfile.TemporaryDirectory() as folder:
             Fit(
@@ -176,10 +199,11 @@ class Published:
 
     def __init__(self, case: Case) -> None:
         params, reader = _params(case, dropout=DROPOUT), ShardReader(case.folder)
-        self._knobs, self._device = params.train, torch.device(case.device)
+        self._knobs, self._clock = params.train, case.clock
+        device = case.clock.device
         sizes = QINSizes(**params.model.model_dump(exclude={"preset"}))
-        model = PublishedQIN(_initial_network(params, reader), sizes=sizes).to(self._device)
-        loop = PublishedLoop(model, reader=reader, batch_size=case.batch_size, lr=self._knobs.lr, device=self._device)
+        model = PublishedQIN(_initial_network(params, reader), sizes=sizes).to(device)
+        loop = PublishedLoop(model, reader=reader, batch_size=case.batch_size, lr=self._knobs.lr, device=device)
         self._training, self._scoring = loop.train(), loop.score()
 
     def train(self, seconds: float) -> float:
@@ -193,15 +217,15 @@ class Published:
     def _run(self, steps: Iterator[int], seconds: float) -> float:
         torch.set_num_threads(self._knobs.num_threads)
         torch.set_deterministic_debug_mode("default")
-        return _rate(steps, seconds=seconds, device=self._device)
+        return _rate(steps, seconds=seconds, clock=self._clock)
 
 
 class _Block:
     """A `BatchSource` of one epoch that lasts as long as a block, and is measured."""
 
-    def __init__(self, batches: Iterator[Batch], *, batch_size: int, seconds: float, device: torch.device) -> None:
+    def __init__(self, batches: Iterator[Batch], *, batch_size: int, seconds: float, clock: Clock) -> None:
         self.batch_size, self.num_rows, self.seconds = batch_size, 0, 0.0
-        self._batches, self._limit, self._device = batches, seconds, device
+        self._batches, self._limit, self._clock = batches, seconds, clock
 
     def num_batches(self, is_selected: npt.NDArray[np.bool_]) -> int:
         """Of the whole log."""
@@ -210,12 +234,12 @@ class _Block:
     def epoch(self, epoch: int, is_selected: npt.NDArray[np.bool_], *, first_step: int = 0) -> Iterator[Batch]:
         """Yield batches until time is over: from the request of the first to the end of the last step."""
         assert (epoch, first_step, bool(is_selected.all())) == (0, 0, True), "a block is the start of a new run"
-        started = clock(self._device)
+        started = self._clock()
         while not self.num_rows or self.seconds < self._limit:
             batch = next(self._batches)
             yield batch
             self.num_rows += batch.rows.size
-            self.seconds = clock(self._device) - started
+            self.seconds = self._clock() - started
 
 
 def _params(case: Case, *, dropout: float | None) -> Params:
@@ -229,7 +253,8 @@ def _params(case: Case, *, dropout: float | None) -> Params:
     if dropout is not None:
         model |= {**PUBLISHED, "norm": "none", "dropout": dropout, "row_dropout": dropout}
     train: dict[str, Any] = {"batch_size": case.batch_size, "buffer_rows": _BUFFER_BATCHES * case.batch_size}
-    train |= {"device": case.device, "ema_decay": None}
+    train |= {"device": case.clock.device.type, "ema_decay": None}
+    train |= {"num_threads": 1} if case.clock.counts_cpu_time else {}
     sections = {"model": params.model.model_copy(update=model), "train": params.train.model_copy(update=train)}
     return params.model_copy(update=sections)
 
@@ -252,28 +277,21 @@ def _endless_in_order(reader: ShardReader, batch_size: int) -> Iterator[Batch]:
         yield from iterate_in_order(reader, is_selected=None, batch_size=batch_size)
 
 
-def clock(device: torch.device) -> float:
-    """Seconds, once all that was given to the device is done."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
-
-
-def _rate(steps: Iterator[int], *, seconds: float, device: torch.device) -> float:
+def _rate(steps: Iterator[int], *, seconds: float, clock: Clock) -> float:
     """Rows per second of steps that do their work when asked for, and tell their rows."""
-    started, num_rows, elapsed = clock(device), 0, 0.0
+    started, num_rows, elapsed = clock(), 0, 0.0
     while not num_rows or elapsed < seconds:
         num_rows += next(steps)
-        elapsed = clock(device) - started
+        elapsed = clock() - started
     return num_rows / elapsed
 
 
-def _shortest(work: Callable[[], object], device: torch.device) -> float:
+def _shortest(work: Callable[[], object], clock: Clock) -> float:
     seconds = []
     for _ in range(5):
-        started = clock(device)
+        started = clock()
         work()
-        seconds.append(clock(device) - started)
+        seconds.append(clock() - started)
     return min(seconds)
 
 
@@ -283,7 +301,7 @@ def peak_memory(case: Case, name: str) -> dict[str, int]:
     for _ in range(_WARM_UP_STEPS):
         variant.train(0.0)
     (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
-    peak_device_bytes = torch.cuda.max_memory_allocated() if case.device == "cuda" else 0
+    peak_device_bytes = torch.cuda.max_memory_allocated() if case.clock.device.type == "cuda" else 0
     return {"peak_memory_bytes": int(line.split()[1]) * 1024, "peak_device_bytes": peak_device_bytes}
 
 
@@ -351,19 +369,20 @@ def main(
     batch: Annotated[int, typer.Option(help="Rows per batch.", min=2)] = 4096,
     blocks: Annotated[int, typer.Option(help="Timed blocks of each variant.", min=1)] = 3,
     seconds: Annotated[float, typer.Option(help="Least duration of a block.")] = 3.0,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    device: Annotated[str, typer.Option(help="cpu, cuda, or core.")] = "cpu",
     out: Annotated[Path | None, typer.Option(help="File to write the JSON to, besides printing it.")] = None,
 ) -> None:
     """Measure every size and print the figures as JSON."""
     depths = list(zip_longest(layers or [3, 4], rows or [2, 4]))
     if any(None in depth for depth in depths):
         raise typer.BadParameter(f"each --layers needs its --rows, got {layers} and {rows}")
-    torch.set_num_threads(load_params(PROFILE).train.num_threads)
-    limits = machine_limits(torch.device(device))
+    clock = Clock.of(device)
+    torch.set_num_threads(1 if clock.counts_cpu_time else load_params(PROFILE).train.num_threads)
+    limits = machine_limits(clock)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "log"
         write_log(folder, num_rows=_LOG_BATCHES * batch, seed=0)
-        cases = [Case(folder, one, *depth, batch, device) for one in width or [16, 32] for depth in depths]
+        cases = [Case(folder, one, *depth, batch, clock) for one in width or [16, 32] for depth in depths]
         figures = [measure_case(case, blocks=blocks, seconds=seconds, limits=limits) for case in cases]
     settings = {"batch": batch, "blocks": blocks, "seconds": seconds, "device": device}
     report({"machine": describe(), "limits": limits, **settings, "cases": figures}, out)

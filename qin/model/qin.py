@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
 from qin.model.attention import ScoreBias, ScoreNorm, TargetAttention
+from qin.model.dropout import dropout
 from qin.model.embedding import PADDING_BUCKET, FusedEmbedding, NumericNormalizer
 from qin.model.periodic import PeriodicEmbedding
 from qin.model.quadratic import Activation, Norm, QuadraticNetwork
@@ -251,7 +251,7 @@ class QIN(nn.Module):
         blocks = [self._without_fields(embedded).flatten(1)]
         if sequences:
             blocks += self._attend(embedded, categorical, sequences)
-        dense = F.dropout(torch.cat(blocks, dim=1), self.sizes.embedding_dropout, self.training)
+        dense = dropout(torch.cat(blocks, dim=1), self.sizes.embedding_dropout, self.training)
         inputs = torch.cat((dense, *self._numeric(numeric)), dim=1)
         with torch.autocast(inputs.device.type, torch.bfloat16, enabled=self.use_bf16):
             logit: torch.Tensor = self.network(inputs)
@@ -281,7 +281,7 @@ class QIN(nn.Module):
         """Embeddings ``(batch, num_fields, dim)`` with whole fields dropped in training."""
         if not (self.training and self.sizes.field_dropout):
             return embedded
-        kept = F.dropout(embedded.new_ones(embedded.shape[:2]), self.sizes.field_dropout)
+        kept = dropout(embedded.new_ones(embedded.shape[:2]), self.sizes.field_dropout, self.training)
         return embedded * kept.unsqueeze(2)
 
     def _numeric(self, raw: torch.Tensor) -> list[torch.Tensor]:

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
+from qin.model.dropout import dropout
+
 Activation = Literal["after", "inside"]
 Norm = Literal["none", "batch", "rms"]
 
@@ -53,7 +55,7 @@ class QuadraticLayer(nn.Module):
     def _sum_of_rows(self, x: torch.Tensor) -> torch.Tensor:
         if self.training and self.dropout > 0.0:
             dim = self.linear.in_features
-            return F.dropout(self.linear(x), self.dropout).view(-1, self.num_rows, dim).sum(dim=1)
+            return dropout(self.linear(x), self.dropout, self.training).view(-1, self.num_rows, dim).sum(dim=1)
         return F.linear(x, *self.folded())
 
     def folded(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -123,7 +125,7 @@ class QuadraticNetwork(nn.Module):
         if x.dim() != 2 or x.shape[1] != self.dim:
             raise ValueError(f"the input must be (batch, {self.dim}), got {tuple(x.shape)}")
         for layer, norm, activation in zip(self.layers, self.norms, self.activations, strict=True):
-            x = x + F.dropout(activation(norm(layer(x))), self.dropout, self.training)
+            x = x + dropout(activation(norm(layer(x))), self.dropout, self.training)
         with torch.autocast(x.device.type, enabled=False):  # or a logit of 4 would be known to 0.016
             logit: torch.Tensor = self.fc(x)
         return logit.squeeze(1)
