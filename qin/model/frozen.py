@@ -9,9 +9,9 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from qin.model import fused
 from qin.model.attention import TargetAttention, recencies
 from qin.model.embedding import FusedEmbedding
+from qin.model.fused import advance, advance_bf16, attend, multiply, read_fields, standardise, to_bf16
 from qin.model.qin import QIN
 from qin.model.quadratic import QuadraticLayer
 
@@ -89,13 +89,13 @@ class FrozenQIN:
         self._read(fields.numpy(), numeric, histories, x[:num_rows])
         if self._in_bf16:
             half = torch.empty(x.shape, dtype=torch.bfloat16)
-            fused.to_bf16(x.numpy(), _bits(half))
+            to_bf16(x.numpy(), _bits(half))
         for layer in self._layers:
             if self._in_bf16:
                 half = half @ layer.weight
-                fused.advance_bf16(x.numpy(), _bits(half), *layer.rest)
+                advance_bf16(x.numpy(), _bits(half), *layer.rest)
             else:
-                fused.advance(x.numpy(), (x @ layer.weight).numpy(), *layer.rest)
+                advance(x.numpy(), (x @ layer.weight).numpy(), *layer.rest)
         logit: torch.Tensor = self._fc(x)
         return logit[:num_rows, 0]
 
@@ -123,7 +123,7 @@ class _Table:
 
     def read(self, buckets: Int64Array, fields: Int64Array, out: Float32Array) -> int:
         """Write some fields' embeddings into the first columns of `out`; return how many those are."""
-        fused.read_fields(buckets, fields, self.offset, self.weight, out)
+        read_fields(buckets, fields, self.offset, self.weight, out)
         return fields.size * self.dim
 
 
@@ -157,7 +157,7 @@ class _FrozenAttention:
         direction = _multiply(query, self._direction).reshape(num_rows, -1, dim)
         context = np.empty_like(direction)
         arguments = self._bias_of_age(seq), self._divisor(seq), context
-        fused.attend(history, self._offset, self._keys, self._values, direction, *arguments)
+        attend(history, self._offset, self._keys, self._values, direction, *arguments)
         if self._gate is not None:
             context *= 1.0 + _multiply(target, self._gate)[:, None]
         return target + _multiply(context.reshape(num_rows, -1), self._projection)
@@ -189,7 +189,7 @@ class _FrozenNumeric:
         raw, num_fields = raw.float(), raw.shape[1]
         mean, std = self._normalizer.mean.numpy(), self._normalizer.std.numpy()
         log = torch.log1p(raw.abs())
-        fused.standardise(raw.numpy(), log.numpy(), mean, std, self._weight, out[:, : 2 * num_fields].numpy())
+        standardise(raw.numpy(), log.numpy(), mean, std, self._weight, out[:, : 2 * num_fields].numpy())
         if self._periodic is not None:
             out[:, 2 * num_fields :] = self._periodic(self._normalizer(raw)[:, :num_fields])
 
@@ -199,7 +199,7 @@ class _FrozenLayer:
 
     Attributes:
         weight: `W` transposed, `(dim, dim)`.
-        rest: The last four arguments of `fused.advance`.
+        rest: The last four arguments of `advance`.
     """
 
     def __init__(self, layer: nn.Module, norm: nn.Module, activation: nn.Module, *, in_bf16: bool) -> None:
@@ -227,7 +227,7 @@ def _folded_norm(norm: nn.Module, like: torch.Tensor) -> tuple[float, torch.Tens
 
 def _multiply(rows: Float32Array, matrix: Float32Array) -> Float32Array:
     out = np.empty((len(rows), matrix.shape[1]), np.float32)
-    fused.multiply(rows, matrix, out)
+    multiply(rows, matrix, out)
     return out
 
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from qin.model import fused
 from qin.model.frozen import TILE_ROWS, FrozenQIN
+from qin.model.fused import attend, to_bf16
 from qin.model.qin import QIN, QINInputs, QINSizes
 from tests.model.test_qin import INPUTS, make
 
@@ -175,7 +175,7 @@ def test_histories_are_added_up_as_a_loop_does() -> None:
     direction = generator.standard_normal((6, 2, 5)).astype(np.float32)
     bias, divisor = generator.standard_normal((11, 2)).astype(np.float32), np.arange(1, 13, dtype=np.float32)
     found = np.full((6, 2, 5), np.nan, np.float32)
-    fused.attend(buckets, 4, keys, values, direction, bias, divisor, found)
+    attend(buckets, 4, keys, values, direction, bias, divisor, found)
 
     expected = np.zeros((6, 2, 5))
     for i, history in enumerate(buckets):
@@ -193,7 +193,7 @@ def test_rounding_to_bf16_is_that_of_pytorch() -> None:
     words[0, :8] = 0x3F808000, 0x3F818000, 0x7F7FFFFF, 0xFF800000, 0x7FFFFFFF, 0xFFFFFFFF, 0x00000001, 0x80000000
     values = words.view(np.float32)
     bits = np.empty(values.shape, np.uint16)
-    fused.to_bf16(values, bits)
+    to_bf16(values, bits)
     expected = torch.from_numpy(values).bfloat16()
     found = torch.from_numpy(bits.view(np.int16)).view(torch.bfloat16)
     torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
