@@ -8,7 +8,7 @@ import pytest
 import torch
 import typer
 
-from benchmarks import imbalance, train_speed
+from benchmarks import imbalance, kuairand_speed, train_speed
 from benchmarks.published import (
     LogRows,
     PublishedQIN,
@@ -240,3 +240,8 @@ def test_imbalance_benchmark_runs(tmp_path: Path, small_log: Path, capsys: pytes
     assert compared["ohem, two passes"]["bias"] > compared["ohem, two passes"]["bias_resolution"]
     assert result["trained"].keys() == {name for name in imbalance.VARIANTS if "one pass" not in name}
     assert "| way |" in _imbalance_table(result)
+
+
+def test_the_kuairand_benchmark_is_skipped_without_the_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kuairand_speed.main(tmp_path)
+    assert "skipped" in capsys.readouterr().err

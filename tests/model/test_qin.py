@@ -275,3 +275,14 @@ def test_field_dropout_and_frequencies_are_checked() -> None:
         QINSizes(field_dropout=1.0)
     with pytest.raises(ValueError, match="num_frequencies must be at least 0, got -1"):
         QINSizes(num_frequencies=-1)
+
+
+def test_in_bf16_the_logit_is_not_rounded() -> None:
+    """Near 100, neighbours in bfloat16 are 0.5 apart."""
+    model, batch = make().eval(), make_batch(64)
+    with torch.no_grad():
+        model.network.fc.bias.fill_(100.0)
+        exact = model(*batch)
+        model.use_bf16 = True
+        torch.testing.assert_close(model(*batch), exact, rtol=0, atol=0.02)
+    assert exact.std() > 0.02
