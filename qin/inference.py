@@ -117,6 +117,11 @@ def score_all(network: QIN, batches: Iterator[Batch], *, num_rows: int) -> npt.N
     return out
 
 
+def score_batch(network: QIN, batch: Batch, *, batch_size: int) -> npt.NDArray[np.float32]:
+    """Logits of rows that are in memory, `(n,)`."""
+    return score_all(network, batch.pieces(batch_size), num_rows=batch.rows.size)
+
+
 def save_model(folder: Path, model: TrainedModel) -> None:
     """Write weights and description; equal models give equal bytes.
 

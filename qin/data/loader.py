@@ -57,6 +57,13 @@ class Batch:
         taken = self.with_tensors([tensor.index_select(0, position) for tensor in self.tensors])
         return replace(taken, rows=self.rows[position.cpu().numpy()])
 
+    def pieces(self, batch_size: int) -> Iterator["Batch"]:
+        """Cut into batches of at most `batch_size` rows."""
+        for start in range(0, self.rows.size, batch_size):
+            rows = slice(start, start + batch_size)
+            pieces = [tensor[rows] for tensor in self.tensors]
+            yield replace(self.with_tensors(pieces), rows=self.rows[rows])
+
 
 class BatchSource(Protocol):
     """What training takes its batches from."""
@@ -92,6 +99,13 @@ def iterate_in_order(
     """
     for rows, arrays in cut_batches(_chunks_in_order(reader, is_selected), batch_size):
         yield to_batch(rows, {name: torch.from_numpy(array) for name, array in arrays.items()})
+
+
+def read_batch(reader: ShardReader, rows: Rows) -> Batch:
+    """The rows of the given ascending numbers as one batch."""
+    is_selected = np.zeros(reader.num_rows, dtype=np.bool_)
+    is_selected[rows] = True
+    return next(iterate_in_order(reader, is_selected=is_selected, batch_size=rows.size))
 
 
 def _chunks_in_order(

@@ -32,9 +32,9 @@ class Segments:
     names: tuple[str, ...]
     code: npt.NDArray[np.int32]
 
-    def where(self, mask: npt.NDArray[np.bool_]) -> "Segments":
-        """Return the rows of a mask `(num_rows,)`, with all names."""
-        return Segments(self.names, self.code[mask])
+    def where(self, rows: npt.NDArray[np.bool_] | npt.NDArray[np.int64]) -> "Segments":
+        """Return the rows of a mask `(num_rows,)`, or those at some positions, with all names."""
+        return Segments(self.names, self.code[rows])
 
 
 def read_segments(file: str | Path, column: str, rows: Rows) -> Segments:
