@@ -8,6 +8,7 @@ import math
 
 import numpy as np
 
+from qin.bands import Vertices, gain_effective_rows, precision_effective_rows, roc_effective_rows
 from qin.logits import Float64Array, FloatArray, IntArray, LabelArray, positive_rows, row_chunks, sigmoid
 from qin.metrics import RankingCounts
 from qin.reliability import reliability_bins
@@ -15,6 +16,7 @@ from qin.reliability import reliability_bins
 Row = dict[str, str | int | float]
 
 _NORMAL_975 = 1.959963984540054  # 97.5% quantile of the standard normal
+_SHARES = np.array([0.001, 0.002, 0.003, 0.005, 0.007, *np.arange(1, 101) / 100.0])
 _BINS_PER_DECADE = 20
 _NUM_DECADES = 6  # the histogram spans 1e-6 to 1; what lies below counts in its first bin
 
@@ -27,21 +29,26 @@ def pr_curve(counts: RankingCounts, *, num_points: int = 400) -> list[Row]:
         num_points: points to keep at most, at least two.
 
     Returns:
-        Rows `recall`, `precision`, `base_rate` (the precision of a random ranking, the same in every row) and
-        `threshold`, the logit at or above which a row counts as predicted positive. Recall ascends to 1.
+        Rows `recall`, `precision`, `lower` and `upper` (95% interval of the precision at this recall, see `qin.bands`),
+        `base_rate` (the precision of a random ranking, the same in every row) and `threshold`, the logit at or above
+        which a row counts as predicted positive. Recall ascends to 1.
 
     Raises:
         ValueError: `num_points` is less than two.
     """
-    true_positives = counts.true_positives()[::-1]  # from the highest threshold down
-    precision = true_positives / (true_positives + counts.false_positives()[::-1])
-    recall = true_positives / true_positives[-1]
-    base_rate = float(true_positives[-1] / (true_positives[-1] + counts.num_negatives))
+    vertices = roc_vertices(counts)
+    on = slice(2, None, 2)  # each threshold's own corner; the one before it is just above the threshold
+    true_positives, false_positives = vertices.true_positives[on], vertices.false_positives[on]
+    precision = true_positives / (true_positives + false_positives)
+    recall = true_positives / vertices.num_positives
+    effective_rows = precision_effective_rows(vertices)[on]
+    base_rate = vertices.num_positives / (vertices.num_positives + vertices.num_negatives)
     threshold = counts.threshold[::-1]
     return [
         {
             "recall": float(recall[point]),
             "precision": float(precision[point]),
+            **_interval(precision[point], effective_rows[point]),
             "base_rate": base_rate,
             "threshold": float(threshold[point]),
         }
@@ -57,22 +64,73 @@ def roc_curve(counts: RankingCounts, *, num_points: int = 400) -> list[Row]:
         num_points: points to keep at most, at least two.
 
     Returns:
-        Rows `fpr` and `tpr`, both ascending from 0 to 1.
+        Rows `fpr` and `tpr`, both ascending from 0 to 1, and `lower` and `upper` (95% interval of the true positive
+        rate at this false positive rate, see `qin.bands`).
 
     Raises:
         ValueError: `num_points` is less than two.
     """
-    true_positives, false_positives = counts.true_positives()[::-1], counts.false_positives()[::-1]
-    # each threshold is the step from just above it to just on it: flat up to it, then up, aslant on a tie
-    above = np.stack([counts.false_positives_above()[::-1], true_positives - counts.num_positives_at[::-1]])
-    on = np.stack([false_positives, true_positives])
-    steps = np.stack([above, on], axis=2).reshape(2, -1)  # (2, 2 * num_thresholds)
-    ends = np.array([[0], [0]]), np.array([[counts.num_negatives], [true_positives[-1]]])
-    fpr = np.concatenate([ends[0][0], steps[0], ends[1][0]]) / counts.num_negatives
-    tpr = np.concatenate([ends[0][1], steps[1], ends[1][1]]) / true_positives[-1]
+    vertices = roc_vertices(counts)
+    fpr = vertices.false_positives / vertices.num_negatives
+    tpr = vertices.true_positives / vertices.num_positives
+    effective_rows = roc_effective_rows(vertices)
     return [
-        {"fpr": float(fpr[point]), "tpr": float(tpr[point])} for point in _evenly_spaced(0.5 * (fpr + tpr), num_points)
+        {"fpr": float(fpr[point]), "tpr": float(tpr[point]), **_interval(tpr[point], effective_rows[point])}
+        for point in _evenly_spaced(0.5 * (fpr + tpr), num_points)
     ]
+
+
+def gains_curve(counts: RankingCounts) -> list[Row]:
+    """Return which share of all clicks lies among the best-scored rows, on a fixed grid of shares of rows.
+
+    Rows with equal scores are taken in random order: the curve is straight across a tie.
+
+    Args:
+        counts: see `qin.metrics.ranking_counts`.
+
+    Returns:
+        Rows `share` (of all rows, best first), `gain` (their share of the clicks), `lower` and `upper` (95% interval of
+        the gain, see `qin.bands`), `lift` (`gain / share`: their click rate over that of all rows) and `perfect`, the
+        gain of a ranking with every click first.
+    """
+    vertices = roc_vertices(counts)
+    num_rows = vertices.num_positives + vertices.num_negatives
+    base_rate = vertices.num_positives / num_rows
+    # the few shares beyond the data's resolution are read off the straight line to the first corner
+    rows_above = vertices.true_positives + vertices.false_positives
+    wanted = _SHARES * num_rows
+    gain = np.interp(wanted, rows_above, vertices.true_positives) / vertices.num_positives
+    slope = np.interp(wanted, rows_above, vertices.slope())
+    effective_rows = gain_effective_rows(_SHARES, gain, slope=slope, base_rate=base_rate, num_rows=num_rows)
+    return [
+        {
+            "share": float(share),
+            "gain": float(gain[point]),
+            **_interval(gain[point], effective_rows[point]),
+            "lift": float(gain[point] / share),
+            "perfect": min(float(share) / base_rate, 1.0),
+        }
+        for point, share in enumerate(_SHARES)
+    ]
+
+
+def roc_vertices(counts: RankingCounts) -> Vertices:
+    """Return the corners of the ROC polyline: its origin, two for each threshold from the highest down, its end.
+
+    The two are the step from just above a threshold to just on it: flat up to it, then up, aslant on a tie.
+    """
+    true_positives, false_positives = counts.true_positives()[::-1], counts.false_positives()[::-1]
+    above = counts.false_positives_above()[::-1], true_positives - counts.num_positives_at[::-1]
+    steps = np.stack([np.stack(above), np.stack([false_positives, true_positives])], axis=2).reshape(2, -1)
+    return Vertices(
+        true_positives=np.concatenate([[0], steps[1], true_positives[-1:]]),
+        false_positives=np.concatenate([[0], steps[0], [counts.num_negatives]]),
+    )
+
+
+def _interval(rate: float, effective_rows: float) -> dict[str, float]:
+    lower, upper = wilson_interval(float(rate * effective_rows), num_rows=float(effective_rows))
+    return {"lower": lower, "upper": upper}
 
 
 def _evenly_spaced(position: Float64Array, num_points: int) -> IntArray:
@@ -125,13 +183,13 @@ def reliability_curve(before: FloatArray, after: FloatArray, label: LabelArray, 
     return rows
 
 
-def wilson_interval(num_positives: int, *, num_rows: int) -> tuple[float, float]:
-    """Return the 95% score interval of a rate.
+def wilson_interval(num_positives: float, *, num_rows: float) -> tuple[float, float]:
+    """Return the 95% score interval of a rate; effective rows need not be whole.
 
     Raises:
-        ValueError: not `0 <= num_positives <= num_rows` with at least one row.
+        ValueError: not `0 <= num_positives <= num_rows` with rows.
     """
-    if not 0 <= num_positives <= num_rows or num_rows < 1:
+    if not 0 <= num_positives <= num_rows or num_rows <= 0:
         raise ValueError(f"0 <= num_positives <= num_rows must hold, with a row: {num_positives=}, {num_rows=}")
     z_square = _NORMAL_975**2
     centre = num_positives + z_square / 2.0

@@ -14,7 +14,8 @@ from scipy.stats import binomtest
 from sklearn.metrics import auc, average_precision_score, precision_recall_curve
 from sklearn.metrics import roc_curve as reference_roc_curve
 
-from qin.curves import Row, pr_curve, reliability_curve, roc_curve, score_histogram, wilson_interval
+from qin.curves import Row, gains_curve, pr_curve, reliability_curve, roc_curve, score_histogram, wilson_interval
+from qin.importance import COLUMNS as IMPORTANCE_COLUMNS
 from qin.metrics import ranking_counts, ranking_metrics
 from tests.test_metrics import sample
 
@@ -57,8 +58,10 @@ def test_roc_points_lie_on_the_exact_curve_and_keep_its_ends_and_area(decimals: 
     exact = set(zip(fpr.round(12), tpr.round(12), strict=True))
     assert {(round(float(row["fpr"]), 12), round(float(row["tpr"]), 12)) for row in rows} <= exact
     assert len(rows) <= 400
-    assert rows[0] == {"fpr": 0.0, "tpr": 0.0}
-    assert rows[-1] == {"fpr": 1.0, "tpr": 1.0}
+    assert (rows[0]["fpr"], rows[0]["tpr"], rows[0]["lower"]) == (0.0, 0.0, 0.0)
+    assert (rows[-1]["fpr"], rows[-1]["tpr"], rows[-1]["upper"]) == (1.0, 1.0, 1.0)
+    assert (column(rows, "lower") <= column(rows, "tpr")).all()
+    assert (column(rows, "upper") >= column(rows, "tpr")).all()
     area = auc(column(rows, "fpr"), column(rows, "tpr"))
     assert area == pytest.approx(ranking_metrics(logit, label)["auc"], abs=1e-3)
 
@@ -71,6 +74,25 @@ def test_short_curves_are_kept_whole() -> None:
     rows = pr_curve(counts)
     assert column(rows, "recall").tolist() == pytest.approx([1 / 3, 2 / 3, 1.0])
     assert column(rows, "precision").tolist() == pytest.approx([1.0, 2 / 3, 3 / 5])
+
+
+@pytest.mark.parametrize("decimals", [0, 6])
+def test_gains_are_the_mean_over_random_orders_of_ties(decimals: int) -> None:
+    logit, label = sample(1_000)
+    logit = np.round(logit, decimals)
+    rows = gains_curve(ranking_counts(logit, label))
+    shares = column(rows, "share")
+    assert (np.diff(shares) > 0).all()
+    generator, gains = np.random.default_rng(0), np.zeros(shares.size)
+    for _ in range(200):
+        shuffled = generator.permutation(label.size)
+        best_first = label[shuffled][np.argsort(-logit[shuffled], kind="stable")]
+        caught = np.concatenate([[0.0], np.cumsum(best_first)])
+        gains += np.interp(shares * label.size, np.arange(label.size + 1), caught) / label.sum() / 200
+    np.testing.assert_allclose(column(rows, "gain"), gains, atol=0.015 if decimals == 0 else 1e-12)
+    np.testing.assert_allclose(column(rows, "lift"), column(rows, "gain") / shares, rtol=1e-12)
+    np.testing.assert_allclose(column(rows, "perfect"), np.minimum(shares * label.size / label.sum(), 1.0), rtol=1e-12)
+    assert rows[-1]["gain"] == rows[-1]["lift"] == rows[-1]["perfect"] == 1.0
 
 
 def test_a_curve_needs_two_points() -> None:
@@ -143,13 +165,34 @@ def plot_rows() -> dict[str, list[Row]]:
     return {
         "pr": pr_curve(counts),
         "roc": roc_curve(counts),
+        "gains": gains_curve(counts),
+        "importance": [
+            {"name": name, "kind": kind, "rank": rank, **dict.fromkeys(IMPORTANCE_COLUMNS[3:], 0.001 / rank)}
+            for kind, names in (("field", ("hour", "seq")), ("pair", ("hour x seq",)))
+            for rank, name in enumerate(names, start=1)
+        ],
         "reliability": reliability_curve(2.0 * logit, logit, label),
+        "slices": [
+            {
+                "column": "hour",
+                "value": value,
+                "num_rows": 9,
+                "predicted": 0.2,
+                "observed": 0.1,
+                "lower": 0.0,
+                "upper": 0.3,
+            }
+            for value in ("1", "null")
+        ],
         "score_histogram": score_histogram(logit, label),
         "training": epochs,
     }
 
 
 AXES = {
+    "gains": ("share", "gain"),
+    "importance": ("log_loss_rise", "name"),
+    "slices": ("predicted", "observed"),
     "pr": ("recall", "precision"),
     "roc": ("fpr", "tpr"),
     "reliability": ("probability", "observed"),
@@ -166,6 +209,17 @@ def fields(spec: object) -> set[str]:
         return set()
     inner = set().union(*(fields(value) for key, value in spec.items() if key != "values"))
     return inner | ({spec["field"]} if isinstance(spec.get("field"), str) else set())
+
+
+def made_in_template(spec: object) -> set[str]:
+    """Every name that a transform of a Vega-Lite document makes."""
+    if isinstance(spec, list):
+        return set().union(*map(made_in_template, spec))
+    if not isinstance(spec, dict):
+        return set()
+    made = spec.get("as", [])
+    inner = set().union(*(made_in_template(value) for key, value in spec.items() if key != "values"))
+    return inner | set([made] if isinstance(made, str) else made)
 
 
 def filled_template(name: str, rows: list[Row]) -> dict[str, Any]:
@@ -192,8 +246,7 @@ def test_template_compiles_with_the_rows_of_its_curve(name: str) -> None:
     assert any("values" in source and len(source["values"]) == 2 * len(rows) for source in vega["data"])
     numbers = {name for name, value in rows[0].items() if not isinstance(value, str)} - {"bin"}
     assert set(spec["data"]["format"]["parse"]) == numbers  # otherwise text would be compared as text
-    made_in_template = {"rev", "class", "series", "value", "fold"}
-    assert fields(spec) - made_in_template <= set(rows[0])
+    assert fields(spec) - made_in_template(spec) - {"rev"} <= set(rows[0])
     assert set(AXES[name]) <= fields(spec) | {"val_log_loss"}  # folded into `value`, hence no field of its own
 
 
