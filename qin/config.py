@@ -18,6 +18,7 @@ Dropout = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Threshold = Annotated[int, Field(ge=0, le=2**53)]
+RowLimit = Literal[0] | Annotated[int, Field(ge=100)]
 NumBuckets = Annotated[int, Field(ge=3, le=2**31 - 1)]
 
 _SHOWN_CHARACTERS = 60
@@ -198,11 +199,14 @@ class CalibrationParams(_Section):
 
 
 class EvaluateParams(_Section):
-    """Resolution of the calibration error and of the plots; columns whose values are judged one by one."""
+    """Resolution of the calibration error and of the plots; columns whose values are judged one by one; samples."""
 
     num_bins: Annotated[int, Field(ge=2)]
     num_curve_points: Annotated[int, Field(ge=10)]
     slices: list[str] = []
+    baseline_rows: RowLimit = 100_000
+    importance_rows: RowLimit = 2000
+    seed: Seed = 0
 
 
 class PredictParams(_Section):

@@ -8,7 +8,7 @@ import numpy as np
 
 from qin.calibration.halves import judge_half
 from qin.calibration.report import CalibrationReport
-from qin.curves import Row, pr_curve, reliability_curve, roc_curve, score_histogram
+from qin.curves import Row, gains_curve, pr_curve, reliability_curve, roc_curve, score_histogram
 from qin.data.segments import Segments
 from qin.gauc import grouped_auc
 from qin.influence import (
@@ -178,6 +178,7 @@ def curves(fold: JudgedFold, *, num_bins: int, num_points: int) -> dict[str, lis
     return {
         "pr": pr_curve(counts, num_points=num_points),
         "roc": roc_curve(counts, num_points=num_points),
+        "gains": gains_curve(counts),
         "reliability": reliability_curve(before, after, label, num_bins=num_bins),
         "score_histogram": score_histogram(fold.deployed, scored.label),
     }

@@ -10,6 +10,9 @@ from qin.calibration.report import read_calibration
 from qin.config import load_params
 from qin.data.segments import read_clusters, read_segments
 from qin.evaluation import JudgedFold, curves, evaluate, evaluate_slices
+from qin.importance import COLUMNS
+from qin.inference import use_threads
+from qin.rescoring import compare_with_baseline, judge_fields
 from qin.scored import ScoredRows
 from qin.slices import CALIBRATION_COLUMNS
 from qin.stage import run_stage
@@ -23,24 +26,35 @@ def main() -> None:
     """Write metrics/evaluate.json, metrics/slices.json and the data of the plots."""
     with run_stage("evaluate") as report:
         params = load_params(paths.PARAMS)
+        use_threads(params.train.num_threads)
         scored = ScoredRows.read(paths.VALIDATION)
         calibration = read_calibration(paths.CALIBRATOR)
         train, key, shifts = params.data.train, params.split.group_key, calibration.deployed.segments
+        segments = None if shifts is None else read_segments(train, shifts.column, scored.row)
         fold = JudgedFold.of(
             scored,
             calibration,
             judge_seed=params.calibration.seed,
-            segments=None if shifts is None else read_segments(train, shifts.column, scored.row),
+            segments=segments,
             cluster=None if key is None else read_clusters(train, key, scored.row),
         )
-        slices_of = {column: read_segments(train, column, scored.row) for column in params.evaluate.slices}
-        num_bins = params.evaluate.num_bins
+        knobs = params.evaluate
+        slices_of = {column: read_segments(train, column, scored.row) for column in knobs.slices}
         slices, points = evaluate_slices(fold, slices_of)
-        for name, rows in curves(fold, num_bins=num_bins, num_points=params.evaluate.num_curve_points).items():
+        figures = evaluate(fold, num_bins=knobs.num_bins)
+        if knobs.baseline_rows:
+            figures["baseline"] = compare_with_baseline(params, fold, prepared=paths.PREPARED_TRAIN, folds=paths.FOLDS)
+        importance = []
+        if knobs.importance_rows:
+            importance = judge_fields(
+                params, fold, segments=segments, prepared=paths.PREPARED_TRAIN, trained=paths.MODEL
+            )
+        for name, rows in curves(fold, num_bins=knobs.num_bins, num_points=knobs.num_curve_points).items():
             write_csv(paths.PLOTS / f"{name}.csv", rows)
         write_csv(paths.PLOTS / "slices.csv", points, columns=CALIBRATION_COLUMNS)
+        write_csv(paths.PLOTS / "importance.csv", importance, columns=COLUMNS)
         write_json(paths.METRICS / "slices.json", slices)
-        write_json(paths.METRICS / "evaluate.json", evaluate(fold, num_bins=num_bins))
+        write_json(paths.METRICS / "evaluate.json", figures)
         report.num_rows = scored.label.size
 
 

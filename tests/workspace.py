@@ -24,6 +24,8 @@ SMALL: dict[str, Any] = {
     "train.warmup_steps": 2,
     "evaluate.num_bins": 5,
     "evaluate.num_curve_points": 50,
+    "evaluate.baseline_rows": 1000,
+    "evaluate.importance_rows": 100,
 }
 
 

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from qin.importance import COLUMNS as IMPORTANCE_COLUMNS
 from qin.slices import CALIBRATION_COLUMNS
 from tests.stages.run import run_in_process
 from tests.test_metrics import sample
@@ -31,7 +32,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shop = pa.array([SHOPS[k // 2 % 3] for k in number], pa.string())
     pq.write_table(pa.table({"user": number // 8, "shop": shop}), "train.parquet")
     (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
-    set_params(tmp_path / "params.yaml", {"data.train": "train.parquet"})
+    no_samples = {"evaluate.baseline_rows": 0, "evaluate.importance_rows": 0}  # there are no prepared rows
+    set_params(tmp_path / "params.yaml", {"data.train": "train.parquet", **no_samples})
     return tmp_path
 
 
@@ -49,6 +51,8 @@ def test_without_keys_slices_are_empty_files_with_their_header(project: Path) ->
     assert read_figures(project, "slices") == {}
     assert read_slices(project) == [list(CALIBRATION_COLUMNS)]
     assert read_figures(project, "evaluate")["gauc"] is None
+    assert "baseline" not in read_figures(project, "evaluate")
+    assert (project / "plots/importance.csv").read_text() == ",".join(IMPORTANCE_COLUMNS) + "\n"
 
 
 def test_group_key_and_slices_are_read_at_the_validated_rows(project: Path) -> None:
