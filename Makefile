@@ -15,7 +15,11 @@ help: ## list the targets
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0 -e '.[dev]'
 	touch $@
 
-install: .venv/installed ## create .venv with the tested versions
+# The page that `dvc plots` fills, with its drawing library inside, so that it needs no network.
+.dvc/plots/page.html: .venv/installed qin/plots_page.py
+	python -m qin.plots_page
+
+install: .venv/installed .dvc/plots/page.html ## create .venv with the tested versions, and the page for dvc plots
 
 sample: install ## generate the sample log into data/ where no log is there (SAMPLE_ROWS=100000)
 	@test -e data/train.parquet || { python -m qin.sample --rows $(SAMPLE_ROWS) --seed 0 --out data && \
