@@ -133,4 +133,5 @@ def test_with_shifts_by_segment_the_judging_half_ranks_after_calibration() -> No
 
 
 def test_curves_are_named_as_their_files() -> None:
-    assert list(curves(judged_fold(), num_bins=5, num_points=50)) == ["pr", "roc", "reliability", "score_histogram"]
+    names = ["pr", "roc", "gains", "reliability", "score_histogram"]
+    assert list(curves(judged_fold(), num_bins=5, num_points=50)) == names
