@@ -13,7 +13,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -51,7 +50,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "field_dropout 0.1": {"model.field_dropout": 0.1},
     "row_dropout 0.1": {"model.row_dropout": 0.1},
     "ema_decay 0.99": {"train.ema_decay": 0.99},
-    "batch_size 4096, lr doubled": {"train.batch_size": 4096, "train.lr": 0.002},
+    "self_ensemble 1": {"train.self_ensemble": 1.0},
+    "batch_size 4096": {"train.batch_size": 4096},
+    "batch_size 4096, lr_scaling sqrt": {"train.batch_size": 4096, "train.lr_scaling": "sqrt"},
+    "batch_size 4096, lr_scaling linear": {"train.batch_size": 4096, "train.lr_scaling": "linear"},
     "4 layers x 4 rows": {"model.num_layers": 4, "model.num_rows": 4},
 }
 
@@ -101,7 +103,6 @@ def summary(runs: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
             if variant != PROFILE and gain.size > 1:
                 row[f"{metric}_gain"] = float(gain.mean())
                 row[f"{metric}_gain_se"] = float(gain.std(ddof=1) / np.sqrt(gain.size))
-        row["rows_per_second"] = float(np.median([run["rows_per_second"] for run in by_seed.values()]))
         table[variant] = row
     return table
 
@@ -120,16 +121,12 @@ def prepare(folder: Path, params: Path, data: Path) -> tuple[ShardReader, Any]:
 
 
 def _run(params: Params, reader: ShardReader, fold: Any, folder: Path) -> dict[str, Any]:
-    started = time.monotonic()
-    trained = train(params, reader, fold, checkpoints=folder / "checkpoints", on_epoch=lambda _: None)
-    seconds = time.monotonic() - started
-    figures = trained.figures
+    figures = train(params, reader, fold, checkpoints=folder / "checkpoints", on_epoch=lambda _: None).figures
     return {
         "auc": figures["val_auc"],
         "ap": figures["val_ap"],
         "log_loss": figures["val_log_loss"],
         "best_epoch": figures["best_epoch"],
-        "rows_per_second": trained.num_rows_seen / seconds,
     }
 
 

@@ -94,10 +94,10 @@ def _ablation_table() -> str:
 
 
 def _variants(summary: dict[str, dict[str, float]]) -> str:
-    rows: list[Sequence[str]] = [("variant", "seeds", "AUC", "difference", "AP", "difference", "training rows/s")]
+    rows: list[Sequence[str]] = [("variant", "seeds", "AUC", "difference", "AP", "difference")]
     for variant, figures in summary.items():
         cells = [cell for metric in ("auc", "ap") for cell in (f"{figures[metric]:.4f}", _gain(figures, metric))]
-        rows.append((variant, f"{figures['seeds']:.0f}", *cells, f"{figures['rows_per_second']:,.0f}"))
+        rows.append((variant, f"{figures['seeds']:.0f}", *cells))
     return _markdown(rows)
 
 

@@ -1,5 +1,6 @@
 """From settings to modules: the only place where params.yaml meets code. To add an option, add one line here."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,9 @@ PUBLISHED: dict[str, Any] = {
 # Rows of the embedding table from which row-wise updates cost less than dense ones (benchmarks/row_adam.py).
 SPARSE_TABLE_ROWS = 500_000
 
+# The batch that `train.lr` is meant for where `train.lr_scaling` is on.
+REFERENCE_BATCH_SIZE = 1024
+
 # Parameters whose size carries no meaning for the fit: biases, slopes, batch-norm scales.
 _MIN_DECAYED_DIM = 2
 
@@ -87,7 +91,8 @@ def build_optimizer(model: nn.Module, params: TrainParams) -> torch.optim.Optimi
         {"params": [p for p in parameters if p.dim() >= _MIN_DECAYED_DIM], "weight_decay": params.weight_decay},
         {"params": [p for p in parameters if p.dim() < _MIN_DECAYED_DIM], "weight_decay": 0.0},
     ]
-    dense = torch.optim.AdamW(groups, lr=params.lr, fused=True)
+    lr = resolve_lr(params)
+    dense = torch.optim.AdamW(groups, lr=lr, fused=True)
     if not tables:
         return dense
     if params.ema_decay is not None:
@@ -95,7 +100,7 @@ def build_optimizer(model: nn.Module, params: TrainParams) -> torch.optim.Optimi
             "params.yaml: train.ema_decay: must be null with an embedding table of "
             f"{SPARSE_TABLE_ROWS} rows or more, because an average passes over all of it at every step"
         )
-    return Optimizers(dense, RowWiseAdam(tables, lr=params.lr, weight_decay=params.weight_decay))
+    return Optimizers(dense, RowWiseAdam(tables, lr=lr, weight_decay=params.weight_decay))
 
 
 def choose_device(params: TrainParams) -> torch.device:
@@ -184,16 +189,29 @@ def build_hard_negatives(
     return HardNegatives(**settings, warmup_steps=params.warmup_steps, two_passes=two_passes)
 
 
+def resolve_lr(params: TrainParams) -> float:
+    """The learning rate at this batch size.
+
+    An epoch of batches k times as large has a k-th of the steps. Steps of Adam that are sqrt(k) times as long keep
+    the noise of its path, k times as long its length (the rule of SGD).
+
+    Source: sqrt, Malladi et al. (2022); linear, Goyal et al. (2017).
+    """
+    factor = params.batch_size / REFERENCE_BATCH_SIZE
+    return params.lr * {"none": 1.0, "sqrt": math.sqrt(factor), "linear": factor}[params.lr_scaling]
+
+
 def build_settings(params: TrainParams) -> FitSettings:
     """The training loop's settings."""
     return FitSettings(
         seed=params.seed,
         epochs=params.epochs,
         patience=params.patience,
-        lr=params.lr,
+        lr=resolve_lr(params),
         schedule=params.schedule,
         warmup_steps=params.warmup_steps,
         gradient_clip=params.gradient_clip,
         ema_decay=params.ema_decay,
+        self_ensemble=params.self_ensemble,
         checkpoint_seconds=params.checkpoint_seconds,
     )

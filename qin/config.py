@@ -21,6 +21,8 @@ Threshold = Annotated[int, Field(ge=0, le=2**53)]
 RowLimit = Literal[0] | Annotated[int, Field(ge=100)]
 NumBuckets = Annotated[int, Field(ge=3, le=2**31 - 1)]
 
+DROPOUTS = ("dropout", "row_dropout", "embedding_dropout", "field_dropout")
+
 _SHOWN_CHARACTERS = 60
 
 
@@ -165,11 +167,13 @@ class TrainParams(_Section):
     epochs: Count
     patience: Count
     lr: Annotated[float, Field(gt=0)]
+    lr_scaling: Literal["none", "sqrt", "linear"] = "none"
     weight_decay: Annotated[float, Field(ge=0)]
     schedule: Literal["constant", "cosine", "plateau"]
     warmup_steps: Annotated[int, Field(ge=0)]
     gradient_clip: Annotated[float, Field(gt=0)] | None
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
+    self_ensemble: Annotated[float, Field(ge=0)] = 0.0
     checkpoint_seconds: Annotated[float, Field(ge=0)]
 
 
@@ -235,6 +239,16 @@ class Params(_Section):
     def _segments_are_known_before_the_click(self) -> "Params":
         if self.calibration.by == self.data.label:
             raise ValueError(f"calibration.by: {self.data.label} is the label, it cannot divide rows into segments")
+        return self
+
+    @model_validator(mode="after")
+    def _passes_differ(self) -> "Params":
+        has_dropout = self.model.preset == "published" or any(getattr(self.model, name) for name in DROPOUTS)
+        if self.train.self_ensemble and not has_dropout:
+            raise ValueError(
+                "train.self_ensemble: both passes are the same without dropout, raise one of "
+                + ", ".join(f"model.{name}" for name in DROPOUTS)
+            )
         return self
 
 

@@ -1,4 +1,4 @@
-"""Logistic loss on logits, per row and as the weighted sum that training minimises."""
+"""Logistic loss on logits, per row and as the weighted sum that training minimises; two passes as an ensemble."""
 
 import math
 
@@ -21,8 +21,7 @@ def logistic_loss(logit: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
     Raises:
         ValueError: ``logit`` is not a floating-point vector, or ``label`` has another shape.
     """
-    if logit.dim() != 1 or not logit.is_floating_point():
-        raise ValueError(f"logit must be floating-point of shape (batch,), got {logit.dtype} {tuple(logit.shape)}")
+    _check_logit(logit)
     _check_vector("label", label, like=logit)
     wide = logit.to(torch.promote_types(logit.dtype, torch.float32))
     sign = label.to(wide.dtype) * 2.0 - 1.0
@@ -30,9 +29,14 @@ def logistic_loss(logit: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
 
 
 def weighted_logistic_loss(
-    logit: torch.Tensor, label: torch.Tensor, *, sample_weight: torch.Tensor, denominator: float | torch.Tensor
+    logit: torch.Tensor,
+    label: torch.Tensor,
+    *,
+    sample_weight: torch.Tensor,
+    denominator: float | torch.Tensor,
+    extra_loss: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Compute ``sum(sample_weight * loss) / denominator``.
+    """Compute ``sum(sample_weight * (loss + extra_loss)) / denominator``.
 
     ``denominator`` is the full batch's weight, fixed before any row is selected and, over several ranks, summed over
     them. Divided by the weight of the rows that a selection kept, the loss would no longer be unbiased.
@@ -43,6 +47,7 @@ def weighted_logistic_loss(
         sample_weight: ``(batch,)``, the product of all weights of a row; a row of weight 0 counts for nothing.
         denominator: positive total weight; a tensor must be a scalar, and is not checked for its value, because that
             would stall a GPU.
+        extra_loss: ``(batch,)``, what else each row costs; None: nothing.
 
     Returns:
         The loss, a scalar in float32, or float64 where ``logit`` is.
@@ -57,7 +62,46 @@ def weighted_logistic_loss(
     elif not 0.0 < denominator < math.inf:
         raise ValueError(f"the denominator must be positive and finite, got {denominator}")
     loss = logistic_loss(logit, label)
+    if extra_loss is not None:
+        _check_vector("extra_loss", extra_loss, like=logit)
+        loss = loss + extra_loss
     return (sample_weight.to(loss.dtype) * loss).sum() / denominator
+
+
+def self_ensemble(first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Join two passes of one network, whose dropout masks differ, into their ensemble.
+
+    With the passes' probabilities ``p1``, ``p2`` and their mean ``p``, the published loss is ``L(p, label) +
+    L(p1, p) + L(p2, p)``, where ``L`` is the cross-entropy and no gradient flows through a ``p`` that is a target.
+    The first term is ``logistic_loss`` of the ensemble's logit.
+
+    Source: QNN-alpha (arXiv 2505.17999), the self-ensemble loss.
+    NOTE[DIFF]: the other terms are divergences here, ``L(p1, p) - L(p, p)``: 0 where passes agree, the same gradient.
+
+    Args:
+        first: logits of one pass, ``(batch,)``.
+        second: logits of the other, ``(batch,)``.
+
+    Returns:
+        The logit of the mean probability, ``(batch,)``, and the sum of both passes' divergences from it in nats,
+        ``(batch,)``; both in float32 at least.
+
+    Raises:
+        ValueError: The logits are not floating-point vectors of one shape.
+    """
+    _check_logit(first)
+    _check_vector("second", second, like=first)
+    wide = torch.stack((first, second)).to(torch.promote_types(first.dtype, torch.float32))
+    log_p, log_q = F.logsigmoid(wide), F.logsigmoid(-wide)  # q = 1 - p
+    mean_log_p, mean_log_q = (each.logsumexp(0) - math.log(2.0) for each in (log_p, log_q))
+    of_p = mean_log_p.detach().exp() * (mean_log_p.detach() - log_p)
+    of_q = mean_log_q.detach().exp() * (mean_log_q.detach() - log_q)
+    return mean_log_p - mean_log_q, (of_p + of_q).sum(0)
+
+
+def _check_logit(logit: torch.Tensor) -> None:
+    if logit.dim() != 1 or not logit.is_floating_point():
+        raise ValueError(f"logit must be floating-point of shape (batch,), got {logit.dtype} {tuple(logit.shape)}")
 
 
 def _check_vector(name: str, value: torch.Tensor, *, like: torch.Tensor) -> None:

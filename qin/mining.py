@@ -13,6 +13,7 @@ from torch import nn
 
 from qin.data.loader import Batch
 from qin.losses import logistic_loss, weighted_logistic_loss
+from qin.passes import forward, forward_ensemble
 from qin.sampling import MiningMode, mine_hard_negatives, num_kept
 
 _SELECTION = 4  # stream of the training seed; the loader has 0 and 1, training 2 and 3
@@ -64,6 +65,7 @@ def mined_loss(
     sample_weight: torch.Tensor,
     denominator: torch.Tensor,
     hard_negatives: HardNegatives,
+    self_ensemble: float,
     generator: torch.Generator,
 ) -> torch.Tensor:
     """Compute an unbiased estimate (`ohem`: a biased one) of the batch's loss from the rows that mining selects.
@@ -80,6 +82,7 @@ def mined_loss(
         sample_weight: Weight of each row without the selection, `(batch,)`, positive.
         denominator: Total weight of the whole batch, of all processes, a scalar.
         hard_negatives: What to select, and how.
+        self_ensemble: See `forward_ensemble`; its divergence has the weights of its rows.
         generator: Seeded CPU generator of the selection.
 
     Returns:
@@ -87,17 +90,24 @@ def mined_loss(
         of the whole batch is returned, which is not finite either.
     """
     assert batch.label is not None
-    logit = _scored(network, batch) if hard_negatives.two_passes else _forward(network, batch)
+    if hard_negatives.two_passes:
+        logit, extra = _scored(network, batch), None
+    else:
+        logit, extra = forward_ensemble(network, batch, strength=self_ensemble)
     if not logit.isfinite().all():
         return weighted_logistic_loss(logit, batch.label, sample_weight=sample_weight, denominator=denominator)
     weight = sample_weight * hard_negatives.select(logit, batch.label, generator=generator)
     if not hard_negatives.two_passes:
-        return weighted_logistic_loss(logit, batch.label, sample_weight=weight, denominator=denominator)
+        return weighted_logistic_loss(
+            logit, batch.label, sample_weight=weight, denominator=denominator, extra_loss=extra
+        )
     kept = weight.nonzero().squeeze(1)
     part = batch.take(kept)
     assert part.label is not None
-    logit = _forward(network, part)
-    return weighted_logistic_loss(logit, part.label, sample_weight=weight[kept], denominator=denominator)
+    logit, extra = forward_ensemble(network, part, strength=self_ensemble)
+    return weighted_logistic_loss(
+        logit, part.label, sample_weight=weight[kept], denominator=denominator, extra_loss=extra
+    )
 
 
 def selection_generator(seed: int, *, step: int, rank: int) -> torch.Generator:
@@ -137,15 +147,10 @@ def is_batch_coupled(network: nn.Module) -> bool:
     return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules())
 
 
-def _forward(network: nn.Module, batch: Batch) -> torch.Tensor:
-    logit: torch.Tensor = network(batch.categorical, batch.numeric, batch.sequences)
-    return logit
-
-
 @torch.no_grad()
 def _scored(network: nn.Module, batch: Batch) -> torch.Tensor:
     """Logits `(batch,)` without dropout, hence with folded rows."""
     network.eval()
-    logit = _forward(network, batch)
+    logit = forward(network, batch)
     network.train()
     return logit

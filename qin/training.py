@@ -18,6 +18,7 @@ from qin.losses import weighted_logistic_loss
 from qin.mining import HardNegatives, mined_loss, selection_generator
 from qin.model.qin import QIN
 from qin.optimizers import Optimizers, clip_grad_norm
+from qin.passes import forward_ensemble
 from qin.progress import Progress, log
 from qin.sampling import neg_downsample, positive_weights
 
@@ -37,6 +38,7 @@ class FitSettings:
     warmup_steps: int
     gradient_clip: float | None
     ema_decay: float | None
+    self_ensemble: float
     checkpoint_seconds: float
 
 
@@ -221,11 +223,14 @@ class Fit:
                 sample_weight=weight,
                 denominator=denominator,
                 hard_negatives=mining,
+                self_ensemble=self._settings.self_ensemble,
                 generator=selection_generator(self._settings.seed, step=step, rank=0),
             )
         assert batch.label is not None
-        logit = self._model(batch.categorical, batch.numeric, batch.sequences)
-        return weighted_logistic_loss(logit, batch.label, sample_weight=weight, denominator=denominator)
+        logit, extra = forward_ensemble(self._model, batch, strength=self._settings.self_ensemble)
+        return weighted_logistic_loss(
+            logit, batch.label, sample_weight=weight, denominator=denominator, extra_loss=extra
+        )
 
     def _check_finite(self, loss: float) -> None:
         if not math.isfinite(loss):

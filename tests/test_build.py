@@ -11,6 +11,7 @@ from qin.build import (
     build_hard_negatives,
     build_model,
     build_optimizer,
+    build_settings,
     choose_bf16,
     choose_device,
     place,
@@ -117,6 +118,15 @@ def test_two_passes_are_refused_with_batch_norm(changes: dict[str, str]) -> None
         ConfigError, match=r"params\.yaml: hnm\.forward: two_pass is impossible with batch norm .*because"
     ):
         two_passes(hnm(forward="two_pass"), **changes)
+
+
+@pytest.mark.parametrize(("scaling", "expected"), [("none", 0.001), ("sqrt", 0.002), ("linear", 0.004)])
+def test_the_learning_rate_follows_the_batch(scaling: str, expected: float) -> None:
+    params = train(batch_size=4096, lr=0.001, lr_scaling=scaling)
+    assert build_settings(params).lr == pytest.approx(expected, rel=1e-15)
+    (first, *_) = build_optimizer(network(model()), params).param_groups
+    assert first["lr"] == pytest.approx(expected, rel=1e-15)
+    assert build_settings(train(batch_size=1024, lr=0.001, lr_scaling=scaling)).lr == 0.001
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from qin.config import load_params
+from qin.config import DROPOUTS, load_params
 from qin.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -158,6 +158,16 @@ def test_frozen_thresholds_do_not_go_with_time(tmp_path: Path) -> None:
     assert problems(tmp_path, changes) == [
         "split: thresholds belong to the hashed methods; freeze a time split with time_val_start"
     ]
+
+
+def test_a_self_ensemble_needs_dropout(tmp_path: Path) -> None:
+    without = {f"model.{name}": 0.0 for name in DROPOUTS}
+    assert problems(tmp_path, {"train.self_ensemble": 1.0, **without}) == [
+        "train.self_ensemble: both passes are the same without dropout, raise one of model.dropout, "
+        "model.row_dropout, model.embedding_dropout, model.field_dropout"
+    ]
+    for enough in ({"model.field_dropout": 0.1}, {"model.preset": "published"}, {"train.self_ensemble": 0.0}):
+        load_params(write_params(tmp_path, {"train.self_ensemble": 1.0, **without, **enough}))
 
 
 def test_long_values_are_cut(tmp_path: Path) -> None:

@@ -67,7 +67,13 @@ def mined(network: QIN, batch: Batch, mining: HardNegatives | None, seed: int, *
         return weighted_logistic_loss(logit, batch.label, sample_weight=weight, denominator=denominator)
     generator = selection_generator(seed, step=0, rank=changes.get("rank", 0))
     return mined_loss(
-        network, batch, sample_weight=weight, denominator=denominator, hard_negatives=mining, generator=generator
+        network,
+        batch,
+        sample_weight=weight,
+        denominator=denominator,
+        hard_negatives=mining,
+        self_ensemble=0.0,
+        generator=generator,
     )
 
 
@@ -231,7 +237,7 @@ def test_mining_begins_after_the_warm_up_of_the_run(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr("qin.training.mined_loss", recorded)
     settings: dict[str, Any] = {"seed": 5, "patience": 9, "lr": 0.01, "schedule": "constant", "warmup_steps": 0}
-    settings |= {"gradient_clip": None, "ema_decay": None, "checkpoint_seconds": math.inf}
+    settings |= {"gradient_clip": None, "ema_decay": None, "self_ensemble": 0.0, "checkpoint_seconds": math.inf}
     for epochs in (2, 3):
         network = make_model()
         Fit(

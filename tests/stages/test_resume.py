@@ -27,6 +27,7 @@ HARD = {
     "model.embedding_dropout": 0.2,
     "train.schedule": "plateau",
     "train.ema_decay": 0.9,
+    "train.self_ensemble": 0.5,
     "train.checkpoint_seconds": 0.0,
 }
 
