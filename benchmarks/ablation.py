@@ -30,6 +30,13 @@ ROOT = Path(__file__).resolve().parents[1]
 FILES = ("train.parquet", "test.parquet", "sample_submission.csv")
 PROFILE = "profile"
 
+# How the KuaiRand profiles differ from the default one: for the sample log.
+KUAIRAND = {
+    "model.attention_norm": "sqrt_length",
+    "model.attention_bias": "constant",
+    "model.activation": "inside",
+}
+
 VARIANTS: dict[str, dict[str, Any]] = {
     PROFILE: {},
     "published": {"model.preset": "published", "train.epochs": 2},
@@ -51,10 +58,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "row_dropout 0.1": {"model.row_dropout": 0.1},
     "ema_decay 0.99": {"train.ema_decay": 0.99},
     "schedule cosine": {"train.schedule": "cosine"},
+    "lr 0.002": {"train.lr": 0.002},
     "batch_size 4096": {"train.batch_size": 4096},
     "batch_size 4096, lr_scaling sqrt": {"train.batch_size": 4096, "train.lr_scaling": "sqrt"},
     "batch_size 4096, lr_scaling linear": {"train.batch_size": 4096, "train.lr_scaling": "linear"},
     "4 layers x 4 rows": {"model.num_layers": 4, "model.num_rows": 4},
+    "as on KuaiRand": {**KUAIRAND},
+    "as on KuaiRand, embedding_dropout 0.3": {**KUAIRAND, "model.dropout": 0.0, "model.embedding_dropout": 0.3},
 }
 
 
