@@ -56,6 +56,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "embedding_dropout 0.3, self_ensemble 1": {"model.embedding_dropout": 0.3, "train.self_ensemble": 1.0},
     "field_dropout 0.1": {"model.field_dropout": 0.1},
     "row_dropout 0.1": {"model.row_dropout": 0.1},
+    "row_dropout 0.1, precision fp32": {"model.row_dropout": 0.1, "train.precision": "fp32"},
     "ema_decay 0.99": {"train.ema_decay": 0.99},
     "schedule cosine": {"train.schedule": "cosine"},
     "lr 0.002": {"train.lr": 0.002},

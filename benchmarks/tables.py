@@ -38,6 +38,8 @@ ABLATIONS = {
     "ablation_liked": "`liked`, validation 4 and 5 May",
     "ablation_clicked_early": "`clicked`, an earlier fold: trained to 1 May, validation 2 and 3 May",
     "ablation_liked_early": "`liked`, the same earlier fold",
+    "ablation_sample": "the sample log, 1,000,000 rows, default profile",
+    "ablation_sample_100k": "the sample log, 100,000 rows, default profile",
 }
 SPEED_VARIANTS = {
     "published": "published",
