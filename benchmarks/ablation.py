@@ -103,7 +103,7 @@ def changed(base: Params, changes: dict[str, Any], seed: int) -> Params:
 
 
 def summary(runs: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """Mean figures of each variant, and its paired difference from the profile with its standard error."""
+    """Mean figures of each variant, and its paired difference from the profile; from two seeds on with its error."""
     table = {}
     for variant, by_seed in runs.items():
         row: dict[str, float] = {"seeds": len(by_seed)}
@@ -111,8 +111,9 @@ def summary(runs: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
             row[metric] = float(np.mean([run[metric] for run in by_seed.values()]))
             common = sorted(set(by_seed) & set(runs.get(PROFILE, {})))
             gain = np.array([by_seed[seed][metric] - runs[PROFILE][seed][metric] for seed in common])
-            if variant != PROFILE and gain.size > 1:
+            if variant != PROFILE and gain.size:
                 row[f"{metric}_gain"] = float(gain.mean())
+            if variant != PROFILE and gain.size > 1:
                 row[f"{metric}_gain_se"] = float(gain.std(ddof=1) / np.sqrt(gain.size))
         table[variant] = row
     return table

@@ -106,7 +106,8 @@ def _variants(summary: dict[str, dict[str, float]]) -> str:
 def _gain(figures: dict[str, float], metric: str) -> str:
     if f"{metric}_gain" not in figures:
         return ""
-    return f"{figures[f'{metric}_gain']:+.4f} ± {figures[f'{metric}_gain_se']:.4f}"
+    error = f"{metric}_gain_se"
+    return f"{figures[f'{metric}_gain']:+.4f}" + (f" ± {figures[error]:.4f}" if error in figures else "")
 
 
 def _speed_table(result: dict[str, Any]) -> str:
