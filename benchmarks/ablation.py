@@ -37,9 +37,12 @@ KUAIRAND = {
     "model.activation": "inside",
 }
 
+# What suits variants that do not overfit in the first epoch.
+SLOWER = {"train.epochs": 2, "train.lr": 0.001}
+
 VARIANTS: dict[str, dict[str, Any]] = {
     PROFILE: {},
-    "published": {"model.preset": "published", "train.epochs": 2},
+    "published": {"model.preset": "published", **SLOWER},
     "attention_norm none": {"model.attention_norm": "none"},
     "attention_norm length": {"model.attention_norm": "length"},
     "attention_bias none": {"model.attention_bias": "none"},
@@ -52,14 +55,16 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "norm rms": {"model.norm": "rms"},
     "num_frequencies 8": {"model.num_frequencies": 8},
     "embedding_dropout 0.3": {"model.embedding_dropout": 0.3},
-    "embedding_dropout 0.3, 2 epochs": {"model.embedding_dropout": 0.3, "train.epochs": 2},
+    "embedding_dropout 0.3, 2 epochs, lr 0.001": {"model.embedding_dropout": 0.3, **SLOWER},
     "embedding_dropout 0.3, self_ensemble 1": {"model.embedding_dropout": 0.3, "train.self_ensemble": 1.0},
     "field_dropout 0.1": {"model.field_dropout": 0.1},
     "row_dropout 0.1": {"model.row_dropout": 0.1},
     "row_dropout 0.1, precision fp32": {"model.row_dropout": 0.1, "train.precision": "fp32"},
     "ema_decay 0.99": {"train.ema_decay": 0.99},
     "schedule cosine": {"train.schedule": "cosine"},
+    "lr 0.001": {"train.lr": 0.001},
     "lr 0.002": {"train.lr": 0.002},
+    "weight_decay 1, 2 epochs": {"train.weight_decay": 1.0, "train.epochs": 2},
     "batch_size 4096": {"train.batch_size": 4096},
     "batch_size 4096, lr_scaling sqrt": {"train.batch_size": 4096, "train.lr_scaling": "sqrt"},
     "batch_size 4096, lr_scaling linear": {"train.batch_size": 4096, "train.lr_scaling": "linear"},
