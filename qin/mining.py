@@ -65,8 +65,8 @@ def mined_loss(
     sample_weight: torch.Tensor,
     denominator: torch.Tensor,
     hard_negatives: HardNegatives,
-    self_ensemble: float,
     generator: torch.Generator,
+    self_ensemble: float = 0.0,
 ) -> torch.Tensor:
     """Compute an unbiased estimate (`ohem`: a biased one) of the batch's loss from the rows that mining selects.
 
@@ -82,8 +82,8 @@ def mined_loss(
         sample_weight: Weight of each row without the selection, `(batch,)`, positive.
         denominator: Total weight of the whole batch, of all processes, a scalar.
         hard_negatives: What to select, and how.
-        self_ensemble: See `forward_ensemble`; its divergence has the weights of its rows.
         generator: Seeded CPU generator of the selection.
+        self_ensemble: See `forward_ensemble`; its divergence has the weights of its rows.
 
     Returns:
         The loss, a scalar with a gradient. Where a row's loss is not finite there is nothing to select by, and the loss

@@ -67,13 +67,7 @@ def mined(network: QIN, batch: Batch, mining: HardNegatives | None, seed: int, *
         return weighted_logistic_loss(logit, batch.label, sample_weight=weight, denominator=denominator)
     generator = selection_generator(seed, step=0, rank=changes.get("rank", 0))
     return mined_loss(
-        network,
-        batch,
-        sample_weight=weight,
-        denominator=denominator,
-        hard_negatives=mining,
-        self_ensemble=0.0,
-        generator=generator,
+        network, batch, sample_weight=weight, denominator=denominator, hard_negatives=mining, generator=generator
     )
 
 

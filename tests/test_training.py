@@ -97,7 +97,7 @@ def test_a_step_descends_the_weighted_loss(tmp_path: Path, strength: float, mini
             logit = model.eval()(batch.categorical, batch.numeric, batch.sequences)
         weight = weight * mining.select(logit, batch.label, generator=generator)
         batch, weight = batch.take(weight.nonzero().squeeze(1)), weight[weight > 0]
-        assert batch.label is not None
+    assert batch.label is not None
     model.train()
     torch.manual_seed(_step_seed(5, 0))
     passes = [model(batch.categorical, batch.numeric, batch.sequences).double() for _ in range(2 if strength else 1)]
