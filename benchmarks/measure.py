@@ -71,7 +71,7 @@ class _Sampler(threading.Thread):
 
     def run(self) -> None:
         while not self._stopped.wait(_INTERVAL_SECONDS):
-            status = [_memory(process) for process in _tree(self._root)]
+            status = [_memory(process) for process in process_tree(self._root)]
             now, peak = sum(now for now, _ in status), max((peak for _, peak in status), default=0)
             self.peak_bytes = max(self.peak_bytes, now, peak)
 
@@ -80,7 +80,8 @@ class _Sampler(threading.Thread):
         self.join()
 
 
-def _tree(root: int) -> list[int]:
+def process_tree(root: int) -> list[int]:
+    """A process and all that descend from it."""
     found, queue = [], [root]
     while queue:
         process = queue.pop()

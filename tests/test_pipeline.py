@@ -2,33 +2,12 @@
 
 import csv
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.workspace import copy_project, set_params
-
-
-def dvc(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a DVC command in a project."""
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    return subprocess.run(
-        [sys.executable, "-m", "dvc", *arguments],
-        cwd=project,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-def ran(done: subprocess.CompletedProcess[str]) -> list[str]:
-    """Stages that a `dvc repro` ran."""
-    assert done.returncode == 0, done.stderr
-    return [line.split("'")[1] for line in done.stdout.splitlines() if line.startswith("Running stage")]
+from tests.workspace import copy_project, dvc, ran, set_params
 
 
 @pytest.fixture(scope="module")

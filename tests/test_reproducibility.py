@@ -1,6 +1,5 @@
 """The same bytes every time, and no process left behind."""
 
-import hashlib
 import os
 import signal
 import subprocess
@@ -11,37 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_pipeline import dvc
-from tests.workspace import copy_project, set_params
+from tests.workspace import digests, dvc, git_project, set_params
 
 pytestmark = pytest.mark.slow
 
-OUTPUTS = ("dvc.lock", "data/prepared", "data/split", "artifacts", "metrics", "plots", "outputs")
-
-
-def digests(project: Path) -> dict[str, str]:
-    files = [path for name in OUTPUTS for path in ([project / name, *(project / name).rglob("*")])]
-    return {
-        path.relative_to(project).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in files
-        if path.is_file() and path.name != ".gitignore"
-    }
-
-
-def initialised(folder: Path, log: Path) -> Path:
-    project = copy_project(folder, log=log)
-    subprocess.run(["git", "init", "-q"], cwd=project, check=True)
-    return project
-
-
 def test_same_bytes_twice_and_elsewhere(tmp_path: Path, small_log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = initialised(tmp_path / "first", small_log)
+    first = git_project(tmp_path / "first", small_log)
     assert dvc(first, "repro").returncode == 0
     once = digests(first)
     assert dvc(first, "repro", "-f").returncode == 0
     assert digests(first) == once
 
-    second = initialised(tmp_path / "another folder", small_log)
+    second = git_project(tmp_path / "another folder", small_log)
     set_params(
         second / "params.yaml", {"prepare.batch_rows": 777, "prepare.num_threads": 3, "train.checkpoint_seconds": 0.0}
     )
@@ -53,7 +33,7 @@ def test_same_bytes_twice_and_elsewhere(tmp_path: Path, small_log: Path, monkeyp
 
 @pytest.mark.parametrize("shell", ["/bin/sh", "/bin/bash"])
 def test_killed_dvc_leaves_no_training_and_the_next_run_goes_on(tmp_path: Path, small_log: Path, shell: str) -> None:
-    project = initialised(tmp_path / "project", small_log)
+    project = git_project(tmp_path / "project", small_log)
     set_params(project / "params.yaml", {"train.epochs": 6, "train.patience": 6, "train.checkpoint_seconds": 0.0})
     assert dvc(project, "repro").returncode == 0
     whole = digests(project)

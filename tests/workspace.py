@@ -1,6 +1,10 @@
 """A copy of the pipeline with a small log, in which stages can be run."""
 
+import hashlib
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,6 +12,9 @@ from typing import Any
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).resolve().parents[1]
+
+# All that a run leaves.
+OUTPUTS = ("dvc.lock", "data/prepared", "data/split", "artifacts", "metrics", "plots", "outputs")
 
 SMALL: dict[str, Any] = {
     "features.num_buckets": 256,
@@ -61,3 +68,38 @@ def copy_project(folder: Path, *, log: Path) -> Path:
         shutil.copy(log / name, folder / "data" / name)
     set_params(folder / "params.yaml", SMALL)
     return folder
+
+
+def git_project(folder: Path, *, log: Path) -> Path:
+    """A copy of the project in a new git repository, where DVC can run."""
+    project = copy_project(folder, log=log)
+    subprocess.run(["git", "init", "-q"], cwd=project, check=True)
+    return project
+
+
+def dvc_command(*arguments: str) -> tuple[list[str], dict[str, str]]:
+    """A DVC command line and the environment in which its stages find this Python."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return [sys.executable, "-m", "dvc", *arguments], {**os.environ, "PATH": path}
+
+
+def dvc(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a DVC command in a project."""
+    command, environment = dvc_command(*arguments)
+    return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
+
+
+def ran(done: subprocess.CompletedProcess[str]) -> list[str]:
+    """Stages that a `dvc repro` ran."""
+    assert done.returncode == 0, done.stderr
+    return [line.split("'")[1] for line in done.stdout.splitlines() if line.startswith("Running stage")]
+
+
+def digests(project: Path) -> dict[str, str]:
+    """SHA-256 of each file that a run leaves, by its path in the project."""
+    files = [path for name in OUTPUTS for path in (project / name, *(project / name).rglob("*"))]
+    return {
+        path.relative_to(project).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
+        if path.is_file() and path.name != ".gitignore"
+    }
