@@ -38,7 +38,7 @@ _FIRST = ("train", "prepare", "predict", "split", "evaluate", "calibrate")
 _PATIENCE_SECONDS = 30.0
 
 # Training takes a few seconds, and a checkpoint is never old.
-SETTINGS = {"train.epochs": 8, "train.patience": 8, "train.batch_size": 64, "train.checkpoint_seconds": 0.1}
+SETTINGS = {"train.epochs": 4, "train.patience": 4, "train.batch_size": 64, "train.checkpoint_steps": 20}
 
 
 @dataclass(frozen=True)
@@ -177,8 +177,7 @@ def wait_until(condition: Callable[[], bool], *, seconds: float) -> float | None
 
 def _left_behind(project: Path) -> list[str]:
     """Unfinished files and checkpoints, by their path in the project."""
-    found = [path for name in ("data", "artifacts", "metrics", "plots", "outputs") for path in project.glob(f"{name}/.*.tmp")]
-    found += (project / ".qin/checkpoints").glob("**/*")
+    found = [*project.glob("*/.*.tmp"), *(project / ".qin/checkpoints").rglob("*")]
     return sorted(path.relative_to(project).as_posix() for path in found)
 
 

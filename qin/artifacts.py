@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import shutil
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,8 @@ import numpy.typing as npt
 from qin.errors import ArtifactError
 
 JSON_DIGITS = 6
+_CHECKSUM = "checksum"
+_BLOCK_BYTES = 1 << 20
 
 
 @contextmanager
@@ -59,9 +62,29 @@ def write_json(path: Path, tree: Mapping[str, Any]) -> None:
 
 
 def write_exact_json(path: Path, tree: Mapping[str, Any]) -> None:
-    """Write a JSON file that keeps every digit, for values that are computed with later."""
+    """Write a JSON file that keeps every digit and ends with a checksum, for values that are computed with later."""
+    text = json.dumps({**tree, _CHECKSUM: _json_checksum(tree)}, indent=2, allow_nan=False) + "\n"
     with atomic_file(path) as staging:
-        staging.write_text(json.dumps(tree, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        staging.write_text(text, encoding="utf-8")
+
+
+def read_exact_json(path: Path) -> dict[str, Any]:
+    """Inverse of `write_exact_json`.
+
+    Raises:
+        ArtifactError: If the file is missing, is not a JSON object, or is not as it was written.
+    """
+    tree = read_json(path)
+    if tree.pop(_CHECKSUM, None) != _json_checksum(tree):
+        raise ArtifactError(
+            f"{path}: its checksum is not that of its content: damaged, edited by hand, or of another version; "
+            "run the stage that writes it again"
+        )
+    return tree
+
+
+def _json_checksum(tree: Mapping[str, Any]) -> str:
+    return fingerprint(json.loads(json.dumps(tree)))
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -121,6 +144,20 @@ def read_array(path: Path) -> npt.NDArray[Any]:
         raise ArtifactError(f"{path}: file not found; run the stage that writes it") from error
     except (ValueError, EOFError) as error:
         raise ArtifactError(f"{path}: damaged array file: {error}") from error
+
+
+def array_crc32(array: npt.NDArray[Any]) -> int:
+    """Checksum of an array's values."""
+    return zlib.crc32(np.ascontiguousarray(array).view(np.uint8).data)
+
+
+def file_crc32(path: Path) -> int:
+    """Checksum of a file's bytes, read in blocks."""
+    checksum = 0
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            checksum = zlib.crc32(block, checksum)
+    return checksum
 
 
 def fingerprint(*parts: Any) -> str:

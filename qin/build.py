@@ -214,4 +214,5 @@ def build_settings(params: TrainParams) -> FitSettings:
         ema_decay=params.ema_decay,
         self_ensemble=params.self_ensemble,
         checkpoint_seconds=params.checkpoint_seconds,
+        checkpoint_steps=params.checkpoint_steps,
     )

@@ -1,71 +1,170 @@
 """Training checkpoints, outside DVC's reach: one folder per fingerprint of params, inputs and code.
 
 A checkpoint under a declared output (`persist: true`) would make a new experiment resume the old one's state; here
-another fingerprint is another folder.
+another fingerprint is another folder. Two processes that train the same run take turns.
 """
 
-import hashlib
+import fcntl
 import os
 import shutil
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
-from qin.artifacts import atomic_file
+from qin.artifacts import file_crc32
 from qin.errors import ArtifactError
-
-_FILE = "checkpoint.pt"
+from qin.progress import log
 
 
 class CheckpointStore:
-    """Holds the newest checkpoint of one run.
+    """Holds the newest checkpoint of one run, as `<step>-<checksum>.pt`.
 
     Args:
-        root: Folder of all checkpoints, not an output of any stage.
+        root: Folder of all checkpoints, not an output of any stage; several runs may use it at once.
         name: Fingerprint of the run.
     """
 
     def __init__(self, root: Path, name: str) -> None:
-        self._folder = root / name
+        self._folder, self._lock_path = root / name, root / f"{name}.lock"
+        self._lock: int | None = None  # a descriptor: what no one closes is released when the process ends
 
     @property
-    def path(self) -> Path:
-        """The checkpoint file."""
-        return self._folder / _FILE
+    def path(self) -> Path | None:
+        """The newest checkpoint file, or None if there is none."""
+        return max(self._folder.glob("*.pt"), default=None)
 
-    def save(self, state: dict[str, Any]) -> None:
-        """Replace the checkpoint, atomically and durably."""
-        with atomic_file(self.path) as staging, staging.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
+    def claim(self) -> None:
+        """Become the only process that trains this run, until it ends or removes the checkpoint.
+
+        While another process trains it, this one waits, because afterwards there may be a state to go on from.
+
+        Raises:
+            ArtifactError: If the file system cannot lock files.
+        """
+        self._lock_path.parent.mkdir(parents=True, exist_ok=True)
+        while self._lock is None:
+            descriptor = os.open(self._lock_path, os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                _lock(descriptor, self._lock_path)
+            except OSError as error:
+                hint = "set QIN_CHECKPOINTS to a folder on a local disk"
+                raise ArtifactError(f"{self._lock_path}: cannot be locked ({error.strerror}); {hint}") from error
+            if _is_open_at(self._lock_path, descriptor):
+                self._lock = descriptor
+            else:  # who held it has removed it, and others may hold a new one
+                os.close(descriptor)
+
+    def save(self, state: dict[str, Any], *, step: int) -> None:
+        """Replace the checkpoint, atomically and durably.
+
+        Args:
+            state: Tensors and plain values.
+            step: Steps that the run has taken.
+
+        Raises:
+            OSError: If it cannot be written; the last one stays.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
+        older, staging = list(self._folder.glob("*.pt")), self._folder / ".checkpoint.tmp"
+        try:
+            checksum = _write(state, staging)
+            path = staging.replace(self._folder / f"{step:012d}-{checksum:08x}.pt")
+        finally:
+            staging.unlink(missing_ok=True)
+        _sync_folder(self._folder)
+        for old in older:
+            if old != path:
+                old.unlink(missing_ok=True)
 
     def load(self) -> dict[str, Any] | None:
         """The newest checkpoint, or None if there is none.
 
         Raises:
-            ArtifactError: If the file cannot be read; deleting it starts the run from its beginning.
+            ArtifactError: If the file is damaged; deleting it starts the run from its beginning.
         """
-        if not self.path.exists():
+        path = self.path
+        if path is None:
             return None
-        try:
-            state = torch.load(self.path, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError and others for damaged files
-            raise ArtifactError(f"{self.path}: damaged checkpoint; delete it to train from the start") from error
+        if f"{file_crc32(path):08x}" != path.stem.split("-")[-1]:
+            raise ArtifactError(f"{path}: damaged checkpoint; delete it to train from the start")
+        state = torch.load(path, map_location="cpu", weights_only=True)
         assert isinstance(state, dict)
         return state
 
     def remove(self) -> None:
-        """Delete this run's checkpoint."""
+        """Delete this run's checkpoint and let others train it."""
         shutil.rmtree(self._folder, ignore_errors=True)
+        self._lock_path.unlink(missing_ok=True)
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
 
-def code_fingerprint() -> str:
-    """A digest of the library's source, because a checkpoint of other code must not be resumed."""
-    digest = hashlib.sha256()
-    root = Path(__file__).parent
-    for path in sorted(root.rglob("*.py")):
-        digest.update(path.relative_to(root).as_posix().encode())
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
+class _Summed:
+    """A file that checksums what is written to it, and remembers why it could not be."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.crc32 = 0
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        self.crc32 = zlib.crc32(data, self.crc32)
+        with self._remembering():
+            return self._file.write(data)
+
+    def flush(self) -> None:
+        with self._remembering():
+            self._file.flush()
+
+    @contextmanager
+    def _remembering(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self.error = error
+            raise
+
+
+def _write(state: dict[str, Any], path: Path) -> int:
+    """Write a state to disk; returns the file's checksum."""
+    with path.open("wb") as file:
+        summed = _Summed(file)
+        try:
+            torch.save(state, summed)  # type: ignore[arg-type]
+            summed.flush()
+        except Exception as error:  # torch hides a full disk behind a RuntimeError
+            if summed.error is None:
+                raise
+            raise OSError(summed.error.errno, summed.error.strerror, str(path)) from error
+        os.fsync(file.fileno())
+    return summed.crc32
+
+
+def _lock(descriptor: int, path: Path) -> None:
+    """Lock a file; it is released when the process ends, however that happens."""
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        log.warning("%s: another process trains the same run; waiting until it ends", path)
+        fcntl.lockf(descriptor, fcntl.LOCK_EX)
+
+
+def _is_open_at(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -175,6 +175,7 @@ class TrainParams(_Section):
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
     self_ensemble: Annotated[float, Field(ge=0)] = 0.0
     checkpoint_seconds: Annotated[float, Field(ge=0)]
+    checkpoint_steps: Count | None = None
 
 
 class CalibrationParams(_Section):

@@ -22,16 +22,17 @@ from qin.build import (
     resolve_pos_weight,
 )
 from qin.calibration.prior import prior_offset
-from qin.checkpoint import CheckpointStore, code_fingerprint
+from qin.checkpoint import CheckpointStore
 from qin.config import Params
 from qin.data.folds import TRAIN, VALIDATION, Folds
 from qin.data.loader import iterate_in_order, read_labels
 from qin.data.numeric import NumericMoments
 from qin.data.shards import ShardReader
-from qin.inference import TrainedModel, library_versions, score_all
+from qin.inference import TrainedModel, score_all
 from qin.logits import prior_logit, sigmoid
 from qin.metrics import log_losses, ranking_metrics
 from qin.model.qin import QIN
+from qin.provenance import code_fingerprint, library_versions
 from qin.scored import ScoredRows
 from qin.training import Fit, FitResult, TrainingRows, ValidationScores
 
@@ -45,12 +46,14 @@ class Trained:
     Attributes:
         model: With the best epoch's weights.
         validation: Its logits of the validation fold.
+        checkpoints: The run's own; whoever has written the outputs removes them.
         num_rows_seen: Rows trained on, over all epochs.
         figures: JSON values for `metrics/train.json`.
     """
 
     model: TrainedModel
     validation: ScoredRows
+    checkpoints: CheckpointStore
     num_rows_seen: int
     figures: dict[str, Any]
 
@@ -64,12 +67,19 @@ def numeric_moments(reader: ShardReader, is_train: npt.NDArray[np.bool_]) -> Num
     return moments
 
 
-def run_name(params: Params, reader: ShardReader, fold: Folds, *, computed_by: str) -> str:
-    """Fingerprint of all that a training run depends on; another one must not resume its checkpoint."""
-    sections = {name: getattr(params, name).model_dump() for name in ("model", "imbalance", "hnm", "train")}
-    del sections["train"]["checkpoint_seconds"]  # when a state is saved does not change it
-    folds = hashlib.sha256(fold.tobytes()).hexdigest()
-    return fingerprint(sections, computed_by, reader.manifest, folds, code_fingerprint(), library_versions())
+def describe_run(params: Params, reader: ShardReader, fold: Folds, *, computed_by: str) -> dict[str, Any]:
+    """All that a training run depends on, and its fingerprint as `run`; another one must not resume its checkpoint."""
+    settings = {name: getattr(params, name).model_dump() for name in ("model", "imbalance", "hnm", "train")}
+    for key in ("checkpoint_seconds", "checkpoint_steps"):  # when a state is saved does not change it
+        del settings["train"][key]
+    facts = {
+        "settings": settings,
+        "data": fingerprint(reader.manifest, hashlib.sha256(fold.tobytes()).hexdigest()),
+        "code": code_fingerprint("qin/fit.py"),
+        "versions": library_versions(),
+        "computed_by": computed_by,
+    }
+    return {"run": fingerprint(facts), **facts}
 
 
 @dataclass(frozen=True)
@@ -115,12 +125,12 @@ def train(
         params: Sections model, imbalance, hnm, train.
         reader: Prepared train file.
         fold: Fold of each row.
-        checkpoints: Root folder of checkpoints; whoever has written the outputs removes the run's own.
+        checkpoints: Root folder of checkpoints.
         on_epoch: Called with the history after each epoch.
 
     Raises:
         TrainingError: If the loss is not finite.
-        ArtifactError: If a checkpoint is damaged.
+        ArtifactError: If a checkpoint is damaged, or their folder cannot be locked.
     """
     knobs, label, is_train = params.train, read_labels(reader), fold == TRAIN
     base_rate = float(label[is_train].mean())
@@ -134,7 +144,10 @@ def train(
     validation = _ValidationFold(reader, is_val, label[is_val], knobs.eval_batch_size, offset)
     network = _initial_network(params, reader, is_train, base_rate=base_rate, offset=offset)
     place(network, knobs)
-    name = run_name(params, reader, fold, computed_by=f"{device.type} bf16" if network.use_bf16 else device.type)
+    computed_by = f"{device.type} bf16" if network.use_bf16 else device.type
+    provenance = describe_run(params, reader, fold, computed_by=computed_by)
+    store = CheckpointStore(checkpoints, provenance["run"])
+    store.claim()
     result = Fit(
         network,
         optimizer=build_optimizer(network, knobs),
@@ -144,7 +157,7 @@ def train(
             params.hnm, network, batch_size=knobs.batch_size, positive_share=rows.positive_share
         ),
         validate=validation.scores,
-        checkpoints=CheckpointStore(checkpoints, name),
+        checkpoints=store,
         on_epoch=on_epoch,
     ).run()
     facts: dict[str, Any] = {
@@ -153,10 +166,10 @@ def train(
         "neg_ratio": neg_ratio,
         "reweighted": reweighted,
     }
-    provenance = {"run": name, "versions": library_versions(), "best_epoch": result.best_epoch + 1, **facts}
-    model = TrainedModel(network, reader.schema, params.model, provenance)
+    figures = _figures(result, rows, network, base_rate)
+    model = TrainedModel(network, reader.schema, params.model, {**provenance, **facts, "metrics": figures})
     scored = ScoredRows(row=np.flatnonzero(is_val), logit=validation.logit(network), label=validation.label, **facts)
-    return Trained(model, scored, result.num_steps * knobs.batch_size, _figures(result, rows, network, base_rate))
+    return Trained(model, scored, store, result.num_steps * knobs.batch_size, figures)
 
 
 def _initial_network(

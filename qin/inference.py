@@ -2,7 +2,6 @@
 
 import json
 import os
-import platform
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,10 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from qin.artifacts import read_json, write_exact_json
+from qin.artifacts import file_crc32, read_exact_json, write_exact_json
 from qin.build import build_model
 from qin.config import ModelParams
 from qin.data.device import prefetched
@@ -43,7 +41,7 @@ class TrainedModel:
         network: In evaluation mode.
         schema: The columns it was trained on.
         params: Its sizes.
-        provenance: Where it comes from: fingerprint of the run, library versions, best epoch, train fold.
+        provenance: Where it comes from: settings, fingerprints of data and code, versions, metrics, train fold.
     """
 
     network: QIN
@@ -135,7 +133,7 @@ def save_model(folder: Path, model: TrainedModel) -> None:
     }
     weights = {name: value.cpu().contiguous() for name, value in model.network.state_dict().items()}
     save_file(weights, folder / WEIGHTS, metadata={"qin": json.dumps(description, sort_keys=True)})
-    write_exact_json(folder / MODEL, description)
+    write_exact_json(folder / MODEL, {**description, "weights_crc32": file_crc32(folder / WEIGHTS)})
 
 
 def load_model(folder: Path) -> TrainedModel:
@@ -144,18 +142,18 @@ def load_model(folder: Path) -> TrainedModel:
     Raises:
         ArtifactError: If a file is missing, damaged, or of another format.
     """
-    tree = read_json(folder / MODEL)
+    tree = read_exact_json(folder / MODEL)
     if tree.get("format") != FORMAT:
         raise ArtifactError(f"{folder / MODEL}: format {tree.get('format')!r}, expected {FORMAT}")
     schema, params = Schema.from_json(tree["schema"]), ModelParams.model_validate(tree["params"])
     zeros = [0.0] * len(schema.numeric)
     network = build_model(schema, params, mean=zeros, std=zeros, seed=0)
-    try:
-        network.load_state_dict(load_file(folder / WEIGHTS))
-    except FileNotFoundError as error:
-        raise ArtifactError(f"{folder / WEIGHTS}: file not found; run the train stage") from error
-    except (SafetensorError, RuntimeError) as error:
-        raise ArtifactError(f"{folder / WEIGHTS}: damaged or of another model: {str(error).splitlines()[0]}") from error
+    weights = folder / WEIGHTS
+    if not weights.exists():
+        raise ArtifactError(f"{weights}: file not found; run the train stage")
+    if file_crc32(weights) != tree["weights_crc32"]:
+        raise ArtifactError(f"{weights}: damaged or of another model; run the train stage again")
+    network.load_state_dict(load_file(weights))
     network.eval()
     return TrainedModel(network, schema, params, tree["provenance"])
 
@@ -171,11 +169,6 @@ def check_same_schema(model: TrainedModel, reader: ShardReader) -> None:
     ours, theirs = set(model.schema.fields), set(reader.schema.fields)
     names = sorted({field.name for field in ours ^ theirs}) or ["order, target or hash seed"]
     raise ArtifactError(f"{reader.folder}: not encoded as the model was trained; different: {', '.join(names)}")
-
-
-def library_versions() -> dict[str, str]:
-    """Versions that the weights may depend on."""
-    return {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
 
 
 def use_threads(num_threads: int) -> None:

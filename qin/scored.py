@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from qin.artifacts import read_array, read_json, write_exact_json
+from qin.artifacts import array_crc32, read_array, read_exact_json, write_exact_json
 from qin.errors import ArtifactError
 
 _ARRAYS = ("row", "logit", "label")
@@ -41,7 +41,11 @@ class ScoredRows:
         """Write one file per array, and the numbers beside them."""
         for name in _ARRAYS:
             np.save(folder / f"{name}.npy", getattr(self, name))
-        facts = {"num_rows": self.row.size, **{name: getattr(self, name) for name in _TRAINING}}
+        facts = {
+            "num_rows": self.row.size,
+            **{name: getattr(self, name) for name in _TRAINING},
+            "crc32": {name: array_crc32(getattr(self, name)) for name in _ARRAYS},
+        }
         write_exact_json(folder / _FACTS, facts)
 
     @classmethod
@@ -52,11 +56,10 @@ class ScoredRows:
             ArtifactError: If a file is missing, damaged, or of another length.
         """
         arrays: dict[str, Any] = {name: read_array(folder / f"{name}.npy") for name in _ARRAYS}
-        facts = read_json(folder / _FACTS)
+        facts = read_exact_json(folder / _FACTS)
         for name, array in arrays.items():
             if array.shape != (facts["num_rows"],):
                 raise ArtifactError(f"{folder / name}.npy: {array.size} values, expected {facts['num_rows']}")
-        missing = [name for name in _TRAINING if name not in facts]
-        if missing:
-            raise ArtifactError(f"{folder / _FACTS}: no {', '.join(missing)}; run the train stage again")
+            if array_crc32(array) != facts["crc32"][name]:
+                raise ArtifactError(f"{folder / name}.npy: damaged or edited by hand; run the train stage again")
         return cls(**arrays, **{name: facts[name] for name in _TRAINING})

@@ -23,6 +23,7 @@ from qin.progress import Progress, log
 from qin.sampling import neg_downsample, positive_weights
 
 _PLATEAU_FACTOR = 0.5
+_MAX_SAVE_SHARE = 0.02  # of the time, for checkpoints
 _DOWNSAMPLING, _STEP = 2, 3  # streams of the training seed; the loader has 0 and 1, the selection of negatives 4
 
 
@@ -40,6 +41,7 @@ class FitSettings:
     ema_decay: float | None
     self_ensemble: float
     checkpoint_seconds: float
+    checkpoint_steps: int | None
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,8 @@ class Fit:
         self._state = FitState()
         self._average = None if settings.ema_decay is None else moving_average(model, decay=settings.ema_decay)
         self._best: dict[str, torch.Tensor] = {}
-        self._last_save = time.monotonic()
+        self._save_interval = settings.checkpoint_seconds
+        self._last_save, self._last_saved_step = time.monotonic(), 0
 
     def run(self) -> FitResult:
         """Train to the end or to early stopping and load the best weights.
@@ -263,7 +266,7 @@ class Fit:
         state.epoch, state.step_in_epoch = state.epoch + 1, 0
         state.loss_sum = state.weight_sum = 0.0
         self._on_epoch(state.history)
-        self._save()
+        self._save_if_due()
 
     def _keep_as_best(self, model: QIN) -> None:
         """Copy the weights in place: a second copy of a large table would not fit."""
@@ -286,10 +289,13 @@ class Fit:
             group["lr"] = settings.lr * scale * warmup
 
     def _save_if_due(self) -> None:
-        if time.monotonic() - self._last_save >= self._settings.checkpoint_seconds:
+        every = self._settings.checkpoint_steps
+        is_due = every is not None and self._state.step - self._last_saved_step >= every
+        if is_due or time.monotonic() - self._last_save >= self._save_interval:
             self._save()
 
     def _save(self) -> None:
+        started = time.monotonic()
         self._checkpoints.save(
             {
                 "state": asdict(self._state),
@@ -297,9 +303,13 @@ class Fit:
                 "optimizer": self._optimizer.state_dict(),
                 "average": None if self._average is None else self._average.state_dict(),
                 "best": self._best,
-            }
+            },
+            step=self._state.step,
         )
-        self._last_save = time.monotonic()
+        self._last_save, self._last_saved_step = time.monotonic(), self._state.step
+        if self._settings.checkpoint_seconds:
+            seconds = self._last_save - started
+            self._save_interval = max(self._settings.checkpoint_seconds, seconds / _MAX_SAVE_SHARE)
 
     def _resume(self) -> None:
         saved = self._checkpoints.load()
@@ -310,7 +320,7 @@ class Fit:
         self._optimizer.load_state_dict(saved.pop("optimizer"))
         if self._average is not None:
             self._average.load_state_dict(saved["average"])
-        self._best = saved["best"]
+        self._best, self._last_saved_step = saved["best"], self._state.step
         self._on_epoch(self._state.history)
         log.info("resuming at epoch %d, step %d", self._state.epoch + 1, self._state.step)
 

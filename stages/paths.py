@@ -1,5 +1,6 @@
 """Where stages leave what the next ones read; dvc.yaml names the same places."""
 
+import os
 from pathlib import Path
 
 PARAMS = Path("params.yaml")
@@ -13,4 +14,5 @@ CALIBRATOR = Path("artifacts/temperature.json")
 SUBMISSION = Path("outputs/submission.csv")
 METRICS = Path("metrics")
 PLOTS = Path("plots")
-CHECKPOINTS = Path(".qin/checkpoints")
+# Elsewhere for experiments in temporary folders, so that a killed one can go on when it is run again.
+CHECKPOINTS = Path(os.environ.get("QIN_CHECKPOINTS", ".qin/checkpoints"))

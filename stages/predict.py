@@ -32,6 +32,7 @@ def main() -> None:
         use_threads(params.train.num_threads)
         model, reader = load_model(paths.MODEL), ShardReader(paths.PREPARED_TEST)
         check_same_schema(model, reader)
+        reader.verify()
         place(model.network, params.train)
         header, wanted = read_submission_ids(data.sample_submission)
         rows = match_ids(

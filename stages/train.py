@@ -6,7 +6,6 @@ python -m stages.train
 import typer
 
 from qin.artifacts import atomic_directory, write_csv, write_json
-from qin.checkpoint import CheckpointStore
 from qin.config import load_params
 from qin.data.shards import ShardReader
 from qin.data.split import read_folds
@@ -25,6 +24,7 @@ def main() -> None:
         params = load_params(paths.PARAMS)
         use_threads(params.train.num_threads)
         reader = ShardReader(paths.PREPARED_TRAIN)
+        reader.verify()
         fold = read_folds(paths.FOLDS, num_rows=reader.num_rows)
         trained = train(
             params,
@@ -38,7 +38,7 @@ def main() -> None:
         with atomic_directory(paths.VALIDATION) as folder:
             trained.validation.write(folder)
         write_json(paths.METRICS / "train.json", trained.figures)
-        CheckpointStore(paths.CHECKPOINTS, trained.model.provenance["run"]).remove()
+        trained.checkpoints.remove()
         report.num_rows = trained.num_rows_seen
 
 

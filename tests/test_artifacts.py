@@ -1,6 +1,7 @@
 """Files are whole or absent, have the same bytes for the same content, and refuse what is not a number."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from qin.artifacts import (
     atomic_file,
     fingerprint,
     read_array,
+    read_exact_json,
     read_json,
     write_csv,
     write_exact_json,
@@ -102,9 +104,20 @@ def test_json_refuses_what_is_no_number_and_keeps_the_old_file(tmp_path: Path, t
 
 
 def test_exact_json_keeps_every_digit(tmp_path: Path) -> None:
-    tree = {"x": 0.1 + 0.2, "y": [1e-300, 2**53 - 1]}
+    tree = {"x": 0.1 + 0.2, "y": [1e-300, 2**53 - 1], "z": {"b": 1, "a": None}}
     write_exact_json(tmp_path / "m.json", tree)
-    assert read_json(tmp_path / "m.json") == tree
+    assert read_exact_json(tmp_path / "m.json") == tree
+
+
+@pytest.mark.parametrize("change", ['"x": 0.5', '"x": 0.25, "y": 1', '"x": NaN', '"checksum": 1'])
+def test_exact_json_that_was_edited_is_refused(tmp_path: Path, change: str) -> None:
+    path = tmp_path / "m.json"
+    write_exact_json(path, {"x": 0.25})
+    path.write_text(re.sub('"x": 0.25', change, path.read_text()))
+    with pytest.raises(
+        ArtifactError, match=r"m\.json: its checksum is not that of its content: .*; run the stage that"
+    ):
+        read_exact_json(path)
 
 
 def test_csv_has_six_digits(tmp_path: Path) -> None:

@@ -10,12 +10,12 @@ from ruamel.yaml import YAML
 
 from qin import config
 from qin.stage import STAGES
-from tests.closure import ROOT, import_closure
+from tests.closure import stage_closure
 from tests.stages.run import run_in_process
-from tests.workspace import copy_project, set_params
+from tests.workspace import ROOT, copy_project, set_params
 
 # They change speed and memory or when a checkpoint is written, never an output.
-NOT_TRACKED = {"prepare.batch_rows", "prepare.num_threads", "train.checkpoint_seconds"}
+NOT_TRACKED = {"prepare.batch_rows", "prepare.num_threads", "train.checkpoint_seconds", "train.checkpoint_steps"}
 
 # Settings under which a stage reads what it does not read by default.
 VARIANTS: dict[str, list[dict[str, Any]]] = {
@@ -39,7 +39,7 @@ def test_stages_are_in_order_described_and_the_shells_own_process() -> None:
 @pytest.mark.parametrize("name", STAGES)
 def test_dependencies_are_the_import_closure(name: str) -> None:
     code = sorted(dep for dep in dvc_stages()[name]["deps"] if dep.endswith(".py"))
-    assert code == import_closure(f"stages/{name}.py")
+    assert code == stage_closure(name)
 
 
 def test_params_are_what_stages_read(tmp_path: Path, small_log: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,14 +14,15 @@ from tests.workspace import digests, dvc, git_project, set_params
 
 pytestmark = pytest.mark.slow
 
+
 def test_same_bytes_twice_and_elsewhere(tmp_path: Path, small_log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = git_project(tmp_path / "first", small_log)
+    first = git_project(tmp_path / "first", log=small_log)
     assert dvc(first, "repro").returncode == 0
     once = digests(first)
     assert dvc(first, "repro", "-f").returncode == 0
     assert digests(first) == once
 
-    second = git_project(tmp_path / "another folder", small_log)
+    second = git_project(tmp_path / "another folder", log=small_log)
     set_params(
         second / "params.yaml", {"prepare.batch_rows": 777, "prepare.num_threads": 3, "train.checkpoint_seconds": 0.0}
     )
@@ -33,7 +34,7 @@ def test_same_bytes_twice_and_elsewhere(tmp_path: Path, small_log: Path, monkeyp
 
 @pytest.mark.parametrize("shell", ["/bin/sh", "/bin/bash"])
 def test_killed_dvc_leaves_no_training_and_the_next_run_goes_on(tmp_path: Path, small_log: Path, shell: str) -> None:
-    project = git_project(tmp_path / "project", small_log)
+    project = git_project(tmp_path / "project", log=small_log)
     set_params(project / "params.yaml", {"train.epochs": 6, "train.patience": 6, "train.checkpoint_seconds": 0.0})
     assert dvc(project, "repro").returncode == 0
     whole = digests(project)

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from qin.artifacts import check_keys, read_json
+from qin.artifacts import check_keys, read_exact_json
 from qin.calibration.calibrator import Calibrator
 from qin.calibration.fits import LikelihoodRatio, Objective
 from qin.calibration.prior import TrainingPrior
@@ -144,6 +144,6 @@ def read_calibration(path: Path) -> CalibrationReport:
         ArtifactError: If it is missing, damaged, of another format, or breaks a rule.
     """
     try:
-        return CalibrationReport.from_dict(read_json(path))
+        return CalibrationReport.from_dict(read_exact_json(path))
     except (ValueError, TypeError, KeyError) as error:  # the latter two where a part has another shape altogether
         raise ArtifactError(f"{path}: {error}") from error

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from qin.artifacts import read_array, read_json, write_exact_json
+from qin.artifacts import array_crc32, read_array, read_exact_json, write_exact_json
 from qin.config import DataParams, SplitParams
 from qin.data import folds
 from qin.data.encode import encode_label
@@ -182,6 +182,7 @@ def write_folds(folder: Path, assignment: Assignment, *, method: str) -> None:
         "method": method,
         "thresholds": assignment.thresholds,
         **assignment.details,
+        "crc32": array_crc32(assignment.fold),
     }
     write_exact_json(folder / MANIFEST, manifest)
 
@@ -192,11 +193,13 @@ def read_folds(folder: Path, *, num_rows: int) -> Folds:
     Raises:
         ArtifactError: If they are missing, damaged, or of another log.
     """
-    fold = read_array(folder / FOLD_FILE)
-    if fold.shape != (num_rows,) or fold.dtype != np.uint8 or read_json(folder / MANIFEST)["num_rows"] != num_rows:
+    fold, manifest = read_array(folder / FOLD_FILE), read_exact_json(folder / MANIFEST)
+    if fold.shape != (num_rows,) or fold.dtype != np.uint8 or manifest["num_rows"] != num_rows:
         raise ArtifactError(
             f"{folder / FOLD_FILE}: {fold.size} folds for {num_rows} prepared rows; run the split stage"
         )
+    if array_crc32(fold) != manifest["crc32"]:
+        raise ArtifactError(f"{folder / FOLD_FILE}: damaged or edited by hand; run the split stage again")
     return fold
 
 

@@ -1,6 +1,5 @@
 """Ranges of rows from shards against the arrays that were written."""
 
-import json
 from itertools import pairwise
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from qin.artifacts import read_exact_json, write_exact_json
 from qin.data.shards import Arrays, Group, ShardReader, ShardWriter, layout
 from qin.errors import ArtifactError
 from qin.schema import Field, FieldKind, Schema
@@ -86,6 +86,22 @@ def test_a_truncated_shard_is_named(tmp_path: Path) -> None:
         reader.read("label", 4, 8)
 
 
+@pytest.mark.parametrize(
+    ("number", "position", "group"), [(0, 0, "categorical"), (1, 60, "sequence.seq"), (2, -1, "label")]
+)
+def test_a_changed_bit_is_named(tmp_path: Path, number: int, position: int, group: str) -> None:
+    folder = write(tmp_path / "log", make_arrays(10), shard_rows=4)
+    reader = ShardReader(folder)
+    reader.verify()
+    path = folder / f"{number:05d}.bin"
+    content = bytearray(path.read_bytes())
+    content[position] ^= 4
+    path.write_bytes(content)
+    with pytest.raises(ArtifactError) as caught:
+        reader.verify()
+    assert str(caught.value) == f"{path}: {group}: damaged; run the prepare stage again"
+
+
 def test_a_missing_shard_is_named(tmp_path: Path) -> None:
     folder = write(tmp_path / "log", make_arrays(10), shard_rows=4)
     (folder / "00002.bin").unlink()
@@ -101,8 +117,7 @@ def test_a_missing_manifest_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [0, 1, 3, "2", None])
 def test_another_format_is_refused(tmp_path: Path, number: object) -> None:
     folder = write(tmp_path / "log", make_arrays(10), shard_rows=4)
-    manifest = json.loads((folder / "manifest.json").read_text())
-    (folder / "manifest.json").write_text(json.dumps({**manifest, "format": number}))
+    write_exact_json(folder / "manifest.json", {**read_exact_json(folder / "manifest.json"), "format": number})
     with pytest.raises(ArtifactError) as caught:
         ShardReader(folder)
     assert str(caught.value) == f"{folder}/manifest.json: format {number!r}, expected 2"

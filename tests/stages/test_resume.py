@@ -1,6 +1,6 @@
 """A training run that was killed and started again leaves the bytes of an uninterrupted one."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,10 @@ def _files(folder: Path) -> Iterator[Path]:
     return (path for path in sorted(folder.rglob("*")) if path.is_file())
 
 
+def checkpoints(project: Path) -> list[Path]:
+    return list((project / ".qin/checkpoints").rglob("*.pt"))
+
+
 def killed_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run the train stage and stop it after a number of steps."""
     done = 0
@@ -101,7 +105,7 @@ def test_resumed_run_equals_uninterrupted_one(
     assert not list((project / ".qin/checkpoints").iterdir())
     for steps in (1, 7, 6):  # in the first epoch, over its end, in the second
         killed_after(steps, monkeypatch)
-        assert len(list((project / ".qin/checkpoints").iterdir())) == 1
+        assert len(checkpoints(project)) == 1
     run_in_process("train")
     assert outputs(project) == whole
     assert not list((project / ".qin/checkpoints").iterdir())
@@ -118,12 +122,23 @@ def test_other_params_never_resume(project: Path, monkeypatch: pytest.MonkeyPatc
     assert outputs(project) == whole
 
 
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [truncate, flip])
 def test_damaged_checkpoint_is_named(
-    project: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    project: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], damage: Callable[[Path], None]
 ) -> None:
     killed_after(5, monkeypatch)
-    (checkpoint,) = (project / ".qin/checkpoints").rglob("checkpoint.pt")
-    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    (checkpoint,) = checkpoints(project)
+    damage(checkpoint)
     with pytest.raises(SystemExit):
         run_in_process("train")
     expected = f"error: {checkpoint.relative_to(project)}: damaged checkpoint; delete it to train from the start"
@@ -143,7 +158,7 @@ def test_diverged_run_is_one_line(project: Path, capfd: pytest.CaptureFixture[st
 def test_checkpoint_is_replaced_atomically(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = CheckpointStore(tmp_path, "run")
     assert store.load() is None
-    store.save({"step": 1})
+    store.save({"step": 1}, step=1)
 
     def interrupted(*_: object) -> None:
         raise KilledError
@@ -151,7 +166,7 @@ def test_checkpoint_is_replaced_atomically(tmp_path: Path, monkeypatch: pytest.M
     with monkeypatch.context() as patched:
         patched.setattr("torch.save", interrupted)
         with pytest.raises(KilledError):
-            store.save({"step": 2})
+            store.save({"step": 2}, step=2)
     assert store.load() == {"step": 1}
     store.remove()
     assert store.load() is None
