@@ -8,10 +8,9 @@ import fcntl
 import os
 import shutil
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 
@@ -105,38 +104,33 @@ class CheckpointStore:
 
 
 class _Summed:
-    """A file that checksums what is written to it, and remembers why it could not be."""
+    """An unbuffered file that checksums what is written to it, and remembers why it could not be."""
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: FileIO) -> None:
         self._file = file
         self.crc32 = 0
         self.error: OSError | None = None
 
     def write(self, data: bytes) -> int:
-        self.crc32 = zlib.crc32(data, self.crc32)
-        with self._remembering():
-            return self._file.write(data)
-
-    def flush(self) -> None:
-        with self._remembering():
-            self._file.flush()
-
-    @contextmanager
-    def _remembering(self) -> Iterator[None]:
+        self.crc32, rest = zlib.crc32(data, self.crc32), memoryview(data)
         try:
-            yield
+            while rest:
+                rest = rest[self._file.write(rest) :]
         except OSError as error:
             self.error = error
             raise
+        return len(data)
+
+    def flush(self) -> None:
+        """Nothing is held back."""
 
 
 def _write(state: dict[str, Any], path: Path) -> int:
     """Write a state to disk; returns the file's checksum."""
-    with path.open("wb") as file:
+    with path.open("wb", buffering=0) as file:
         summed = _Summed(file)
         try:
             torch.save(state, summed)  # type: ignore[arg-type]
-            summed.flush()
         except Exception as error:  # torch hides a full disk behind a RuntimeError
             if summed.error is None:
                 raise

@@ -1,9 +1,12 @@
 """Commands beside the stages.
 
 qin compare HEAD workspace
+qin sweep -S model.dropout=0.0,0.1 --seeds 3
 """
 
 import json
+import logging
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,8 +17,10 @@ import typer
 from qin.config import load_params
 from qin.data.segments import read_clusters
 from qin.errors import QinError
+from qin.progress import log
 from qin.run_comparison import compare_runs, comparison_json, comparison_text, shared_rows
 from qin.runs import read_run
+from qin.sweep import grid, run_sweep, table
 
 PARAMS = Path("params.yaml")
 
@@ -25,6 +30,7 @@ app = typer.Typer(add_completion=False, no_args_is_help=True)
 @app.callback()
 def commands() -> None:
     """Commands beside the stages of the pipeline; run them in the repository's root."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
 
 
 @contextmanager
@@ -59,6 +65,26 @@ def compare(
         clusters = None if cluster is None else {"column": key, "num": int(cluster.max()) + 1}
         report = comparison_json(rows, compare_runs(rows, cluster=cluster), clusters=clusters)
         typer.echo(json.dumps(report, indent=2, allow_nan=False) if as_json else comparison_text(report))
+
+
+@app.command()
+def sweep(
+    set_param: Annotated[
+        list[str] | None, typer.Option("--set-param", "-S", help="KEY=VALUE,VALUE; repeatable.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each point, with train.seed 0, 1, ...")] = 1,
+    metric: Annotated[list[str] | None, typer.Option(help="Dotted path in metrics/evaluate.json; repeatable.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Run a grid of settings over seeds and print means with standard errors; exit status 1 if a run failed."""
+    metrics = metric or ["ap", "auc", "after.log_loss"]
+    with one_line_errors():
+        results = run_sweep(grid(set_param or []), num_seeds=seeds, metrics=metrics)
+    typer.echo(json.dumps({"points": results}, indent=2) if as_json else table(results, metrics))
+    failed = sum(run["error"] is not None for point in results for run in point["runs"])
+    if failed:
+        log.error("error: %d of %d runs failed; their output is in .qin/sweep", failed, len(results) * seeds)
+        raise typer.Exit(1)
 
 
 if __name__ == "__main__":

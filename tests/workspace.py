@@ -16,6 +16,8 @@ ROOT = Path(__file__).resolve().parents[1]
 # All that a run leaves.
 OUTPUTS = ("dvc.lock", "data/prepared", "data/split", "artifacts", "metrics", "plots", "outputs")
 
+RAW_FILES = ("train.parquet", "test.parquet", "sample_submission.csv")
+
 SMALL: dict[str, Any] = {
     "features.num_buckets": 256,
     "features.num_buckets_of": {},
@@ -64,7 +66,7 @@ def copy_project(folder: Path, *, log: Path) -> Path:
     ):
         (folder / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
-    for name in ("train.parquet", "test.parquet", "sample_submission.csv"):
+    for name in RAW_FILES:
         shutil.copy(log / name, folder / "data" / name)
     set_params(folder / "params.yaml", SMALL)
     return folder
@@ -103,3 +105,22 @@ def digests(project: Path) -> dict[str, str]:
         for path in files
         if path.is_file() and path.name != ".gitignore"
     }
+
+
+def git(project: Path, *arguments: str) -> str:
+    """Run git in a project; returns what it prints."""
+    return subprocess.run(["git", *arguments], cwd=project, capture_output=True, text=True, check=True).stdout
+
+
+def committed_project(folder: Path, *, log: Path, run: bool) -> Path:
+    """A project whose raw files DVC tracks, in one commit; with `run`, its pipeline has run."""
+    project = git_project(folder, log=log)
+    steps = [["add", *(f"data/{name}" for name in RAW_FILES)], *([["repro"]] if run else [])]
+    for arguments in steps:
+        done = dvc(project, *arguments)
+        assert done.returncode == 0, done.stderr
+    for name, value in {"user.name": "t", "user.email": "t@t"}.items():
+        git(project, "config", name, value)
+    git(project, "add", "-A")
+    git(project, "commit", "-qm", "start")
+    return project

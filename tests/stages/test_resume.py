@@ -1,12 +1,11 @@
 """A training run that was killed and started again leaves the bytes of an uninterrupted one."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from qin.checkpoint import CheckpointStore
 from qin.training import Fit
 from tests.stages.run import run_in_process
 from tests.workspace import copy_project, set_params
@@ -122,23 +121,12 @@ def test_other_params_never_resume(project: Path, monkeypatch: pytest.MonkeyPatc
     assert outputs(project) == whole
 
 
-def truncate(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:1000])
-
-
-def flip(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-
-
-@pytest.mark.parametrize("damage", [truncate, flip])
 def test_damaged_checkpoint_is_named(
-    project: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], damage: Callable[[Path], None]
+    project: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     killed_after(5, monkeypatch)
     (checkpoint,) = checkpoints(project)
-    damage(checkpoint)
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
     with pytest.raises(SystemExit):
         run_in_process("train")
     expected = f"error: {checkpoint.relative_to(project)}: damaged checkpoint; delete it to train from the start"
@@ -153,20 +141,3 @@ def test_diverged_run_is_one_line(project: Path, capfd: pytest.CaptureFixture[st
         run_in_process("train")
     (line,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error")]
     assert "lower train.lr or train.gradient_clip" in line
-
-
-def test_checkpoint_is_replaced_atomically(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = CheckpointStore(tmp_path, "run")
-    assert store.load() is None
-    store.save({"step": 1}, step=1)
-
-    def interrupted(*_: object) -> None:
-        raise KilledError
-
-    with monkeypatch.context() as patched:
-        patched.setattr("torch.save", interrupted)
-        with pytest.raises(KilledError):
-            store.save({"step": 2}, step=2)
-    assert store.load() == {"step": 1}
-    store.remove()
-    assert store.load() is None
