@@ -23,7 +23,7 @@ def write_log(folder: Path, *, num_rows: int, seed: int) -> None:
     generator = np.random.default_rng(seed)
     for start in range(0, num_rows, 8192):
         writer.append(_draw(generator, min(8192, num_rows - start)))
-    writer.close(schema=schema, extra={})
+    writer.close(schema=schema)
 
 
 def _draw(generator: np.random.Generator, num_rows: int) -> Arrays:

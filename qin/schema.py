@@ -2,7 +2,7 @@
 
 import fnmatch
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
@@ -149,8 +149,14 @@ def scalar_columns(names: Iterable[str], *, data: DataParams, features: FeatureP
     return [name for name in names if _matches(name, patterns) and not _matches(name, left_out)]
 
 
-def check_test_columns(columns: pa.Schema, schema: Schema, *, file: str) -> None:
+def check_test_columns(columns: pa.Schema, schema: Schema, *, file: str, train: pa.Schema) -> None:
     """Check that a file to predict has the id and every input column, with fitting types.
+
+    Args:
+        columns: The file's Arrow schema.
+        schema: The resolved columns.
+        file: The file, for messages.
+        train: The train file's Arrow schema.
 
     Raises:
         SchemaError: Naming each missing or unfitting column.
@@ -160,6 +166,7 @@ def check_test_columns(columns: pa.Schema, schema: Schema, *, file: str) -> None
     problems += _repeated_columns(file, [name for name in columns.names if name in needed])
     present = [field for field in schema.fields if columns.names.count(field.name) == 1]
     problems += type_problems(file, columns, present)
+    problems += _type_differences(file, columns, train, present)
     if columns.names.count(schema.id) == 1 and not _fits(columns.field(schema.id).type, FieldKind.CATEGORICAL):
         problems.append(f"{file}: column {schema.id}: type {columns.field(schema.id).type} cannot be an id")
     if problems:
@@ -173,6 +180,28 @@ def type_problems(file: str, columns: pa.Schema, fields: Iterable[Field]) -> lis
         for field in fields
         if not _fits(columns.field(field.name).type, field.kind)
     ]
+
+
+def _type_differences(file: str, columns: pa.Schema, train: pa.Schema, fields: Iterable[Field]) -> Iterator[str]:
+    """One line for each categorical column whose equal values could hash apart: `3.0` as text and as a number."""
+    for field in fields:
+        kinds = [_values_of(schema.field(field.name).type) for schema in (columns, train)]
+        if field.kind == FieldKind.CATEGORICAL and _text_rule(kinds[0]) != _text_rule(kinds[1]):
+            yield (
+                f"{file}: column {field.name}: type {kinds[0]}, but {kinds[1]} in the train file; "
+                "equal values would be encoded apart, so store both as one type"
+            )
+
+
+def _values_of(kind: pa.DataType) -> pa.DataType:
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def _text_rule(kind: pa.DataType) -> str:
+    """What decides a value's canonical text; all numbers share one rule, times of other units have others."""
+    if is_string(kind):
+        return "text"
+    return "number" if pa.types.is_integer(kind) or pa.types.is_floating(kind) else str(kind)
 
 
 def is_string(kind: pa.DataType) -> bool:

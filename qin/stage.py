@@ -22,6 +22,12 @@ SCRATCH = Path(".qin")
 
 _PR_SET_PDEATHSIG = 1
 
+# A disk that is full, cannot be read or written, or holds a file where a folder must be.
+_DISK_ERRORS = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO),
+    *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
+}
+
 log = logging.getLogger("qin")
 
 
@@ -38,14 +44,16 @@ def run_stage(name: str) -> Iterator[StageReport]:
 
     Prints `STAGE <name> [i/6]` and a closing line with rows, seconds, rows/s and peak memory, which are also written to
     `.qin/stages/<name>.json` for benchmarks. A QinError, or a disk that cannot be read or written, becomes one line per
-    problem on standard error and exit status 1. The process ends when the process that started it does.
+    problem on standard error and exit status 1. SIGTERM and Ctrl-C end the process in order, and so does the end of the
+    process that started it.
 
     Args:
         name: One of STAGES.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
     _end_with_parent()
-    signal.signal(signal.SIGTERM, _raise_exit)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _raise_exit)
     log.info("STAGE %s [%d/%d]", name, STAGES.index(name) + 1, len(STAGES))
     started, report = time.monotonic(), StageReport()
     try:
@@ -55,7 +63,7 @@ def run_stage(name: str) -> Iterator[StageReport]:
             log.error("error: %s", line)
         raise SystemExit(1) from error
     except OSError as error:
-        if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}:
+        if error.errno not in _DISK_ERRORS:
             raise
         log.error("error: %s: %s", error.filename or f"stage {name}", error.strerror)
         raise SystemExit(1) from error
@@ -96,5 +104,5 @@ def _end_with_parent() -> None:
 
 
 def _raise_exit(number: int, _: FrameType | None) -> NoReturn:
-    """Turn SIGTERM into an exception, so that half-written files are removed."""
+    """Turn a signal to end into an exception, so that half-written files are removed."""
     raise SystemExit(128 + number)

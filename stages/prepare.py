@@ -23,8 +23,9 @@ def main() -> None:
     with run_stage("prepare") as report:
         params = load_params(paths.PARAMS)
         data, knobs = params.data, params.prepare
-        schema = resolve_schema(open_parquet(data.train).schema_arrow, data=data, features=params.features)
-        check_test_columns(open_parquet(data.test).schema_arrow, schema, file=data.test)
+        columns = open_parquet(data.train).schema_arrow
+        schema = resolve_schema(columns, data=data, features=params.features)
+        check_test_columns(open_parquet(data.test).schema_arrow, schema, file=data.test, train=columns)
         figures = {}
         with atomic_directory(paths.PREPARED) as folder:
             for name, file in (("train", data.train), ("test", data.test)):

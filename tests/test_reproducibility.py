@@ -1,64 +1,135 @@
-"""The same bytes every time, and no process left behind."""
+"""The same bytes every time and everywhere, however a run is ended, and no process left behind."""
 
 import os
+import shutil
 import signal
 import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.workspace import digests, dvc, git_project, set_params
+from benchmarks.chaos import plan, run_chaos, wait_until
+from qin.stage import STAGES
+from tests.workspace import digests, dvc, dvc_command, git_project, set_params
 
 pytestmark = pytest.mark.slow
 
+NOBODY = 65534
 
-def test_same_bytes_twice_and_elsewhere(tmp_path: Path, small_log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = git_project(tmp_path / "first", log=small_log)
-    assert dvc(first, "repro").returncode == 0
-    once = digests(first)
-    assert dvc(first, "repro", "-f").returncode == 0
-    assert digests(first) == once
+# The clock of every process, 116 days ahead.
+LATER = "import time\nnow = time.time\ntime.time = lambda: now() + 1e7\n"
 
-    second = git_project(tmp_path / "another folder", log=small_log)
+
+@pytest.fixture(scope="module")
+def split(tmp_path_factory: pytest.TempPathFactory, small_log: Path) -> Path:
+    """A project that has run up to the split."""
+    project = git_project(tmp_path_factory.mktemp("split") / "project", log=small_log)
+    set_params(project / "params.yaml", {"train.epochs": 4, "train.patience": 4, "train.checkpoint_steps": 1})
+    done = dvc(project, "repro", "prepare", "split")
+    assert done.returncode == 0, done.stderr
+    return project
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, split: Path) -> dict[str, str]:
+    """What an uninterrupted run leaves, and runs again with every stage forced."""
+    project = tmp_path_factory.mktemp("whole") / "project"
+    shutil.copytree(split, project, symlinks=True)
+    done = dvc(project, "repro")
+    assert done.returncode == 0, done.stderr
+    first = digests(project)
+    done = dvc(project, "repro", "-f")
+    assert done.returncode == 0, done.stderr
+    assert digests(project) == first
+    return first
+
+
+def test_same_bytes_elsewhere(tmp_path: Path, small_log: Path, split: Path, whole: dict[str, str]) -> None:
+    """Another folder, user, home, locale, time zone, clock, hash seed, and what never shows in an output."""
+    project = git_project(tmp_path / "another folder", log=small_log)
+    shutil.copy(split / "params.yaml", project / "params.yaml")
     set_params(
-        second / "params.yaml", {"prepare.batch_rows": 777, "prepare.num_threads": 3, "train.checkpoint_seconds": 0.0}
+        project / "params.yaml",
+        {
+            "prepare.batch_rows": 777,
+            "prepare.num_threads": 3,
+            "train.checkpoint_seconds": 0.0,
+            "train.checkpoint_steps": 7,
+        },
     )
-    for name, value in {"PYTHONHASHSEED": "7", "LC_ALL": "C", "TZ": "Asia/Kathmandu"}.items():
-        monkeypatch.setenv(name, value)
-    assert dvc(second, "repro").returncode == 0
-    assert digests(second) == once
-
-
-@pytest.mark.parametrize("shell", ["/bin/sh", "/bin/bash"])
-def test_killed_dvc_leaves_no_training_and_the_next_run_goes_on(tmp_path: Path, small_log: Path, shell: str) -> None:
-    project = git_project(tmp_path / "project", log=small_log)
-    set_params(project / "params.yaml", {"train.epochs": 6, "train.patience": 6, "train.checkpoint_seconds": 0.0})
-    assert dvc(project, "repro").returncode == 0
-    whole = digests(project)
-
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "SHELL": shell}
-    command = [sys.executable, "-m", "dvc", "repro", "-f", "-s", "train"]
-    with subprocess.Popen(
-        command, cwd=project, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as run:
-        checkpoints = project / ".qin/checkpoints"
-        _wait_for(lambda: any(checkpoints.rglob("checkpoint.pt")))
-        run.send_signal(signal.SIGKILL)
-    _wait_for(lambda: not _processes_in(project))
-    assert any(checkpoints.rglob("checkpoint.pt"))
-    assert dvc(project, "repro").returncode == 0
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "sitecustomize.py").write_text(LATER)
+    command, environment = dvc_command("repro")
+    environment |= {
+        "HOME": str(home),
+        "USER": "someone",
+        "LOGNAME": "someone",
+        "LC_ALL": "C",
+        "TZ": "Asia/Kathmandu",
+        "PYTHONHASHSEED": "7",
+        "PYTHONPATH": str(home),
+        "QIN_CHECKPOINTS": str(home / "checkpoints"),
+    }
+    if shutil.which("setpriv") and os.getuid() == 0:
+        for path in (tmp_path, *tmp_path.rglob("*")):
+            os.chown(path, NOBODY, NOBODY, follow_symlinks=False)
+        command = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", *command]
+    done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
     assert digests(project) == whole
 
 
-def _wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)
+@pytest.mark.parametrize(
+    ("number", "shell"), [(signal.SIGKILL, "/bin/bash"), (signal.SIGTERM, "/bin/sh"), (signal.SIGINT, "/bin/sh")]
+)
+def test_ended_dvc_leaves_no_training_and_the_next_run_goes_on(
+    tmp_path: Path, split: Path, whole: dict[str, str], number: signal.Signals, shell: str
+) -> None:
+    project = tmp_path / "project"
+    shutil.copytree(split, project, symlinks=True)
+    command, environment = dvc_command("repro")
+    environment["SHELL"] = shell
+    log = tmp_path / "log"
+    with (
+        log.open("w") as output,
+        subprocess.Popen(
+            command, cwd=project, env=environment, stdout=output, stderr=output, start_new_session=True
+        ) as run,
+    ):
+        checkpoints = project / ".qin/checkpoints"
+        assert wait_until(lambda: any(checkpoints.rglob("*.pt")), seconds=60) is not None
+        if number == signal.SIGINT:
+            os.killpg(run.pid, number)  # as a terminal does
+        else:
+            run.send_signal(number)
+    assert wait_until(lambda: not _processes_in(project), seconds=60) is not None
+    assert any(checkpoints.rglob("*.pt"))
+    assert "Traceback" not in log.read_text()
+    again = dvc(project, "repro")
+    assert again.returncode == 0, again.stderr
+    assert "resuming at epoch" in again.stderr
+    assert digests(project) == whole
+    assert not any(checkpoints.iterdir())
+
+
+def test_chaos(tmp_path: Path, small_log: Path) -> None:
+    """A short form of `python -m benchmarks.chaos`."""
+    project = git_project(tmp_path / "project", log=small_log)
+    set_params(project / "params.yaml", {"train.batch_size": 64, "train.checkpoint_steps": 20})
+    (tmp_path / "scratch").mkdir()
+    result = run_chaos(project, tmp_path / "scratch", num_kills=4, seed=1)
+    assert [kill for kill in result["kills"] if not kill["equal"]] == []
+    assert result["num_equal"] == 4
+
+
+def test_kills_are_spread_over_stages_and_victims() -> None:
+    kills = plan(20, seed=0)
+    assert {stage: sum(kill.stage == stage for kill in kills) for stage in STAGES} == {
+        stage: 4 if stage in ("train", "prepare") else 3 for stage in STAGES
+    }
+    assert sorted(sum(kill.victim == victim for kill in kills) for victim in ("stage", "dvc", "both")) == [6, 7, 7]
+    assert plan(20, seed=0) == kills != plan(20, seed=1)
 
 
 def _processes_in(folder: Path) -> list[str]:

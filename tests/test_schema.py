@@ -140,11 +140,12 @@ def test_references_must_be_categorical_columns() -> None:
 
 def test_a_test_file_needs_the_id_and_the_inputs_but_no_label() -> None:
     schema = log_schema(make_log(4))
-    check_test_columns(log_columns(clicked=None, unrelated=pa.int8()), schema, file="test.parquet")
+    train = log_columns()
+    check_test_columns(log_columns(clicked=None, unrelated=pa.int8()), schema, file="test.parquet", train=train)
     bad = log_columns(ID=None, shop=None, price=pa.string())
     bad = bad.append(bad.field("item"))
     with pytest.raises(SchemaError) as caught:
-        check_test_columns(bad, schema, file="test.parquet")
+        check_test_columns(bad, schema, file="test.parquet", train=train)
     assert str(caught.value).splitlines() == [
         "test.parquet: column ID: missing",
         "test.parquet: column shop: missing",
@@ -154,5 +155,35 @@ def test_a_test_file_needs_the_id_and_the_inputs_but_no_label() -> None:
 
 
 def test_an_id_must_be_a_scalar() -> None:
+    bad, train = log_columns(ID=pa.list_(pa.int8())), log_columns()
     with pytest.raises(SchemaError, match=r"^test\.parquet: column ID: type list<item: int8> cannot be an id$"):
-        check_test_columns(log_columns(ID=pa.list_(pa.int8())), log_schema(make_log(4)), file="test.parquet")
+        check_test_columns(bad, log_schema(make_log(4)), file="test.parquet", train=train)
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "is_refused"),
+    [
+        (pa.int64(), pa.int8(), False),
+        (pa.int64(), pa.float32(), False),
+        (pa.string(), pa.dictionary(pa.int8(), pa.large_string()), False),
+        (pa.int64(), pa.string(), True),
+        (pa.dictionary(pa.int8(), pa.string()), pa.float64(), True),
+        (pa.bool_(), pa.int8(), True),
+        (pa.timestamp("us"), pa.timestamp("ms"), True),
+        (pa.timestamp("us"), pa.timestamp("us"), False),
+    ],
+    ids=str,
+)
+def test_a_categorical_column_has_one_kind_of_value(train: pa.DataType, test: pa.DataType, is_refused: bool) -> None:
+    """In train and test; or 3.0 as text and as a number would be two values."""
+    columns, others, schema = log_columns(item=train), log_columns(item=test), log_schema(make_log(4))
+    if not is_refused:
+        check_test_columns(others, schema, file="test.parquet", train=columns)
+        return
+    with pytest.raises(SchemaError) as caught:
+        check_test_columns(others, schema, file="test.parquet", train=columns)
+    values = [kind.value_type if pa.types.is_dictionary(kind) else kind for kind in (test, train)]
+    assert str(caught.value) == (
+        f"test.parquet: column item: type {values[0]}, but {values[1]} in the train file; "
+        "equal values would be encoded apart, so store both as one type"
+    )

@@ -6,7 +6,7 @@ from typing import Any
 
 from qin.artifacts import write_json
 from qin.data.encode import BatchEncoder
-from qin.data.ids import IdWriter
+from qin.data.ids import IDS, IdWriter
 from qin.data.raw import map_batches, open_parquet, read_batches
 from qin.data.shards import ShardWriter, layout
 from qin.data.statistics import FileStatistics
@@ -64,7 +64,7 @@ def prepare_file(
     summary = statistics.summary()
     if with_label:
         summary = {**summary, **_two_classes(statistics.label_summary(), file=file, column=schema.label)}
-    writer.close(schema=schema, extra={})
+    writer.close(schema=schema, other_files=() if with_label else (IDS,))
     write_json(folder / STATISTICS, summary)
     return summary
 

@@ -15,7 +15,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from qin.artifacts import read_exact_json, write_exact_json
+from qin.artifacts import file_crc32, read_exact_json, write_exact_json
 from qin.errors import ArtifactError
 from qin.schema import Schema
 
@@ -94,8 +94,12 @@ class ShardWriter:
             taken += take
             self._row += take
 
-    def close(self, *, schema: Schema, extra: Mapping[str, Any]) -> None:
+    def close(self, *, schema: Schema, other_files: Sequence[str] = ()) -> None:
         """Write the manifest.
+
+        Args:
+            schema: The resolved columns.
+            other_files: Names of finished files in the folder that `ShardReader.verify` checks as well.
 
         Raises:
             ValueError: If there are fewer rows than were announced.
@@ -109,7 +113,7 @@ class ShardWriter:
             "groups": [asdict(group) for group in self._groups],
             "shards": self._shards,
             "schema": schema.to_json(),
-            **extra,
+            "other_files": {name: file_crc32(self._folder / name) for name in other_files},
         }
         write_exact_json(self._folder / MANIFEST, manifest)
 
@@ -169,10 +173,10 @@ class ShardReader:
             self._check_size(folder / shard["file"], shard["num_rows"] * row_bytes)
 
     def verify(self) -> None:
-        """Read every shard once and compare checksums, which takes a second per gigabyte, or what the disk takes.
+        """Read every file once and compare checksums, which takes a second per gigabyte, or what the disk takes.
 
         Raises:
-            ArtifactError: Naming the shard and the group that are damaged.
+            ArtifactError: Naming the file that is damaged or missing, and the group in a shard.
         """
         for shard in self._shards:
             path = self.folder / shard["file"]
@@ -181,6 +185,10 @@ class ShardReader:
                     checksum = _crc32_of_next(file, group.row_bytes * shard["num_rows"])
                     if checksum != shard["crc32"][group.name]:
                         raise ArtifactError(f"{path}: {group.name}: damaged; run the prepare stage again")
+        for name, checksum in self.manifest["other_files"].items():
+            path = self.folder / name
+            if not path.exists() or file_crc32(path) != checksum:
+                raise ArtifactError(f"{path}: damaged or missing; run the prepare stage again")
 
     @property
     def groups(self) -> tuple[Group, ...]:

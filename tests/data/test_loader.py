@@ -34,7 +34,7 @@ def write(folder: Path, *, num_rows: int = NUM_ROWS, shard_rows: int = 25, with_
     groups = GROUPS if with_label else GROUPS[:-1]
     writer = ShardWriter(folder, groups, num_rows=num_rows, shard_rows=shard_rows)
     writer.append({group.name: make_arrays(num_rows)[group.name] for group in groups})
-    writer.close(schema=SCHEMA, extra={})
+    writer.close(schema=SCHEMA)
     return ShardReader(folder)
 
 

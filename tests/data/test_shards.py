@@ -35,7 +35,7 @@ def write(folder: Path, arrays: Arrays, *, shard_rows: int, cuts: list[int] | No
     borders = [0, *sorted(cuts or []), num_rows]
     for start, stop in pairwise(borders):
         writer.append({name: array[start:stop] for name, array in arrays.items()})
-    writer.close(schema=log_schema(make_log(4)), extra={})
+    writer.close(schema=log_schema(make_log(4)))
     return folder
 
 
