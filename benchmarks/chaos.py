@@ -11,6 +11,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -184,7 +185,11 @@ def _left_behind(project: Path) -> list[str]:
 def run_chaos(project: Path, scratch: Path, *, num_kills: int, seed: int) -> dict[str, Any]:
     """Kill a project's run as often as asked; the result holds the plan, what happened, and whether all were equal."""
     chaos = Chaos(project, scratch)
-    kills = [chaos.kill(kill) for kill in plan(num_kills, seed=seed)]
+    kills = []
+    for kill in plan(num_kills, seed=seed):
+        kills.append(chaos.kill(kill))
+        summary = {key: value for key, value in kills[-1].items() if value not in (None, [])}
+        print(f"[{len(kills)}/{num_kills}] {summary}", file=sys.stderr, flush=True)
     return {"seed": seed, "num_kills": num_kills, "num_equal": sum(kill["equal"] for kill in kills), "kills": kills}
 
 

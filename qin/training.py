@@ -307,9 +307,7 @@ class Fit:
             step=self._state.step,
         )
         self._last_save, self._last_saved_step = time.monotonic(), self._state.step
-        if self._settings.checkpoint_seconds:
-            seconds = self._last_save - started
-            self._save_interval = max(self._settings.checkpoint_seconds, seconds / _MAX_SAVE_SHARE)
+        self._save_interval = save_interval(self._settings.checkpoint_seconds, self._last_save - started)
 
     def _resume(self) -> None:
         saved = self._checkpoints.load()
@@ -323,6 +321,11 @@ class Fit:
         self._best, self._last_saved_step = saved["best"], self._state.step
         self._on_epoch(self._state.history)
         log.info("resuming at epoch %d, step %d", self._state.epoch + 1, self._state.step)
+
+
+def save_interval(checkpoint_seconds: float, save_seconds: float) -> float:
+    """Seconds between checkpoints: as set, but longer where a save takes so long that they would cost too much."""
+    return max(checkpoint_seconds, save_seconds / _MAX_SAVE_SHARE) if checkpoint_seconds else 0.0
 
 
 def moving_average(model: QIN, *, decay: float) -> AveragedModel:

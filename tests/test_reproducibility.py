@@ -4,6 +4,9 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -44,9 +47,25 @@ def whole(tmp_path_factory: pytest.TempPathFactory, split: Path) -> dict[str, st
     return first
 
 
-def test_same_bytes_elsewhere(tmp_path: Path, small_log: Path, split: Path, whole: dict[str, str]) -> None:
+def may_become_nobody(prefix: list[str], folder: Path) -> bool:
+    """Whether this process may, and that user can then run this Python in a folder."""
+    if shutil.which(prefix[0]) is None or os.getuid() != 0:
+        return False
+    folder.chmod(0o755)
+    probe = [*prefix, sys.executable, "-c", "import os, torch; os.listdir()"]
+    return subprocess.run(probe, cwd=folder, env={}, capture_output=True, check=False).returncode == 0
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder that other users can reach, unlike pytest's."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
+def test_same_bytes_elsewhere(folder: Path, small_log: Path, split: Path, whole: dict[str, str]) -> None:
     """Another folder, user, home, locale, time zone, clock, hash seed, and what never shows in an output."""
-    project = git_project(tmp_path / "another folder", log=small_log)
+    project = git_project(folder / "another folder", log=small_log)
     shutil.copy(split / "params.yaml", project / "params.yaml")
     set_params(
         project / "params.yaml",
@@ -57,7 +76,7 @@ def test_same_bytes_elsewhere(tmp_path: Path, small_log: Path, split: Path, whol
             "train.checkpoint_steps": 7,
         },
     )
-    home = tmp_path / "home"
+    home = folder / "home"
     home.mkdir()
     (home / "sitecustomize.py").write_text(LATER)
     command, environment = dvc_command("repro")
@@ -71,10 +90,11 @@ def test_same_bytes_elsewhere(tmp_path: Path, small_log: Path, split: Path, whol
         "PYTHONPATH": str(home),
         "QIN_CHECKPOINTS": str(home / "checkpoints"),
     }
-    if shutil.which("setpriv") and os.getuid() == 0:
-        for path in (tmp_path, *tmp_path.rglob("*")):
+    as_nobody = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
+    if may_become_nobody(as_nobody, folder):
+        for path in (folder, *folder.rglob("*")):
             os.chown(path, NOBODY, NOBODY, follow_symlinks=False)
-        command = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", *command]
+        command = [*as_nobody, *command]
     done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert digests(project) == whole

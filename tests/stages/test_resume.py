@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from qin.training import Fit
+from qin.checkpoint import CheckpointStore
+from qin.training import Fit, save_interval
 from tests.stages.run import run_in_process
 from tests.workspace import copy_project, set_params
 
@@ -108,6 +109,28 @@ def test_resumed_run_equals_uninterrupted_one(
     run_in_process("train")
     assert outputs(project) == whole
     assert not list((project / ".qin/checkpoints").iterdir())
+
+
+def test_checkpoints_every_so_many_steps(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    changes = {"train.checkpoint_seconds": 1e9, "train.checkpoint_steps": 4, "train.epochs": 1, "hnm.enable": False}
+    set_params(project / "params.yaml", changes)
+    saved: list[int] = []
+    save = CheckpointStore.save
+
+    def recording(self: CheckpointStore, state: Any, *, step: int) -> None:
+        saved.append(step)
+        save(self, state, step=step)
+
+    monkeypatch.setattr(CheckpointStore, "save", recording)
+    run_in_process("train")
+    assert saved == list(range(4, saved[-1] + 1, 4))
+    assert len(saved) > 1
+
+
+def test_large_states_are_saved_less_often() -> None:
+    assert save_interval(60.0, 0.1) == 60.0
+    assert save_interval(60.0, 6.0) == 300.0  # 2% of the time
+    assert save_interval(0.0, 6.0) == 0.0  # after every step, as asked
 
 
 def test_other_params_never_resume(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
