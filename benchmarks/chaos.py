@@ -58,11 +58,13 @@ class Kill:
 
 
 def plan(num_kills: int, *, seed: int) -> list[Kill]:
-    """Kills spread over all stages as evenly as their number allows."""
+    """Kills spread over all stages as evenly as their number allows, and in each over its time."""
     generator = np.random.default_rng(seed)
-    stages = [*STAGES * (num_kills // len(STAGES)), *_FIRST[: num_kills % len(STAGES)]]
+    rounds, rest = divmod(num_kills, len(STAGES))
+    per_stage = {stage: rounds + (stage in _FIRST[:rest]) for stage in STAGES}
+    moments = [(stage, (i + generator.random()) / n) for stage, n in per_stage.items() for i in range(n)]
     victims = generator.permutation([VICTIMS[i % len(VICTIMS)] for i in range(num_kills)]).tolist()
-    return [Kill(s, float(generator.random()), v) for s, v in zip(stages, victims, strict=True)]
+    return [Kill(stage, float(moment), victim) for (stage, moment), victim in zip(moments, victims, strict=True)]
 
 
 class Chaos:

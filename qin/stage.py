@@ -1,9 +1,7 @@
-"""What every stage does around its work: log lines, one-line errors, no orphans, peak memory."""
+"""What every stage does around its work: log lines, one-line errors, an end in order, peak memory."""
 
-import ctypes
 import errno
 import logging
-import os
 import signal
 import sys
 import time
@@ -20,7 +18,7 @@ from qin.errors import QinError
 STAGES = ("prepare", "split", "train", "calibrate", "evaluate", "predict")
 SCRATCH = Path(".qin")
 
-_PR_SET_PDEATHSIG = 1
+_ENDING = (signal.SIGTERM, signal.SIGINT)
 
 # A disk that is full, cannot be read or written, or holds a file where a folder must be.
 _DISK_ERRORS = {
@@ -44,15 +42,13 @@ def run_stage(name: str) -> Iterator[StageReport]:
 
     Prints `STAGE <name> [i/6]` and a closing line with rows, seconds, rows/s and peak memory, which are also written to
     `.qin/stages/<name>.json` for benchmarks. A QinError, or a disk that cannot be read or written, becomes one line per
-    problem on standard error and exit status 1. SIGTERM and Ctrl-C end the process in order, and so does the end of the
-    process that started it.
+    problem on standard error and exit status 1. SIGTERM and Ctrl-C end the process in order.
 
     Args:
         name: One of STAGES.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
-    _end_with_parent()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in _ENDING:
         signal.signal(number, _raise_exit)
     log.info("STAGE %s [%d/%d]", name, STAGES.index(name) + 1, len(STAGES))
     started, report = time.monotonic(), StageReport()
@@ -95,14 +91,8 @@ def peak_memory_bytes() -> int:
     raise RuntimeError("/proc/self/status has no VmHWM")
 
 
-def _end_with_parent() -> None:
-    """Ask Linux for SIGTERM when the parent dies, so that a killed `dvc` leaves no training behind."""
-    parent = os.getppid()
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:  # it died before the request
-        raise SystemExit(1)
-
-
 def _raise_exit(number: int, _: FrameType | None) -> NoReturn:
-    """Turn a signal to end into an exception, so that half-written files are removed."""
+    """Turn a signal to end into an exception, so that half-written files are removed; another one ends at once."""
+    for again in _ENDING:
+        signal.signal(again, signal.SIG_DFL)
     raise SystemExit(128 + number)

@@ -41,8 +41,9 @@ def test_push_pull_and_partial_runs(tmp_path: Path, small_log: Path) -> None:
     assert (partial / "dvc.lock").read_bytes() == (project / "dvc.lock").read_bytes()
     assert (partial / "outputs/submission.csv").read_bytes() == (project / "outputs/submission.csv").read_bytes()
 
-    # The model alone, by the name that dvc.yaml registers.
+    # The model alone, by the name in dvc.yaml and a version in a tag.
     model = tmp_path / "model"
-    got = dvc(project, "artifacts", "get", str(project), "qin", "--rev", "HEAD", "--out", str(model))
+    git(project, "tag", "--annotate", "qin@v1.0.0", "--message", "first")
+    got = dvc(tmp_path, "artifacts", "get", str(project), "qin", "--out", str(model))
     assert got.returncode == 0, got.stderr
     assert (model / "weights.safetensors").read_bytes() == (pulled / "artifacts/model/weights.safetensors").read_bytes()

@@ -19,6 +19,13 @@ pytestmark = pytest.mark.slow
 
 NOBODY = 65534
 
+# With the right to read what belongs to others, because the interpreter may live in the home of root.
+_RIGHTS = "+dac_override,+dac_read_search"
+AS_NOBODY = [
+    *("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"),
+    *(f"--inh-caps={_RIGHTS}", f"--ambient-caps={_RIGHTS}"),
+]
+
 # The clock of every process, 116 days ahead.
 LATER = "import time\nnow = time.time\ntime.time = lambda: now() + 1e7\n"
 
@@ -47,13 +54,13 @@ def whole(tmp_path_factory: pytest.TempPathFactory, split: Path) -> dict[str, st
     return first
 
 
-def may_become_nobody(prefix: list[str], folder: Path) -> bool:
-    """Whether this process may, and that user can then run this Python in a folder."""
-    if shutil.which(prefix[0]) is None or os.getuid() != 0:
+def may_become_nobody(folder: Path) -> bool:
+    """Whether this process may become another user who can run this Python in a folder."""
+    if shutil.which(AS_NOBODY[0]) is None or os.getuid() != 0:
         return False
     folder.chmod(0o755)
-    probe = [*prefix, sys.executable, "-c", "import os, torch; os.listdir()"]
-    return subprocess.run(probe, cwd=folder, env={}, capture_output=True, check=False).returncode == 0
+    probe = [*AS_NOBODY, "bash", "-c", "python -c 'import os, torch; os.listdir()'"]
+    return subprocess.run(probe, cwd=folder, env=dvc_command()[1], capture_output=True, check=False).returncode == 0
 
 
 @pytest.fixture
@@ -90,11 +97,10 @@ def test_same_bytes_elsewhere(folder: Path, small_log: Path, split: Path, whole:
         "PYTHONPATH": str(home),
         "QIN_CHECKPOINTS": str(home / "checkpoints"),
     }
-    as_nobody = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
-    if may_become_nobody(as_nobody, folder):
+    if may_become_nobody(folder):
         for path in (folder, *folder.rglob("*")):
             os.chown(path, NOBODY, NOBODY, follow_symlinks=False)
-        command = [*as_nobody, *command]
+        command = [*AS_NOBODY, *command]
     done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert digests(project) == whole
