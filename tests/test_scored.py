@@ -36,5 +36,5 @@ def test_files_of_an_earlier_training_are_refused(scored: ScoredRows, tmp_path: 
     facts = json.loads((tmp_path / "facts.json").read_text())
     del facts["neg_ratio"], facts["reweighted"]
     (tmp_path / "facts.json").write_text(json.dumps(facts))
-    with pytest.raises(ArtifactError, match="facts.json: its checksum is not that of its content"):
+    with pytest.raises(ArtifactError, match=r"facts\.json: its checksum is not that of its content"):
         ScoredRows.read(tmp_path)

@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, small_log: Path) -> Path:
     number = np.array(pq.read_table(project / "data/train.parquet")[COLUMN].to_pylist(), float)[scored.row]
     lean = (number - number.mean()) / number.std()
     label = rng.random(scored.row.size) < 1.0 / (1.0 + np.exp(-0.5 * logit - lean + 1.0))
-    np.save(folder / "logit.npy", logit.astype(np.float32))
-    np.save(folder / "label.npy", label.astype(np.uint8))
+    replace(scored, logit=logit.astype(np.float32), label=label.astype(np.uint8)).write(folder)
     return project
 
 
@@ -135,14 +135,13 @@ def test_a_file_of_an_earlier_format_is_one_line(project: Path, capfd: pytest.Ca
     for stage in ("evaluate", "predict"):
         with pytest.raises(SystemExit):
             run_in_process(stage)
-        assert "artifacts/temperature.json: format None, expected 2; run the calibrate stage again" in (
-            capfd.readouterr().err
-        )
+        assert "artifacts/temperature.json: its checksum is not that of its content" in capfd.readouterr().err
 
 
 def test_logits_that_no_method_can_calibrate_are_one_line(project: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    path = project / "artifacts/validation/logit.npy"
-    np.save(path, -np.load(path))
+    folder = project / "artifacts/validation"
+    scored = ScoredRows.read(folder)
+    replace(scored, logit=-scored.logit).write(folder)
     for method in ("temperature", "platt", "beta"):
         set_params(project / "params.yaml", {"calibration.method": method})
         with pytest.raises(SystemExit):
