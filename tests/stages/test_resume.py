@@ -49,6 +49,7 @@ def project(tmp_path: Path, small_log: Path, monkeypatch: pytest.MonkeyPatch) ->
     folder = copy_project(tmp_path / "project", log=small_log)
     set_params(folder / "params.yaml", HARD)
     monkeypatch.chdir(folder)
+    monkeypatch.setattr("os.fsync", lambda _: None)  # no power fails here, and there is a checkpoint after every step
     run_in_process("prepare")
     run_in_process("split")
     return folder
