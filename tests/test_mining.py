@@ -232,6 +232,7 @@ def test_mining_begins_after_the_warm_up_of_the_run(tmp_path: Path, monkeypatch:
     monkeypatch.setattr("qin.training.mined_loss", recorded)
     settings: dict[str, Any] = {"seed": 5, "patience": 9, "lr": 0.01, "schedule": "constant", "warmup_steps": 0}
     settings |= {"gradient_clip": None, "ema_decay": None, "self_ensemble": 0.0, "checkpoint_seconds": math.inf}
+    settings |= {"checkpoint_steps": 1}
     for epochs in (2, 3):
         network = make_model()
         Fit(
