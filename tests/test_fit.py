@@ -30,9 +30,13 @@ def run_of(params: Params, reader: ShardReader, *, fold: Folds | None = None, co
     return str(describe_run(params, reader, found, computed_by=computed_by)["run"])
 
 
+@pytest.fixture(autouse=True)
+def _same_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fit, "code_fingerprint", lambda _: "same")  # reads files; tests/test_provenance.py has its own
+
+
 @pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
 def test_every_setting_counts(reader: ShardReader, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fit, "code_fingerprint", lambda _: "same")  # slow, and the same
     params = load_params(ROOT / "params.yaml")
     runs = {"as it is": run_of(params, reader)}
     for name in SECTIONS:
