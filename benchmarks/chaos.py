@@ -38,8 +38,8 @@ _FIRST = ("train", "prepare", "predict", "split", "evaluate", "calibrate")
 # A stage whose parent died gets SIGTERM; what it may take to end.
 _PATIENCE_SECONDS = 30.0
 
-# Training takes a few seconds, and a checkpoint is never old.
-SETTINGS = {"train.epochs": 4, "train.patience": 4, "train.batch_size": 64, "train.checkpoint_steps": 20}
+# Training takes several times as long as the start of its process, and a checkpoint is never old.
+SETTINGS = {"train.epochs": 12, "train.patience": 12, "train.batch_size": 64, "train.checkpoint_steps": 20}
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,12 @@ def run_chaos(project: Path, scratch: Path, *, num_kills: int, seed: int) -> dic
         kills.append(chaos.kill(kill))
         summary = {key: value for key, value in kills[-1].items() if value not in (None, [])}
         print(f"[{len(kills)}/{num_kills}] {summary}", file=sys.stderr, flush=True)
-    return {"seed": seed, "num_kills": num_kills, "num_equal": sum(kill["equal"] for kill in kills), "kills": kills}
+    counts = {
+        "num_kills": num_kills,
+        "num_equal": sum(kill["equal"] for kill in kills),
+        "num_resumed": sum(bool(kill["resumed"]) for kill in kills),
+    }
+    return {"seed": seed, **counts, "kills": kills}
 
 
 def main(
