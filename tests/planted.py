@@ -42,7 +42,7 @@ def write_planted(folder: Path, *, num_rows: int, seed: int = 0) -> ShardReader:
     writer = ShardWriter(folder, groups, num_rows=num_rows, shard_rows=1000)
     arrays_and_label = {**arrays, "label": label}
     writer.append({group.name: arrays_and_label[group.name].astype(group.dtype) for group in groups})
-    writer.close(schema=SCHEMA, extra={})
+    writer.close(schema=SCHEMA)
     return ShardReader(folder)
 
 

@@ -12,8 +12,7 @@ from qin import plots_page
 from qin.artifacts import write_csv
 from qin.importance import COLUMNS
 from tests.test_curves import TEMPLATES
-from tests.test_pipeline import dvc
-from tests.workspace import ROOT
+from tests.workspace import ROOT, dvc
 
 
 @pytest.fixture(scope="module")

@@ -30,11 +30,10 @@ def test_push_pull_and_partial_runs(tmp_path: Path, small_log: Path) -> None:
     assert "up to date" in done.stdout
     assert ran(done) == []
 
-    # Without the large files: only what depends on the change is pulled and run.
+    # Without the files: what depends on the change is run, and what that reads is pulled.
     partial = clone_of(project, tmp_path / "partial")
     set_params(partial / "params.yaml", {"calibration.temperature_scaling": False})
     assert ran(dvc(partial, "repro", "--pull", "--allow-missing")) == ["calibrate", "evaluate", "predict"]
-    assert not (partial / "data/prepared/train").exists()
     set_params(project / "params.yaml", {"calibration.temperature_scaling": False})
     assert ran(dvc(project, "repro")) == ["calibrate", "evaluate", "predict"]
     assert (partial / "dvc.lock").read_bytes() == (project / "dvc.lock").read_bytes()
