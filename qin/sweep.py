@@ -1,7 +1,7 @@
 """A grid of experiments over seeds: one `dvc exp run --temp` after the other, and what came out.
 
-One after the other, in temporary folders: the workspace is not touched, a stage that ran before with the same inputs
-comes from DVC's run cache, and nothing hangs or is lost when a run is stopped, which DVC's queue cannot promise.
+One after the other, in temporary folders: the workspace is not touched, a training that ran before with the same
+inputs comes from DVC's run cache, and nothing hangs or is lost when a run is stopped, which DVC's queue cannot promise.
 """
 
 import json
