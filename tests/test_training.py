@@ -51,6 +51,7 @@ def step_gradients(folder: Path, *, self_ensemble: float, mining: HardNegatives 
         ema_decay=None,
         self_ensemble=self_ensemble,
         checkpoint_seconds=1e9,
+        checkpoint_steps=None,
     )
     fit = Fit(
         model,
