@@ -141,7 +141,7 @@ def _gauc(fold: JudgedFold) -> dict[str, float | int | None]:
 def evaluate_slices(
     fold: JudgedFold, segments_of: Mapping[str, Segments]
 ) -> tuple[dict[str, dict[str, dict[str, Any]]], list[Row]]:
-    """Return figures by column and value for `metrics/slices.json`, and the rows of the slices' calibration plot.
+    """Return figures by column and value for `artifacts/slices.json`, and the rows of the slices' calibration plot.
 
     Args:
         fold: The judged fold.

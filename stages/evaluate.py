@@ -23,7 +23,7 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def main() -> None:
-    """Write metrics/evaluate.json, metrics/slices.json and the data of the plots."""
+    """Write metrics/evaluate.json, artifacts/slices.json and the data of the plots."""
     with run_stage("evaluate") as report:
         params = load_params(paths.PARAMS)
         use_threads(params.train.num_threads)
@@ -53,7 +53,7 @@ def main() -> None:
             write_csv(paths.PLOTS / f"{name}.csv", rows)
         write_csv(paths.PLOTS / "slices.csv", points, columns=CALIBRATION_COLUMNS)
         write_csv(paths.PLOTS / "importance.csv", importance, columns=COLUMNS)
-        write_json(paths.METRICS / "slices.json", slices)
+        write_json(paths.SLICES, slices)
         write_json(paths.METRICS / "evaluate.json", figures)
         report.num_rows = scored.label.size
 

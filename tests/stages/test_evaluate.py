@@ -37,8 +37,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def read_figures(project: Path, name: str) -> Any:
-    return json.loads((project / f"metrics/{name}.json").read_text())
+def read_figures(project: Path, name: str = "metrics/evaluate") -> Any:
+    return json.loads((project / f"{name}.json").read_text())
 
 
 def read_slices(project: Path) -> list[list[str]]:
@@ -48,19 +48,19 @@ def read_slices(project: Path) -> list[list[str]]:
 
 def test_without_keys_slices_are_empty_files_with_their_header(project: Path) -> None:
     run_in_process("evaluate")
-    assert read_figures(project, "slices") == {}
+    assert read_figures(project, "artifacts/slices") == {}
     assert read_slices(project) == [list(CALIBRATION_COLUMNS)]
-    assert read_figures(project, "evaluate")["gauc"] is None
-    assert "baseline" not in read_figures(project, "evaluate")
+    assert read_figures(project)["gauc"] is None
+    assert "baseline" not in read_figures(project)
     assert (project / "plots/importance.csv").read_text() == ",".join(IMPORTANCE_COLUMNS) + "\n"
 
 
 def test_group_key_and_slices_are_read_at_the_validated_rows(project: Path) -> None:
     run_in_process("evaluate")
-    plain = read_figures(project, "evaluate")
+    plain = read_figures(project)
     set_params(project / "params.yaml", {"split.group_key": "user", "evaluate.slices": ["shop"]})
     run_in_process("evaluate")
-    figures, slices = read_figures(project, "evaluate"), read_figures(project, "slices")
+    figures, slices = read_figures(project), read_figures(project, "artifacts/slices")
     assert 0.0 < figures["gauc"] < 1.0
     assert figures["ap"] == plain["ap"]
     assert figures["ap_se"] != plain["ap_se"]
