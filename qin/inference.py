@@ -50,17 +50,23 @@ class TrainedModel:
     provenance: dict[str, Any]
 
 
-def score(network: QIN, batches: Iterator[Batch]) -> Iterator[tuple[Batch, npt.NDArray[np.float32]]]:
+def for_scoring(network: QIN) -> QIN | FrozenQIN:
+    """The network in evaluation mode, on the CPU as a frozen copy; for `score`, which would make it at every call."""
+    network.eval()
+    return FrozenQIN(network) if next(network.parameters()).device.type == "cpu" else network
+
+
+def score(network: QIN | FrozenQIN, batches: Iterator[Batch]) -> Iterator[tuple[Batch, npt.NDArray[np.float32]]]:
     """Yield each batch with its logits `(batch,)`, computed on the network's device.
 
     On the CPU the bytes of a logit depend neither on the other rows of its batch nor on the number of threads.
     """
-    network.eval()
-    device = next(network.parameters()).device
-    if device.type == "cpu":
-        yield from _score_on_cpu(FrozenQIN(network), batches)
+    if isinstance(network, QIN):
+        network = for_scoring(network)
+    if isinstance(network, FrozenQIN):
+        yield from _score_on_cpu(network, batches)
         return
-    for batch in prefetched(batches, device):
+    for batch in prefetched(batches, next(network.parameters()).device):
         with torch.inference_mode():
             logit = network(batch.categorical, batch.numeric, batch.sequences)
         yield batch, logit.float().cpu().numpy()
@@ -105,7 +111,7 @@ def _use_one_thread(ready: Barrier) -> None:
     ready.wait()
 
 
-def score_all(network: QIN, batches: Iterator[Batch], *, num_rows: int) -> npt.NDArray[np.float32]:
+def score_all(network: QIN | FrozenQIN, batches: Iterator[Batch], *, num_rows: int) -> npt.NDArray[np.float32]:
     """Logits of all batches in order, `(num_rows,)`."""
     out, position = np.empty(num_rows, np.float32), 0
     for batch, logit in score(network, batches):
@@ -115,7 +121,7 @@ def score_all(network: QIN, batches: Iterator[Batch], *, num_rows: int) -> npt.N
     return out
 
 
-def score_batch(network: QIN, batch: Batch, *, batch_size: int) -> npt.NDArray[np.float32]:
+def score_batch(network: QIN | FrozenQIN, batch: Batch, *, batch_size: int) -> npt.NDArray[np.float32]:
     """Logits of rows that are in memory, `(n,)`."""
     return score_all(network, batch.pieces(batch_size), num_rows=batch.rows.size)
 

@@ -12,7 +12,7 @@ from qin.data.shards import ShardReader
 from qin.data.split import read_folds
 from qin.evaluation import JudgedFold
 from qin.importance import fold_importance
-from qin.inference import check_same_schema, load_model, score_batch
+from qin.inference import check_same_schema, for_scoring, load_model, score_batch
 
 
 def compare_with_baseline(params: Params, judged: JudgedFold, *, prepared: Path, folds: Path) -> dict[str, Any]:
@@ -69,7 +69,7 @@ def judge_fields(
     """
     reader, model = ShardReader(prepared), load_model(trained)
     check_same_schema(model, reader)
-    network, calibrator = place(model.network, params.train), judged.report.deployed
+    network, calibrator = for_scoring(place(model.network, params.train)), judged.report.deployed
     return fold_importance(
         reader,
         judged.scored.row,
