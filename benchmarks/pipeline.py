@@ -66,8 +66,8 @@ def _collect(clone: Path, data: Path) -> dict[str, Any]:
         "num_epochs": metrics["train"]["num_epochs"],
         "best_epoch": metrics["train"]["best_epoch"],
         "rows": {**metrics["train"]["rows"], "val": evaluation["rows"]["validation"]},
-        "val_ap": evaluation["ap"],
-        "val_auc": evaluation["auc"],
+        **{f"val_{key}": evaluation[key] for key in ("ap", "ap_se", "auc", "auc_se", "gauc", "gauc_se")},
+        "baseline": evaluation["baseline"],
         "val_log_loss": metrics["train"]["val_log_loss"],
         **{
             f"judged_{key}": evaluation["after"][key]

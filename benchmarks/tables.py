@@ -24,7 +24,9 @@ RUNS = {
 HEADER = (
     "run",
     "AP",
+    "over trees",
     "AUC",
+    "over trees",
     "log loss",
     "WLL natural / balanced",
     "best possible AP / AUC",
@@ -172,13 +174,22 @@ def _row(title: str, result: dict[str, Any]) -> tuple[str, ...]:
     peak = max(stage["peak_memory_bytes"] for stage in result["stages"].values())
     return (
         title,
-        f"{result['val_ap']:.4f}",
-        f"{result['val_auc']:.4f}",
+        *_against_trees(result, "ap"),
+        *_against_trees(result, "auc"),
         f"{result['judged_log_loss']:.4f}",
         f"{result['judged_wll']:.3f} / {result['judged_wll_balanced']:.3f}",
         f"{limit['ap']:.4f} / {limit['auc']:.4f}" if limit else "unknown",
         f"{result['stages']['train']['rows_per_second']:,.0f}",
         f"{peak / 2**30:.2f}",
+    )
+
+
+def _against_trees(result: dict[str, Any], metric: str) -> tuple[str, str]:
+    """A figure with its standard error, and the paired difference from the baseline's."""
+    difference = result["baseline"]["difference"]
+    return (
+        f"{result[f'val_{metric}']:.4f} ± {result[f'val_{metric}_se']:.4f}",
+        f"{difference[metric]:+.4f} ± {difference[f'{metric}_se']:.4f}",
     )
 
 

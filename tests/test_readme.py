@@ -6,7 +6,7 @@ from benchmarks.tables import README, tables
 from qin.config import Params
 
 
-@pytest.mark.parametrize("name", ["results", "ablation", "speed", "scale"])
+@pytest.mark.parametrize("name", ["results", "ablation", "imbalance", "speed", "scale"])
 def test_tables_are_made_from_the_results(name: str) -> None:
     assert tables()[name] in README.read_text()
 
