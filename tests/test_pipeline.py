@@ -26,7 +26,7 @@ def test_whole_graph(project: Path) -> None:
     assert ran(dvc(project, "repro")) == ["prepare", "split", "train", "calibrate", "evaluate", "predict"]
     assert "up to date" in dvc(project, "repro").stdout
     figures = {path.stem: json.loads(path.read_text()) for path in (project / "metrics").glob("*.json")}
-    assert set(figures) == {"prepare", "split", "train", "calibrate", "evaluate", "slices"}
+    assert set(figures) == {"prepare", "split", "train", "calibrate", "evaluate"}
     assert figures["train"]["rows"]["train"] == figures["split"]["rows"]["train"]
     assert figures["evaluate"]["rows"]["validation"] == figures["split"]["rows"]["val"]
     calibration = json.loads((project / "artifacts/temperature.json").read_text())
