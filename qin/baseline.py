@@ -19,7 +19,7 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.preprocessing import OrdinalEncoder, TargetEncoder
 from threadpoolctl import threadpool_limits
 
-from qin.comparison import Difference, compare_logits
+from qin.comparison import Difference, compare_losses, compare_rankings
 from qin.data.folds import TRAIN, Folds
 from qin.data.hashing import hash_values, seed_of
 from qin.data.loader import Batch, iterate_in_order, read_batch
@@ -154,7 +154,11 @@ def baseline_logits(
     with threadpool_limits(num_threads):
         trees = Trees(train, reader.schema, seed=seed)
         batches = iterate_in_order(reader, is_selected=is_selected, batch_size=batch_size)
-        return train.rows.size, np.concatenate([trees.logit(batch) for batch in batches])
+        logit, position = np.empty(rows.size), 0
+        for batch in batches:
+            logit[position : position + batch.rows.size] = trees.logit(batch)
+            position += batch.rows.size
+    return train.rows.size, logit
 
 
 def baseline_figures(
@@ -180,11 +184,10 @@ def baseline_figures(
         The baseline's `ap`, `auc`, `log_loss` and `wll`, and under `difference` the network's minus the baseline's,
         each with its paired standard error `_se`, None where it cannot be estimated.
     """
-    ranking, judged = (
-        compare_logits(baseline[rows], network[rows], label[rows], cluster=None if cluster is None else cluster[rows])
-        for rows in (is_ranked, is_judge)
-    )
-    compared = {name: (ranking if name in _RANKING else judged)[name] for name in ranking}
+    compared: dict[str, Difference] = {}
+    for compare, rows in ((compare_rankings, is_ranked), (compare_losses, is_judge)):
+        of_rows = None if cluster is None else cluster[rows]
+        compared |= compare(baseline[rows], network[rows], label[rows], cluster=of_rows)
     for name, found in compared.items():
         if _is_worse(name, found):
             log.warning(

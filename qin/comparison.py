@@ -1,5 +1,6 @@
 """Whether two models differ on the same rows, or by chance: paired differences with their standard errors."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from qin.influence import Estimate, log_loss_estimate, ranking_estimates, standard_error, wll_estimate
@@ -43,12 +44,42 @@ def compare_logits(
     Source: DeLong, DeLong and Clarke-Pearson (1988), Comparing the areas under two or more correlated ROC curves, for
     AUC; the other metrics follow the same way from their influence functions.
     """
-    is_positive = positive_rows(first, label)
-    estimates = [_estimates(logit, label) for logit in (first, second)]
     return {
-        name: paired_difference(estimates[0][name], estimates[1][name], is_positive=is_positive, cluster=cluster)
-        for name in estimates[0]
+        **compare_rankings(first, second, label, cluster=cluster),
+        **compare_losses(first, second, label, cluster=cluster),
     }
+
+
+def compare_rankings(
+    first: FloatArray, second: FloatArray, label: LabelArray, *, cluster: IntArray | None = None
+) -> dict[str, Difference]:
+    """Return `ap` and `auc` of `compare_logits` alone."""
+    return _compare([ranking_estimates], first, second, label, cluster=cluster)
+
+
+def compare_losses(
+    first: FloatArray, second: FloatArray, label: LabelArray, *, cluster: IntArray | None = None
+) -> dict[str, Difference]:
+    """Return `log_loss` and `wll` of `compare_logits` alone."""
+    return _compare([_log_loss, _wll], first, second, label, cluster=cluster)
+
+
+def _compare(
+    functions: Sequence[Callable[[FloatArray, LabelArray], dict[str, Estimate]]],
+    first: FloatArray,
+    second: FloatArray,
+    label: LabelArray,
+    *,
+    cluster: IntArray | None,
+) -> dict[str, Difference]:
+    """Compare what each function estimates, one function after the other: an estimate holds a number per row."""
+    is_positive = positive_rows(first, label)
+    found = {}
+    for estimates_of in functions:
+        ours, theirs = estimates_of(first, label), estimates_of(second, label)
+        for name, estimate in ours.items():
+            found[name] = paired_difference(estimate, theirs[name], is_positive=is_positive, cluster=cluster)
+    return found
 
 
 def paired_difference(
@@ -59,9 +90,9 @@ def paired_difference(
     return Difference(first.value, second.value, second.value - first.value, error)
 
 
-def _estimates(logit: FloatArray, label: LabelArray) -> dict[str, Estimate]:
-    return {
-        **ranking_estimates(logit, label),
-        "log_loss": log_loss_estimate(logit, label),
-        "wll": wll_estimate(logit, label),
-    }
+def _log_loss(logit: FloatArray, label: LabelArray) -> dict[str, Estimate]:
+    return {"log_loss": log_loss_estimate(logit, label)}
+
+
+def _wll(logit: FloatArray, label: LabelArray) -> dict[str, Estimate]:
+    return {"wll": wll_estimate(logit, label)}

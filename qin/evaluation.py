@@ -36,20 +36,20 @@ class JudgedFold:
         scored: training-scale logits and labels.
         report: the calibration.
         calibrated: logits from the judged calibrator, `(n,)`.
-        deployed: logits from the deployed calibrator, `(n,)`.
         is_judge: rows of the judging half, `(n,)`.
         ranking: logits that rank, `(n,)`.
         is_ranked: rows that are ranked, `(n,)`.
+        segments: each row's segment, where the calibrator has shifts.
         cluster: codes from 0 of what is drawn independently, such as users, `(n,)`; None for rows.
     """
 
     scored: ScoredRows
     report: CalibrationReport
     calibrated: Float64Array
-    deployed: Float64Array
     is_judge: BoolArray
     ranking: FloatArray
     is_ranked: BoolArray
+    segments: Segments | None
     cluster: IntArray | None
 
     @classmethod
@@ -68,7 +68,7 @@ class JudgedFold:
             scored: Logits of the validation fold.
             report: The calibration.
             judge_seed: Seed that divided the halves.
-            segments: Each row's segment, where the calibrator has shifts.
+            segments: See the class, as for `cluster`.
             cluster: See the class.
         """
         calibrated, is_judge = report.judged.apply(scored.logit, segments), judge_half(scored.row, seed=judge_seed)
@@ -76,10 +76,10 @@ class JudgedFold:
             scored=scored,
             report=report,
             calibrated=calibrated,
-            deployed=report.deployed.apply(scored.logit, segments),
             is_judge=is_judge,
             ranking=scored.logit if segments is None else calibrated,
             is_ranked=np.ones(scored.row.size, np.bool_) if segments is None else is_judge,
+            segments=segments,
             cluster=cluster,
         )
 
@@ -180,5 +180,5 @@ def curves(fold: JudgedFold, *, num_bins: int, num_points: int) -> dict[str, lis
         "roc": roc_curve(counts, num_points=num_points),
         "gains": gains_curve(counts),
         "reliability": reliability_curve(before, after, label, num_bins=num_bins),
-        "score_histogram": score_histogram(fold.deployed, scored.label),
+        "score_histogram": score_histogram(fold.report.deployed.apply(scored.logit, fold.segments), scored.label),
     }

@@ -11,12 +11,22 @@ Statistics, chapter 20 (the functional delta method).
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from qin.logits import BoolArray, Float64Array, FloatArray, IntArray, LabelArray, positive_rows, prior_logit, sigmoid
+from qin.logits import (
+    BoolArray,
+    Float64Array,
+    FloatArray,
+    IntArray,
+    LabelArray,
+    positive_rows,
+    prior_logit,
+    row_chunks,
+    sigmoid,
+)
 from qin.metrics import RankingCounts, competition_score, ranking_counts
 
 
@@ -69,10 +79,11 @@ def standard_error(influence: Float64Array, is_positive: BoolArray, *, cluster: 
     Source: Obuchowski (1997), Nonparametric analysis of clustered ROC curve data; DeLong, DeLong and Clarke-Pearson
     (1988), Comparing the areas under two or more correlated receiver operating characteristic curves.
     """
+    if influence.shape != is_positive.shape or (cluster is not None and cluster.shape != influence.shape):
+        shape = None if cluster is None else cluster.shape
+        raise ValueError(f"shapes must be equal: {influence.shape=}, {is_positive.shape=}, cluster {shape}")
     if cluster is None:
-        cluster = np.arange(influence.size)
-    if not influence.shape == is_positive.shape == cluster.shape:
-        raise ValueError(f"shapes must be equal: {influence.shape=}, {is_positive.shape=}, {cluster.shape=}")
+        return _independent_error(influence, is_positive)
     of_positives, num_positive = _cluster_sums(influence, cluster, is_positive)
     of_negatives, num_negative = _cluster_sums(influence, cluster, ~is_positive)
     holders = [int(np.count_nonzero(num)) for num in (num_positive, num_negative, num_positive + num_negative)]
@@ -86,6 +97,18 @@ def standard_error(influence: Float64Array, is_positive: BoolArray, *, cluster: 
     )
     # never negative but for rounding: the last factor is the smallest
     return math.sqrt(max(float(variance), 0.0))
+
+
+def _independent_error(influence: Float64Array, is_positive: BoolArray) -> float | None:
+    """The same for rows alone, of which none holds both classes."""
+    of_positives = influence[is_positive]
+    num_positives, num_negatives = of_positives.size, influence.size - of_positives.size
+    if min(num_positives, num_negatives) < 2:
+        return None
+    squares = float(np.dot(of_positives, of_positives))
+    of_others = float(np.dot(influence, influence)) - squares  # spares a copy of the negatives
+    variance = num_positives / (num_positives - 1) * squares + num_negatives / (num_negatives - 1) * of_others
+    return math.sqrt(max(variance, 0.0))
 
 
 def _cluster_sums(influence: Float64Array, cluster: IntArray, rows: BoolArray) -> tuple[Float64Array, IntArray]:
@@ -106,15 +129,10 @@ def ranking_estimates(logit: FloatArray, label: LabelArray) -> dict[str, Estimat
     """
     is_positive = positive_rows(logit, label)
     counts = ranking_counts(logit, label)
-    # thresholds at or below each row's logit; a positive's own threshold is the last of them
-    num_reached = np.searchsorted(counts.threshold, logit.astype(np.float64), side="right")
-    return {
-        "ap": _average_precision(counts, num_reached, is_positive),
-        "auc": _auc(counts, num_reached, logit, is_positive),
-    }
+    return {"ap": _average_precision(counts, logit, is_positive), "auc": _auc(counts, logit, is_positive)}
 
 
-def _average_precision(counts: RankingCounts, num_reached: IntArray, is_positive: BoolArray) -> Estimate:
+def _average_precision(counts: RankingCounts, logit: FloatArray, is_positive: BoolArray) -> Estimate:
     """Average precision and its influence function.
 
     AP is the functional `E[y P(s)] / E[y]` of the joint distribution of score s and label y, with `P(t) = T(t) / N(t)`,
@@ -127,29 +145,38 @@ def _average_precision(counts: RankingCounts, num_reached: IntArray, is_positive
     estimate, because `>=` and `<=` include them. The class sizes count as random, as they are in a sample of rows.
     """
     value = counts.average_precision()
-    num_positives = int(counts.num_positives_at.sum())
     num_selected = counts.true_positives() + counts.false_positives()
     precision = counts.true_positives() / num_selected
     gained = _from_zero(counts.num_positives_at / num_selected)
     lost = _from_zero(counts.num_positives_at * precision / num_selected)
-    influence = -lost[num_reached]
-    influence[is_positive] += precision[num_reached[is_positive] - 1] - value + gained[num_reached[is_positive]]
-    return Estimate(value, influence / num_positives)
+    influence = np.empty(is_positive.size)
+    for rows, _, num_reached in _reached(counts, logit):
+        own = precision[num_reached - 1] - value + gained[num_reached]  # a positive reaches its own threshold
+        influence[rows] = np.where(is_positive[rows], own, 0.0) - lost[num_reached]
+    influence /= counts.num_positives_at.sum()
+    return Estimate(value, influence)
 
 
-def _auc(counts: RankingCounts, num_reached: IntArray, logit: FloatArray, is_positive: BoolArray) -> Estimate:
+def _auc(counts: RankingCounts, logit: FloatArray, is_positive: BoolArray) -> Estimate:
     """AUC with DeLong's placement values: the share of the other class that a row is ranked rightly against."""
     value = counts.auc()
-    num_positives, reached = int(counts.num_positives_at.sum()), num_reached[is_positive] - 1
-    twice_won = 2 * counts.num_negatives - counts.false_positives() - counts.false_positives_above()
-    num_up_to = np.concatenate([[0], np.cumsum(counts.num_positives_at)])
-    num_reached = num_reached[~is_positive]
-    is_tied = (num_reached > 0) & (counts.threshold[num_reached - 1] == logit[~is_positive])
-    lost = num_up_to[num_reached] - 0.5 * is_tied * counts.num_positives_at[num_reached - 1]
+    num_positives, num_negatives = int(counts.num_positives_at.sum()), counts.num_negatives
+    won = (2 * num_negatives - counts.false_positives() - counts.false_positives_above()) / (2.0 * num_negatives)
+    num_up_to = _from_zero(counts.num_positives_at.astype(np.float64))
     influence = np.empty(is_positive.size)
-    influence[is_positive] = (0.5 * twice_won[reached] / counts.num_negatives - value) / num_positives
-    influence[~is_positive] = (1.0 - lost / num_positives - value) / counts.num_negatives
+    for rows, chunk, num_reached in _reached(counts, logit):
+        last = num_reached - 1
+        is_tied = (num_reached > 0) & (counts.threshold[last] == chunk)
+        lost = num_up_to[num_reached] - 0.5 * is_tied * counts.num_positives_at[last]
+        of_negatives = (1.0 - lost / num_positives - value) / num_negatives
+        influence[rows] = np.where(is_positive[rows], (won[last] - value) / num_positives, of_negatives)
     return Estimate(value, influence)
+
+
+def _reached(counts: RankingCounts, logit: FloatArray) -> Iterator[tuple[slice, Float64Array, IntArray]]:
+    """Chunks of rows and logits, with the number of thresholds at or below each; memory is bounded by the chunk."""
+    for rows, chunk in row_chunks(logit):
+        yield rows, chunk, np.searchsorted(counts.threshold, chunk, side="right")
 
 
 def _from_zero(steps: Float64Array) -> Float64Array:
