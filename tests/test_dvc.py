@@ -42,6 +42,18 @@ def test_dependencies_are_the_import_closure(name: str) -> None:
     assert code == stage_closure(name)
 
 
+@pytest.mark.parametrize("profile", sorted(ROOT.glob("examples/*/*.yaml")), ids=lambda path: path.stem)
+def test_examples_hold_every_parameter_that_a_stage_lists(profile: Path) -> None:
+    """DVC refuses a stage whose parameter is missing, though the settings have a default for it."""
+    tree = YAML(typ="safe").load(profile)
+    for stage in dvc_stages().values():
+        for dotted in stage["params"]:
+            node = tree
+            for key in dotted.split("."):
+                assert key in node, dotted
+                node = node[key]
+
+
 def test_params_are_what_stages_read(tmp_path: Path, small_log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     project = copy_project(tmp_path / "project", log=small_log)
     monkeypatch.chdir(project)
