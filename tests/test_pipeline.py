@@ -22,6 +22,7 @@ def project(tmp_path_factory: pytest.TempPathFactory, small_log: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_whole_graph(project: Path) -> None:
     assert ran(dvc(project, "repro")) == ["prepare", "split", "train", "calibrate", "evaluate", "predict"]
     assert "up to date" in dvc(project, "repro").stdout
