@@ -4,11 +4,9 @@ import json
 import os
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Barrier
 from typing import Any
 
 import numpy as np
@@ -25,6 +23,7 @@ from qin.data.shards import ShardReader
 from qin.errors import ArtifactError
 from qin.model.frozen import FrozenQIN
 from qin.model.qin import QIN
+from qin.model.workers import one_thread_workers
 from qin.schema import Schema
 
 WEIGHTS, MODEL = "weights.safetensors", "model.json"
@@ -74,41 +73,19 @@ def score(network: QIN | FrozenQIN, batches: Iterator[Batch]) -> Iterator[tuple[
 
 def _score_on_cpu(network: FrozenQIN, batches: Iterator[Batch]) -> Iterator[tuple[Batch, npt.NDArray[np.float32]]]:
     """Tiles of rows in parallel, each on one thread from end to end; the next batch is read meanwhile."""
-    with one_thread_workers(torch.get_num_threads()) as workers:
-        pending: deque[tuple[Batch, list[Future[torch.Tensor]]]] = deque()
-        for batch in batches:
-            tiles = network.tiles(batch.categorical, batch.numeric, batch.sequences)
-            pending.append((batch, [workers.submit(tile) for tile in tiles]))
-            if len(pending) > _BATCHES_AHEAD:
-                yield _collected(*pending.popleft())
-        while pending:
+    workers = one_thread_workers(torch.get_num_threads())
+    pending: deque[tuple[Batch, list[Future[torch.Tensor]]]] = deque()
+    for batch in batches:
+        tiles = network.tiles(batch.categorical, batch.numeric, batch.sequences)
+        pending.append((batch, [workers.submit(tile) for tile in tiles]))
+        if len(pending) > _BATCHES_AHEAD:
             yield _collected(*pending.popleft())
+    while pending:
+        yield _collected(*pending.popleft())
 
 
 def _collected(batch: Batch, tiles: list[Future[torch.Tensor]]) -> tuple[Batch, npt.NDArray[np.float32]]:
     return batch, torch.cat([tile.result() for tile in tiles]).numpy()
-
-
-@contextmanager
-def one_thread_workers(num_workers: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads in each of which PyTorch uses that thread alone; outside of them nothing changes.
-
-    PyTorch keeps a number for each thread, and the last one set anywhere for threads that are still to ask for theirs.
-    """
-    num_threads = torch.get_num_threads()
-    with ThreadPoolExecutor(num_workers) as workers:
-        ready = Barrier(num_workers + 1)
-        for _ in range(num_workers):
-            workers.submit(_use_one_thread, ready)
-        ready.wait()
-        torch.set_num_threads(num_threads)
-        yield workers
-
-
-def _use_one_thread(ready: Barrier) -> None:
-    torch.get_num_threads()  # or the first product would ask, and take the number of the others
-    torch.set_num_threads(1)
-    ready.wait()
 
 
 def score_all(network: QIN | FrozenQIN, batches: Iterator[Batch], *, num_rows: int) -> npt.NDArray[np.float32]:

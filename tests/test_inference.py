@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from qin.data.loader import Batch
-from qin.inference import one_thread_workers, score, score_all
+from qin.inference import score, score_all
 from qin.model.frozen import TILE_ROWS
 from tests.model.test_frozen import make_rows, make_trained
 
@@ -39,16 +39,6 @@ def test_logits_depend_neither_on_threads_nor_on_batches(num_threads: None) -> N
         assert torch.get_num_threads() == threads
     assert len({logit.tobytes() for logit in found}) == 1
     np.testing.assert_allclose(found[0], own, rtol=0.01, atol=0.02)
-
-
-def test_workers_have_one_thread_each_and_new_threads_the_old_number(num_threads: None) -> None:
-    torch.set_num_threads(3)
-    with one_thread_workers(2) as workers:
-        assert [workers.submit(torch.get_num_threads).result() for _ in range(4)] == [1] * 4
-        assert torch.get_num_threads() == 3
-    with one_thread_workers(1) as workers:
-        assert workers.submit(torch.get_num_threads).result() == 1
-    assert torch.get_num_threads() == 3
 
 
 def test_a_bad_bucket_ends_the_scoring() -> None:

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
+from qin.model.tiled_attention import attended_sums
+
 ScoreNorm = Literal["none", "length", "sqrt_length"]
 ScoreBias = Literal["none", "constant", "recency"]
 
@@ -91,31 +93,41 @@ class TargetAttention(nn.Module):
         keys: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Attend from each target item to its own history; shapes as in the class description."""
-        query, keys = target if query is None else query, sequence if keys is None else keys
+        query = target if query is None else query
         self._check(target, sequence, is_valid)
-        self._check(query, keys, is_valid)
-        weight = self._weight(self._scores(query, keys), is_valid)
-        context = self._scaled(self._sums(weight, sequence), is_valid, target)
+        self._check(query, sequence if keys is None else keys, is_valid)
+        is_tiled = sequence.device.type == "cpu" and sequence.dtype == torch.float32
+        sums = self._tiled_sums if is_tiled else self._whole_sums
+        context = self._scaled(sums(self._directions(query), keys, sequence, is_valid), is_valid, target)
         output: torch.Tensor = self.output(self._values(context))
         return output + target
 
-    # For one head, products and sums rather than batched matrix products: a (seq, ds) by (ds, 1) product per row is
-    # too small for BLAS, and its backward pass took 1.8 times as long (4096 x 100 x 16, two cores).
-
-    def _scores(self, query: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
-        """``u . x_i / sqrt(d_a)`` of each head, ``(batch, seq, heads)``."""
-        if self.num_heads == 1:
-            direction: torch.Tensor = self.query(query) @ self.key.weight * (1.0 / math.sqrt(self.attention_dim))
-            return (keys * direction.unsqueeze(1)).sum(dim=2, keepdim=True)
+    def _directions(self, query: torch.Tensor) -> torch.Tensor:
+        """``u / sqrt(d_a)`` of each head, ``(batch, heads, ds)``."""
         heads, width = self.num_heads, self.attention_dim // self.num_heads
+        if heads == 1:  # the same, without a copy by einsum
+            direction: torch.Tensor = self.query(query) @ self.key.weight * (1.0 / math.sqrt(width))
+            return direction.unsqueeze(1)
         key_weight = self.key.weight.view(heads, width, -1)
-        directions = torch.einsum("bhw,hwd->bhd", self.query(query).view(-1, heads, width), key_weight)
-        return torch.bmm(keys, directions.transpose(1, 2)) / math.sqrt(width)
+        return torch.einsum("bhw,hwd->bhd", self.query(query).view(-1, heads, width), key_weight) / math.sqrt(width)
 
-    def _sums(self, weight: torch.Tensor, sequence: torch.Tensor) -> torch.Tensor:
+    def _tiled_sums(
+        self, direction: torch.Tensor, keys: torch.Tensor | None, sequence: torch.Tensor, is_valid: torch.Tensor
+    ) -> torch.Tensor:
         """``c`` of each head, ``(batch, heads, ds)``."""
-        if self.num_heads == 1:
-            return (weight * sequence).sum(dim=1, keepdim=True)
+        bias = torch.zeros(1, self.num_heads) if self.score_bias is None else self.score_bias
+        age = recencies(torch.ones(1, is_valid.shape[1], dtype=torch.bool))[0].flip(0)
+        return attended_sums(sequence, keys, direction, is_valid, bias, age * (self.bias == "recency"))
+
+    def _whole_sums(
+        self, direction: torch.Tensor, keys: torch.Tensor | None, sequence: torch.Tensor, is_valid: torch.Tensor
+    ) -> torch.Tensor:
+        """What `_tiled_sums` computes, up to rounding, in a few operations on whole batches."""
+        score = torch.bmm(sequence if keys is None else keys, direction.transpose(1, 2))
+        if self.score_bias is not None:
+            score = score + (self.score_bias if self.bias == "constant" else self.score_bias[recencies(is_valid)])
+        # Masked before the relu, so whatever stands in a padded position gets a gradient of exactly zero.
+        weight = F.relu(score.masked_fill(~is_valid.unsqueeze(2), 0.0))
         return torch.bmm(weight.transpose(1, 2), sequence)
 
     def _values(self, context: torch.Tensor) -> torch.Tensor:
@@ -125,13 +137,6 @@ class TargetAttention(nn.Module):
             return projected
         value_weight = self.value.weight.view(self.num_heads, -1, context.shape[2])
         return torch.einsum("bhd,hwd->bhw", context, value_weight).flatten(1)
-
-    def _weight(self, score: torch.Tensor, is_valid: torch.Tensor) -> torch.Tensor:
-        """Rectified scores ``(batch, seq, heads)``, zero in padded positions."""
-        if self.score_bias is not None:
-            score = score + (self.score_bias if self.bias == "constant" else self.score_bias[recencies(is_valid)])
-        # Masked before the relu, so whatever stands in a padded position gets a gradient of exactly zero.
-        return F.relu(score.masked_fill(~is_valid.unsqueeze(2), 0.0))
 
     def _scaled(self, context: torch.Tensor, is_valid: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Sums divided by the history's length or its root, times what the target makes of them."""

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from qin.model.attention import TargetAttention, recencies
+from qin.model.bf16 import bits_of, round_rows
 from qin.model.embedding import FusedEmbedding
-from qin.model.fused import advance, advance_bf16, attend, multiply, read_fields, standardise, to_bf16
+from qin.model.fused import advance, advance_bf16, attend, multiply, read_fields, standardise
 from qin.model.qin import QIN
 from qin.model.quadratic import QuadraticLayer
 
@@ -89,11 +90,11 @@ class FrozenQIN:
         self._read(fields.numpy(), numeric, histories, x[:num_rows])
         if self._in_bf16:
             half = torch.empty(x.shape, dtype=torch.bfloat16)
-            to_bf16(x.numpy(), _bits(half))
+            round_rows(x.numpy(), bits_of(half))
         for layer in self._layers:
             if self._in_bf16:
                 half = half @ layer.weight
-                advance_bf16(x.numpy(), _bits(half), *layer.rest)
+                advance_bf16(x.numpy(), bits_of(half), *layer.rest)
             else:
                 advance(x.numpy(), (x @ layer.weight).numpy(), *layer.rest)
         logit: torch.Tensor = self._fc(x)
@@ -229,7 +230,3 @@ def _multiply(rows: Float32Array, matrix: Float32Array) -> Float32Array:
     out = np.empty((len(rows), matrix.shape[1]), np.float32)
     multiply(rows, matrix, out)
     return out
-
-
-def _bits(half: torch.Tensor) -> npt.NDArray[np.uint16]:
-    return half.view(torch.int16).numpy().view(np.uint16)

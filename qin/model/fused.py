@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from qin.model.bf16 import round_row, widen_row
+
 PADDING_ROW = 0
 
 _SUMS_IN_REGISTERS = {"reassoc", "contract", "nsz"}  # no flag that would make NaN or infinity undefined
-_BF16_NAN = 0x7FC0
 
 
 @njit(cache=True, nogil=True)
@@ -136,17 +137,9 @@ def advance_bf16(x: Any, bits: Any, bias: Any, options: Any, scale: Any, shift: 
     """`advance` where the product is bfloat16, given by its bits, uint16; they are replaced by those of `x`."""
     product = np.empty(x.shape[1], np.float32)
     for i in range(x.shape[0]):
-        for d in range(product.size):
-            product[d] = np.uint32(np.uint32(bits[i, d]) << np.uint32(16)).view(np.float32)
+        widen_row(bits[i], product)
         _advance_row(x[i], product, bias, options, scale, shift)
-        _round_row(x[i], bits[i])
-
-
-@njit(cache=True, nogil=True)
-def to_bf16(x: Any, bits: Any) -> None:
-    """Round float32 to the nearest bfloat16, ties to even, as PyTorch does; `bits` are theirs, uint16, `(n, dim)`."""
-    for i in range(x.shape[0]):
-        _round_row(x[i], bits[i])
+        round_row(x[i], bits[i])
 
 
 @njit(cache=True, nogil=True, fastmath=_SUMS_IN_REGISTERS)
@@ -164,11 +157,3 @@ def _advance_row(x: Any, product: Any, bias: Any, options: Any, scale: Any, shif
         total = product[d] + bias[d]
         term = x[d] * (zero if rectified and total < zero else total) * norm * scale[d] + shift[d]
         x[d] += below * term if term < zero else term
-
-
-@njit(cache=True, nogil=True)
-def _round_row(x: Any, bits: Any) -> None:
-    for d in range(x.size):
-        word = np.float32(x[d]).view(np.uint32)
-        rounded = (word + np.uint32(0x7FFF) + (word >> np.uint32(16) & np.uint32(1))) >> np.uint32(16)
-        bits[d] = np.uint16(rounded) if x[d] == x[d] else np.uint16(_BF16_NAN)

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
-from qin.model.dropout import dropout
+from qin.model.dropout import NOTHING_DROPPED, Mask, dropout
+from qin.model.tiled_layers import TiledLayer, run_layers
 
 Activation = Literal["after", "inside"]
 Norm = Literal["none", "batch", "rms"]
@@ -124,11 +125,39 @@ class QuadraticNetwork(nn.Module):
         """Map ``(batch, dim)`` to logits ``(batch,)``."""
         if x.dim() != 2 or x.shape[1] != self.dim:
             raise ValueError(f"the input must be (batch, {self.dim}), got {tuple(x.shape)}")
-        for layer, norm, activation in zip(self.layers, self.norms, self.activations, strict=True):
-            x = x + dropout(activation(norm(layer(x))), self.dropout, self.training)
+        x = self._tiled(x) if self._is_tiled(x) else self._whole(x)
         with torch.autocast(x.device.type, enabled=False):  # or a logit of 4 would be known to 0.016
             logit: torch.Tensor = self.fc(x)
         return logit.squeeze(1)
+
+    def _whole(self, x: torch.Tensor) -> torch.Tensor:
+        """The layers' output, one operation after the other on the whole batch."""
+        for layer, norm, activation in zip(self.layers, self.norms, self.activations, strict=True):
+            x = x + dropout(activation(norm(layer(x))), self.dropout, self.training)
+        return x
+
+    def _is_tiled(self, x: torch.Tensor) -> bool:
+        """Whether the layers' output is computed by tiles, which needs rows that no norm couples or scales."""
+        is_plain = all(isinstance(norm, nn.Identity) for norm in self.norms)
+        return is_plain and x.device.type == "cpu" and x.dtype == torch.float32
+
+    def _tiled(self, x: torch.Tensor) -> torch.Tensor:
+        """What `_whole` computes, up to rounding."""
+        plans, weights, biases = [], [], []
+        for layer, activation in zip(self.layers, self.activations, strict=True):
+            assert isinstance(layer, QuadraticLayer)
+            is_activated = isinstance(activation, nn.PReLU)
+            has_row_dropout = self.training and layer.dropout > 0.0
+            row_mask = Mask.draw(layer.dropout) if has_row_dropout else NOTHING_DROPPED
+            mask = Mask.draw(self.dropout) if self.training else NOTHING_DROPPED
+            plans.append(TiledLayer(layer.rectified, is_activated, row_mask, mask))
+            weight, bias = (layer.linear.weight, layer.linear.bias) if has_row_dropout else layer.folded()
+            weights.append(weight)
+            biases.append(bias)
+        slopes = [a.weight if isinstance(a, nn.PReLU) else torch.ones(1) for a in self.activations]
+        is_bf16 = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
+        dtype = torch.bfloat16 if is_bf16 else torch.float32
+        return run_layers(x, plans, weights=weights, biases=biases, slopes=slopes, dtype=dtype)
 
 
 def _make_norm(norm: Norm, dim: int) -> nn.Module:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from qin.model.frozen import TILE_ROWS, FrozenQIN
-from qin.model.fused import attend, to_bf16
+from qin.model.fused import attend
 from qin.model.qin import QIN, QINInputs, QINSizes
 from tests.model.test_qin import INPUTS, make
 
@@ -186,16 +186,3 @@ def test_histories_are_added_up_as_a_loop_does() -> None:
                 expected[i, head] += max(score, 0.0) * values[row].astype(float) / divisor[len(items)]
     np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6)
     assert not found[2].any()
-
-
-def test_rounding_to_bf16_is_that_of_pytorch() -> None:
-    words = np.random.default_rng(0).integers(0, 1 << 32, (64, 512), np.uint64).astype(np.uint32)
-    words[0, :8] = 0x3F808000, 0x3F818000, 0x7F7FFFFF, 0xFF800000, 0x7FFFFFFF, 0xFFFFFFFF, 0x00000001, 0x80000000
-    values = words.view(np.float32)
-    bits = np.empty(values.shape, np.uint16)
-    to_bf16(values, bits)
-    expected = torch.from_numpy(values).bfloat16()
-    found = torch.from_numpy(bits.view(np.int16)).view(torch.bfloat16)
-    torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
-    is_number = ~np.isnan(values)
-    np.testing.assert_array_equal(bits[is_number], expected.view(torch.int16).numpy().view(np.uint16)[is_number])

@@ -91,11 +91,12 @@ def test_dropout_acts_on_each_row_alone_and_only_in_training() -> None:
 
 
 def test_dropout_acts_after_the_activation_too() -> None:
-    """With one row whose product is the constant 1, the layer's output dropout is all that is left to see."""
+    """With one row whose sum is the constant 1, the layer's output dropout is all that is left to see."""
     network = QuadraticNetwork(1, num_layers=1, num_rows=1, dropout=0.25)
-    network.layers[0] = nn.Identity()
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(0)
+        network.layers[0].get_parameter("linear.weight").zero_()
+        network.layers[0].get_parameter("linear.bias").fill_(1.0)
         network.fc.weight.fill_(1.0)
         network.fc.bias.zero_()
         values, counts = network(torch.ones(4000, 1)).unique(return_counts=True)
