@@ -247,10 +247,11 @@ class QIN(nn.Module):
             ValueError: The number or shape of the inputs does not fit the model.
         """
         self.check_inputs(categorical, numeric, sequences)
-        embedded = self.embedding(categorical)  # (batch, num_fields, dim)
+        vocabularies = self.inputs.sequence_vocabulary
+        embedded, *histories = self.embedding.read(categorical, sequences, vocabularies=vocabularies)
         blocks = [self._without_fields(embedded).flatten(1)]
         if sequences:
-            blocks += self._attend(embedded, categorical, sequences)
+            blocks += self._attend(embedded, histories, categorical, sequences)
         dense = dropout(torch.cat(blocks, dim=1), self.sizes.embedding_dropout, self.training)
         inputs = torch.cat((dense, *self._numeric(numeric)), dim=1)
         with torch.autocast(inputs.device.type, torch.bfloat16, enabled=self.use_bf16):
@@ -258,24 +259,23 @@ class QIN(nn.Module):
         return logit.float() if self.use_bf16 else logit
 
     def _attend(
-        self, embedded: torch.Tensor, categorical: torch.Tensor, sequences: Sequence[torch.Tensor]
+        self,
+        embedded: torch.Tensor,
+        histories: list[torch.Tensor],
+        categorical: torch.Tensor,
+        sequences: Sequence[torch.Tensor],
     ) -> list[torch.Tensor]:
         """One attention output ``(batch, target_dim)`` per sequence."""
-        target = embedded[:, self._target_fields].flatten(1)
-        query = None
+        target, query = embedded[:, self._target_fields].flatten(1), None
+        keys: Sequence[torch.Tensor | None] = [None] * len(sequences)
         if self.attention_embedding is not None:
-            query = self.attention_embedding(categorical)[:, self._target_fields].flatten(1)
-        outputs = []
-        for attention, vocabulary, buckets in zip(
-            self.attentions, self.inputs.sequence_vocabulary, sequences, strict=True
-        ):
-            index = buckets.to(torch.int64)  # comparisons, too, lack uint16
-            history = self.embedding.lookup(index, field=vocabulary)  # (batch, seq, dim)
-            keys = None
-            if self.attention_embedding is not None:
-                keys = self.attention_embedding.lookup(index, field=vocabulary)
-            outputs.append(attention(target, history, index != PADDING_BUCKET, query=query, keys=keys))
-        return outputs
+            vocabularies = self.inputs.sequence_vocabulary
+            fields, *keys = self.attention_embedding.read(categorical, sequences, vocabularies=vocabularies)
+            query = fields[:, self._target_fields].flatten(1)
+        # Comparisons lack uint16, in which buckets come.
+        is_valid = [buckets.to(torch.int64) != PADDING_BUCKET for buckets in sequences]
+        parts = zip(self.attentions, histories, is_valid, keys, strict=True)
+        return [attention(target, *part, query=query, keys=key) for attention, *part, key in parts]
 
     def _without_fields(self, embedded: torch.Tensor) -> torch.Tensor:
         """Embeddings ``(batch, num_fields, dim)`` with whole fields dropped in training."""
