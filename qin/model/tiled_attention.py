@@ -59,8 +59,8 @@ class _AttendedSums(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         values, keys, direction, score = ctx.saved_tensors
-        grad_values, grad_direction = torch.zeros_like(values), torch.zeros_like(direction)
-        grad_keys = torch.zeros_like(keys) if ctx.has_keys else grad_values
+        grad_values, grad_direction = torch.empty_like(values), torch.zeros_like(direction)
+        grad_keys = torch.empty_like(keys) if ctx.has_keys else grad_values
         arrays = [*_arrays(values, keys, direction, score), ctx.fixed[0]]
         grads, (above,) = _arrays(grad_values, grad_keys, grad_direction), _arrays(grad_outputs[0].contiguous())
 
@@ -116,7 +116,7 @@ def _attend_item(key: Any, value: Any, direction: Any, score: Any, out: Any) -> 
 
 @njit(cache=True, nogil=True)
 def _attend_back(arrays: Any, bias_of_age: Any, above: Any, grads: Any, grad_bias: Any) -> None:
-    """Add to the gradients.
+    """Write the gradients of values and keys, and add to the others.
 
     Args:
         arrays: As in `_attend`.
@@ -130,6 +130,8 @@ def _attend_back(arrays: Any, bias_of_age: Any, above: Any, grads: Any, grad_bia
     for i in range(values.shape[0]):
         age = np.sum(is_valid[i])
         for position in range(values.shape[1]):
+            grad_values[i, position] = np.float32(0.0)
+            grad_keys[i, position] = np.float32(0.0)
             if not is_valid[i, position]:
                 continue
             age -= 1
