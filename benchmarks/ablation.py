@@ -47,6 +47,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "attention_norm length": {"model.attention_norm": "length"},
     "attention_bias none": {"model.attention_bias": "none"},
     "attention_bias recency": {"model.attention_bias": "recency"},
+    "attention_scale 300": {"model.attention_scale": 300.0},
+    "attention_scale 1000": {"model.attention_scale": 1000.0},
     "num_heads 4": {"model.num_heads": 4},
     "target_values": {"model.target_values": True},
     "separate_attention_embedding": {"model.separate_attention_embedding": True},

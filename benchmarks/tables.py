@@ -87,7 +87,7 @@ def tables() -> dict[str, str]:
     return {
         "results": _markdown([HEADER, *runs]),
         "ablation": _ablation_table(),
-        "speed": _speed_table(_read("train_speed_core")),
+        "speed": _speed_table(_read("train_speed")),
         "scale": _scale_table(),
         "imbalance": _imbalance_table(_read("imbalance")),
     }

@@ -1,6 +1,6 @@
 """Training and scoring speed of the network, against QIN as published in the same process, and against the machine.
 
-    python -m benchmarks.train_speed --device core --out benchmarks/results/train_speed_core.json
+    python -m benchmarks.train_speed --out benchmarks/results/train_speed.json
 
 The log is synthetic, in the reference shape. Ours is the train stage's loop, loader and scoring, with its settings; the
 baseline is `benchmarks.published`. They take turns, and figures are medians over the blocks. Both have the published

@@ -31,6 +31,7 @@ PUBLISHED: dict[str, Any] = {
     "num_heads": 1,
     "attention_norm": "none",
     "attention_bias": "none",
+    "attention_scale": 1.0,
     "target_values": False,
     "separate_attention_embedding": False,
     "activation": "after",

@@ -114,6 +114,7 @@ class ModelParams(_Section):
     num_heads: Count = 1
     attention_norm: Literal["none", "length", "sqrt_length"] = "none"
     attention_bias: Literal["none", "constant", "recency"] = "none"
+    attention_scale: Annotated[float, Field(gt=0)] = 1.0
     target_values: bool = False
     separate_attention_embedding: bool = False
     num_layers: Count

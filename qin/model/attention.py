@@ -27,7 +27,8 @@ class TargetAttention(nn.Module):
     NOTE[DIFF]: the defaults are the published form. ``num_heads`` divides query, key and value space as in Vaswani
     et al. (2017). ``norm`` divides ``c`` by the history's length or its root, because the published sum grows with
     it. ``bias`` adds a learned number to the score, the same for all items or by recency; it starts at 1, so that
-    training starts from a pooled history instead of from scores near zero, of which the relu passes half.
+    training starts from a pooled history instead of from scores near zero, of which the relu passes half. ``scale``
+    multiplies the score before the bias: with small embeddings it is a product of small numbers and stays near zero.
     ``target_values`` multiplies ``c`` by ``1 + W_g t``, the target-aware representation of TIN (arXiv 2308.08487)
     taken out of the sum.
 
@@ -38,6 +39,7 @@ class TargetAttention(nn.Module):
         num_heads: heads, a divisor of ``A``.
         norm: what the sum over the history is divided by.
         bias: what is added to the scores.
+        scale: what the scores are multiplied by.
         target_values: whether the values depend on the target.
 
     Shape:
@@ -62,6 +64,7 @@ class TargetAttention(nn.Module):
         num_heads: int = 1,
         norm: ScoreNorm = "none",
         bias: ScoreBias = "none",
+        scale: float = 1.0,
         target_values: bool = False,
     ) -> None:
         if min(target_dim, sequence_dim, attention_dim, num_heads) < 1:
@@ -72,9 +75,11 @@ class TargetAttention(nn.Module):
             raise ValueError(f"num_heads must divide attention_dim, got {num_heads=}, {attention_dim=}")
         if norm not in get_args(ScoreNorm) or bias not in get_args(ScoreBias):
             raise ValueError(f"unknown option, got {norm=}, {bias=}")
+        if not 0.0 < scale < math.inf:
+            raise ValueError(f"the scale must be positive and finite, got {scale=}")
         super().__init__()
         self.attention_dim, self.num_heads = attention_dim, num_heads
-        self.norm, self.bias = norm, bias
+        self.norm, self.bias, self.scale = norm, bias, scale
         self.query = nn.Linear(target_dim, attention_dim, bias=False)  # W_q (A, dt)
         self.key = nn.Linear(sequence_dim, attention_dim, bias=False)  # W_k (A, ds)
         self.value = nn.Linear(sequence_dim, attention_dim, bias=False)  # W_v (A, ds)
@@ -105,11 +110,12 @@ class TargetAttention(nn.Module):
     def _directions(self, query: torch.Tensor) -> torch.Tensor:
         """``u / sqrt(d_a)`` of each head, ``(batch, heads, ds)``."""
         heads, width = self.num_heads, self.attention_dim // self.num_heads
+        factor = self.scale / math.sqrt(width)
         if heads == 1:  # the same, without a copy by einsum
-            direction: torch.Tensor = self.query(query) @ self.key.weight * (1.0 / math.sqrt(width))
+            direction: torch.Tensor = self.query(query) @ self.key.weight * factor
             return direction.unsqueeze(1)
         key_weight = self.key.weight.view(heads, width, -1)
-        return torch.einsum("bhw,hwd->bhd", self.query(query).view(-1, heads, width), key_weight) / math.sqrt(width)
+        return torch.einsum("bhw,hwd->bhd", self.query(query).view(-1, heads, width), key_weight) * factor
 
     def _tiled_sums(
         self, direction: torch.Tensor, keys: torch.Tensor | None, sequence: torch.Tensor, is_valid: torch.Tensor

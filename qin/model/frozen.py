@@ -131,7 +131,8 @@ class _Table:
 class _FrozenAttention:
     """`TargetAttention` over rows of a table, its projections folded.
 
-    Of each head, `u = D t` with `D = W_k^T W_q / sqrt(width)` scores the history, and `W_o W_v` maps what is added up.
+    Of each head, `u = D t` with `D = scale W_k^T W_q / sqrt(width)` scores the history, and `W_o W_v` maps the
+    sums.
     """
 
     def __init__(self, attention: nn.Module, *, keys: _Table, values: _Table, vocabulary: int) -> None:
@@ -145,7 +146,7 @@ class _FrozenAttention:
             for module in (attention.query, attention.key, attention.value)
         )
         output = attention.output.weight.double().view(-1, self._heads, width)  # (dt, heads, width)
-        direction = torch.einsum("hwt,hwd->thd", query, key) / width**0.5
+        direction = torch.einsum("hwt,hwd->thd", query, key) * (attention.scale / width**0.5)
         self._direction = direction.reshape(-1, self._heads * dim).float().numpy()  # (dt, heads * ds)
         self._projection = torch.einsum("hwd,ohw->hdo", value, output).reshape(self._heads * dim, -1).float().numpy()
         self._gate = None if attention.gate is None else attention.gate.weight.t().contiguous().numpy()  # (dt, ds)

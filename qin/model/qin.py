@@ -63,6 +63,7 @@ class QINSizes:
         num_heads: heads of the attention.
         attention_norm: see ``TargetAttention``.
         attention_bias: see ``TargetAttention``.
+        attention_scale: see ``TargetAttention``.
         target_values: see ``TargetAttention``.
         separate_attention_embedding: whether the attention's scores are made of embeddings of their own, in a second
             table (DARE, arXiv 2410.02604).
@@ -86,6 +87,7 @@ class QINSizes:
     num_heads: int = 1
     attention_norm: ScoreNorm = "none"
     attention_bias: ScoreBias = "none"
+    attention_scale: float = 1.0
     target_values: bool = False
     separate_attention_embedding: bool = False
     num_layers: int = 3
@@ -163,6 +165,7 @@ class QIN(nn.Module):
                     num_heads=sizes.num_heads,
                     norm=sizes.attention_norm,
                     bias=sizes.attention_bias,
+                    scale=sizes.attention_scale,
                     target_values=sizes.target_values,
                 )
                 for _ in range(num_sequences)

@@ -1,5 +1,6 @@
 """Threads that share the work on a batch, each computing its part alone."""
 
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -41,3 +42,6 @@ def _use_one_thread(ready: Barrier) -> None:
     torch.get_num_threads()  # or the first product would ask, and take the number of the others
     torch.set_num_threads(1)
     ready.wait()
+
+
+os.register_at_fork(after_in_child=one_thread_workers.cache_clear)  # threads do not live on in a forked process

@@ -128,9 +128,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "length": {"norm": "length"},
     "sqrt_length": {"norm": "sqrt_length"},
     "constant": {"bias": "constant"},
+    "scaled": {"bias": "constant", "scale": 0.3},
     "recency": {"bias": "recency"},
     "target_values": {"target_values": True},
-    "all": {"num_heads": 2, "norm": "sqrt_length", "bias": "recency", "target_values": True},
+    "all": {"num_heads": 2, "scale": 2.5, "norm": "sqrt_length", "bias": "recency", "target_values": True},
 }
 
 
@@ -149,7 +150,7 @@ def naive_variant(
             total = torch.zeros(width, dtype=target.dtype)
             for k in range(length):
                 score = (attention.query.weight[part] @ query[i]) @ (attention.key.weight[part] @ keys[i, k])
-                score = score / math.sqrt(width)
+                score = options.get("scale", 1.0) * score / math.sqrt(width)
                 if attention.score_bias is not None:
                     age = int(math.log2(length - k)) if options["bias"] == "recency" else 0
                     score = score + attention.score_bias[age, h]
@@ -213,6 +214,7 @@ def test_recencies_count_the_valid_positions_after() -> None:
         ({"num_heads": 4}, "num_heads must divide attention_dim, got num_heads=4, attention_dim=6"),
         ({"num_heads": 0}, "every size must be at least 1"),
         ({"norm": "mean"}, "unknown option, got norm='mean'"),
+        ({"scale": 0.0}, "the scale must be positive and finite, got scale=0.0"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(options: dict[str, Any], message: str) -> None:

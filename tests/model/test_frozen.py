@@ -22,6 +22,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "published": {},
     "batch_norm": {"norm": "batch"},
     "inside": {"activation": "inside", "attention_norm": "sqrt_length", "attention_bias": "constant"},
+    "scaled": {"attention_bias": "constant", "attention_scale": 3.0},
     "heads": {"num_heads": 3, "attention_norm": "length", "norm": "rms"},
     "recency": {"num_heads": 2, "attention_bias": "recency", "target_values": True},
     "separate": {"separate_attention_embedding": True, "attention_norm": "sqrt_length", "activation": "inside"},

@@ -1,5 +1,7 @@
 """Workers that compute alone: PyTorch's settings outside of them stay, and results keep their order."""
 
+import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -37,3 +39,17 @@ def test_an_error_in_a_tile_reaches_the_caller() -> None:
 
     with pytest.raises(ValueError, match=f"row {TILE_ROWS}"):
         in_tiles(2 * TILE_ROWS, work)
+
+
+def test_a_forked_process_makes_workers_of_its_own() -> None:
+    """Those of its parent do not live there, and work handed to them would wait for ever."""
+    in_tiles(2 * TILE_ROWS, lambda rows: rows.start)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(60)
+        status = 1
+        try:
+            status = int(in_tiles(2 * TILE_ROWS, lambda rows: rows.start) != [0, TILE_ROWS])
+        finally:
+            os._exit(status)
+    assert os.waitpid(child, 0)[1] == 0
