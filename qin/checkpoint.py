@@ -109,14 +109,14 @@ class _Summed:
     def __init__(self, file: FileIO) -> None:
         self._file = file
         self.crc32 = 0
-        self.error: OSError | None = None
+        self.error: BaseException | None = None
 
     def write(self, data: bytes) -> int:
-        self.crc32, rest = zlib.crc32(data, self.crc32), memoryview(data)
         try:
+            self.crc32, rest = zlib.crc32(data, self.crc32), memoryview(data)
             while rest:
                 rest = rest[self._file.write(rest) :]
-        except OSError as error:
+        except BaseException as error:
             self.error = error
             raise
         return len(data)
@@ -131,10 +131,13 @@ def _write(state: dict[str, Any], path: Path) -> int:
         summed = _Summed(file)
         try:
             torch.save(state, summed)  # type: ignore[arg-type]
-        except Exception as error:  # torch hides a full disk behind a RuntimeError
-            if summed.error is None:
-                raise
-            raise OSError(summed.error.errno, summed.error.strerror, str(path)) from error
+        except Exception as error:  # torch hides a full disk, and Ctrl-C too, behind a RuntimeError
+            cause = summed.error or error.__context__
+            if isinstance(cause, OSError):
+                raise OSError(cause.errno, cause.strerror, str(path)) from error
+            if isinstance(cause, KeyboardInterrupt):
+                raise cause from None
+            raise
         os.fsync(file.fileno())
     return summed.crc32
 

@@ -4,6 +4,8 @@ import errno
 import os
 import subprocess
 import sys
+import zlib
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +96,26 @@ def test_a_full_disk_keeps_the_last_state(tmp_path: Path) -> None:
         store.save(state(2), step=2)
     assert caught.value.errno == errno.ENOSPC
     assert caught.value.filename == str(tmp_path / "run/.checkpoint.tmp")
+    assert names(tmp_path) == before
+
+
+@pytest.mark.parametrize("at", [1, 3, 6])
+def test_an_interrupt_in_mid_save_is_an_interrupt_and_keeps_the_last_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    """PyTorch ends its file on the way out, fails at that, and would show its own error instead of Ctrl-C."""
+    store = CheckpointStore(tmp_path, "run")
+    store.save(state(1), step=1)
+    before, checksum, numbers = names(tmp_path), zlib.crc32, count(1)
+
+    def interrupted(data: bytes, value: int = 0) -> int:
+        if next(numbers) == at:
+            raise KeyboardInterrupt
+        return checksum(data, value)
+
+    monkeypatch.setattr("qin.checkpoint.zlib.crc32", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        store.save(state(2), step=2)
     assert names(tmp_path) == before
 
 
