@@ -131,11 +131,11 @@ def _write(state: dict[str, Any], path: Path) -> int:
         summed = _Summed(file)
         try:
             torch.save(state, summed)  # type: ignore[arg-type]
-        except Exception as error:  # torch hides a full disk, and Ctrl-C too, behind a RuntimeError
+        except Exception as error:  # torch hides a full disk, or a signal to end, behind a RuntimeError
             cause = summed.error or error.__context__
             if isinstance(cause, OSError):
                 raise OSError(cause.errno, cause.strerror, str(path)) from error
-            if isinstance(cause, KeyboardInterrupt):
+            if cause is not None and not isinstance(cause, Exception):
                 raise cause from None
             raise
         os.fsync(file.fileno())

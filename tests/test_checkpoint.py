@@ -100,21 +100,22 @@ def test_a_full_disk_keeps_the_last_state(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("at", [1, 3, 6])
-def test_an_interrupt_in_mid_save_is_an_interrupt_and_keeps_the_last_state(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+@pytest.mark.parametrize("ending", [KeyboardInterrupt, SystemExit])
+def test_a_signal_in_mid_save_ends_and_keeps_the_last_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: type[BaseException], at: int
 ) -> None:
-    """PyTorch ends its file on the way out, fails at that, and would show its own error instead of Ctrl-C."""
+    """PyTorch ends its file on the way out, fails at that, and would show its own error instead."""
     store = CheckpointStore(tmp_path, "run")
     store.save(state(1), step=1)
     before, checksum, numbers = names(tmp_path), zlib.crc32, count(1)
 
     def interrupted(data: bytes, value: int = 0) -> int:
         if next(numbers) == at:
-            raise KeyboardInterrupt
+            raise ending
         return checksum(data, value)
 
     monkeypatch.setattr("qin.checkpoint.zlib.crc32", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(ending):
         store.save(state(2), step=2)
     assert names(tmp_path) == before
 
