@@ -1,5 +1,6 @@
 """Shared fixtures: one thread for torch (two contend on tiny tensors), small logs, material outside the project."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,14 @@ ROOT = Path(__file__).resolve().parents[1]
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def num_threads() -> Iterator[None]:
+    """Whoever sets torch's number of threads finds it put back."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

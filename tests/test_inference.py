@@ -12,13 +12,6 @@ from qin.model.frozen import TILE_ROWS
 from tests.model.test_frozen import make_rows, make_trained
 
 
-@pytest.fixture
-def num_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
 def batches(num_rows: int, *, batch_size: int) -> Iterator[Batch]:
     categorical, numeric, sequences = make_rows(num_rows)
     for start in range(0, num_rows, batch_size):

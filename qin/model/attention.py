@@ -122,8 +122,7 @@ class TargetAttention(nn.Module):
     ) -> torch.Tensor:
         """``c`` of each head, ``(batch, heads, ds)``."""
         bias = torch.zeros(1, self.num_heads) if self.score_bias is None else self.score_bias
-        age = recencies(torch.ones(1, is_valid.shape[1], dtype=torch.bool))[0].flip(0)
-        return attended_sums(sequence, keys, direction, is_valid, bias, age * (self.bias == "recency"))
+        return attended_sums(sequence, keys, direction, is_valid, bias, bias_of_age(is_valid.shape[1], self.bias))
 
     def _whole_sums(
         self, direction: torch.Tensor, keys: torch.Tensor | None, sequence: torch.Tensor, is_valid: torch.Tensor
@@ -179,3 +178,8 @@ def recencies(is_valid: torch.Tensor) -> torch.Tensor:
     num_after = is_valid.sum(dim=1, keepdim=True) - is_valid.cumsum(dim=1)
     exponent: torch.Tensor = torch.frexp((num_after + 1).to(torch.float32)).exponent.to(torch.int64) - 1
     return exponent.clamp(0, _NUM_RECENCIES - 1)
+
+
+def bias_of_age(seq: int, bias: ScoreBias) -> torch.Tensor:
+    """Which score bias an item gets, by the number of valid items after it, int64, ``(seq,)``."""
+    return recencies(torch.ones(1, seq, dtype=torch.bool))[0].flip(0) * (bias == "recency")

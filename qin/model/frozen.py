@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from qin.model.attention import TargetAttention, recencies
+from qin.model.attention import TargetAttention, bias_of_age
 from qin.model.bf16 import bits_of, round_rows
 from qin.model.embedding import FusedEmbedding
 from qin.model.fused import advance, advance_bf16, attend, multiply, read_fields, standardise
@@ -168,8 +168,7 @@ class _FrozenAttention:
         """What is added to the score of an item by the number of items after it, `(seq, heads)`."""
         if self._score_bias is None:
             return np.zeros((seq, self._heads), np.float32)
-        age = recencies(torch.ones(1, seq, dtype=torch.bool))[0].flip(0)
-        return np.asarray(self._score_bias[age * (self._bias == "recency")])
+        return np.asarray(self._score_bias[bias_of_age(seq, self._bias)])
 
     def _divisor(self, seq: int) -> Float32Array:
         """What a sum is divided by, by the history's length, `(seq + 1,)`."""

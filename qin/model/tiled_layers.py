@@ -1,7 +1,8 @@
 """The quadratic network's training passes on the CPU: tiles of rows in parallel, each through all layers in turn.
 
 What stands between the matrix products reads and writes a few numbers per operation, so on whole batches it is bound by
-memory: with separate operations it took half of a step. A tile's activations stay in a core's cache.
+memory, while a tile's activations stay in a core's cache: with dropout on the rows these passes take three quarters of
+the time. Without dropout they take the same.
 """
 
 from collections.abc import Sequence

@@ -71,8 +71,8 @@ def test_padding_gets_no_gradient_and_gives_none(name: str) -> None:
     assert torch.equal(output[3], target[3])
 
 
-def test_the_bytes_do_not_depend_on_the_number_of_threads() -> None:
-    before, found = torch.get_num_threads(), []
+def test_the_bytes_do_not_depend_on_the_number_of_threads(num_threads: None) -> None:
+    found = []
     (_, history, _, keys), is_valid = make_inputs()
     direction, bias = history[:, :2].contiguous(), torch.ones(3, 2)
     history, keys, direction, bias = (tensor.requires_grad_() for tensor in (history, keys, direction, bias))
@@ -81,5 +81,4 @@ def test_the_bytes_do_not_depend_on_the_number_of_threads() -> None:
         sums = attended_sums(history, keys, direction, is_valid, bias, torch.arange(SEQ) // 10)
         parts = [sums.detach(), *torch.autograd.grad(sums.tanh().sum(), [history, keys, direction, bias])]
         found.append(b"".join(part.numpy().tobytes() for part in parts))
-    torch.set_num_threads(before)
     assert len(set(found)) == 1

@@ -1,6 +1,5 @@
 """The quadratic network by tiles against the same network by whole batches, gradients and dropout included."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -23,13 +22,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
 @pytest.fixture(params=VARIANTS)
 def network(request: pytest.FixtureRequest) -> QuadraticNetwork:
     return make(**VARIANTS[request.param])
-
-
-@pytest.fixture
-def num_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 def make(**variant: Any) -> QuadraticNetwork:

@@ -2,19 +2,11 @@
 
 import os
 import signal
-from collections.abc import Iterator
 
 import pytest
 import torch
 
 from qin.model.workers import TILE_ROWS, in_tiles, one_thread_workers
-
-
-@pytest.fixture
-def num_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 def test_workers_have_one_thread_each_and_new_threads_the_old_number(num_threads: None) -> None:
