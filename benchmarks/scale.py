@@ -16,10 +16,11 @@ from typing import Annotated, Any
 
 import pyarrow.parquet as pq
 import typer
-from ruamel.yaml import YAML
+import yaml
 
 from benchmarks.machine import describe, report
 from benchmarks.measure import Cost, measure_module, measure_sample
+from qin.strict_yaml import read_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 LOADER = "loader.json"
@@ -91,12 +92,10 @@ def _run_stages(folder: Path) -> dict[str, dict[str, float]]:
 
 
 def _run_stage(folder: Path, stage: str, split: dict[str, Any]) -> dict[str, float]:
-    yaml = YAML()
-    params = yaml.load(ROOT / "params.yaml")
+    params = read_yaml(ROOT / "params.yaml")
     for section, values in {**SMALL_MODEL, "split": split}.items():
         params[section].update(values)
-    with (folder / "params.yaml").open("w") as file:
-        yaml.dump(params, file)
+    (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False, allow_unicode=True), encoding="utf-8")
     cost = measure_module(f"stages.{stage}", cwd=folder)
     report = json.loads((folder / f".qin/stages/{stage}.json").read_text())
     return _figures(cost, report["num_rows"])

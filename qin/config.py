@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from qin.errors import ConfigError
+from qin.strict_yaml import read_yaml
 
 Ratio = Annotated[float, Field(gt=0, lt=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -257,25 +256,18 @@ class Params(_Section):
 def load_params(path: Path) -> Params:
     """Read and check params.yaml.
 
-    The parser is YAML 1.2, because `dvc exp run -S train.lr=1e-5` writes `1e-05`, a string to YAML 1.1.
-
     Args:
-        path: The params file.
+        path: The params file, YAML 1.2.
 
     Raises:
         ConfigError: If the file cannot be read or breaks a rule; every problem is on its own line, with its dotted
             path, the value, and for an unknown key the nearest valid one.
     """
-    try:
-        tree = YAML(typ="safe", pure=True).load(path)
-    except FileNotFoundError as error:
-        raise ConfigError(f"{path}: file not found") from error
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    tree = read_yaml(path)
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: expected sections such as `data:` and `train:`, got {tree!r}")
     try:
-        return Params.model_validate_json(json.dumps(tree, default=str))
+        return Params.model_validate_json(json.dumps(tree))
     except ValidationError as error:
         raise ConfigError("\n".join(f"{path}: {line}" for line in _problems(error))) from error
 

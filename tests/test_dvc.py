@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 from pydantic import BaseModel
-from ruamel.yaml import YAML
 
 from qin import config
 from qin.stage import STAGES
+from qin.strict_yaml import read_yaml
 from tests.closure import stage_closure
 from tests.stages.run import run_in_process
 from tests.workspace import ROOT, copy_project, set_params
@@ -26,7 +26,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
 
 
 def dvc_stages() -> dict[str, Any]:
-    stages: dict[str, Any] = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
+    stages: dict[str, Any] = read_yaml(ROOT / "dvc.yaml")["stages"]
     return stages
 
 
@@ -45,7 +45,7 @@ def test_dependencies_are_the_import_closure(name: str) -> None:
 @pytest.mark.parametrize("profile", sorted(ROOT.glob("examples/*/*.yaml")), ids=lambda path: path.stem)
 def test_examples_hold_every_parameter_that_a_stage_lists(profile: Path) -> None:
     """DVC refuses a stage whose parameter is missing, though the settings have a default for it."""
-    tree = YAML(typ="safe").load(profile)
+    tree = read_yaml(profile)
     for stage in dvc_stages().values():
         for dotted in stage["params"]:
             node = tree

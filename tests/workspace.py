@@ -9,7 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
+import yaml
+
+from qin.strict_yaml import read_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -40,15 +42,14 @@ SMALL: dict[str, Any] = {
 
 def set_params(path: Path, changes: Mapping[str, Any]) -> None:
     """Change values of a params file by dotted path; list positions are numbers."""
-    yaml = YAML()
-    tree = yaml.load(path)
+    tree = read_yaml(path)
     for dotted, value in changes.items():
         *parents, last = [int(part) if part.isdigit() else part for part in dotted.split(".")]
         node = tree
         for part in parents:
             node = node[part]
         node[last] = value
-    yaml.dump(tree, path)
+    path.write_text(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
 def copy_project(folder: Path, *, log: Path) -> Path:
