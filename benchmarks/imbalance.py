@@ -120,13 +120,13 @@ class Variant:
         assert batch.label is not None
         weight = self.rows.weights(batch.label)
         if self.hard_negatives is None:
-            return _gradient(network, _loss(network, batch, weight, weight.sum()))
+            return _gradient(network, _loss(network, batch, weight, self.rows.batch_weight))
         generator = selection_generator(self._knobs.seed, step=draw, rank=0)
         loss = mined_loss(
             network,
             batch,
             sample_weight=weight,
-            denominator=weight.sum(),
+            denominator=self.rows.batch_weight,
             hard_negatives=self.hard_negatives,
             generator=generator,
         )
@@ -245,7 +245,7 @@ def _gradient(network: QIN, loss: torch.Tensor) -> torch.Tensor:
     return torch.cat([grad.flatten() for grad in torch.autograd.grad(loss, list(network.parameters()))])
 
 
-def _loss(network: QIN, batch: Batch, weight: torch.Tensor, denominator: torch.Tensor) -> torch.Tensor:
+def _loss(network: QIN, batch: Batch, weight: torch.Tensor, denominator: float) -> torch.Tensor:
     assert batch.label is not None
     logit = network(batch.categorical, batch.numeric, batch.sequences)
     return weighted_logistic_loss(logit, batch.label, sample_weight=weight, denominator=denominator)

@@ -38,8 +38,9 @@ def weighted_logistic_loss(
 ) -> torch.Tensor:
     """Compute ``sum(sample_weight * (loss + extra_loss)) / denominator``.
 
-    ``denominator`` is the full batch's weight, fixed before any row is selected and, over several ranks, summed over
-    them. Divided by the weight of the rows that a selection kept, the loss would no longer be unbiased.
+    ``denominator`` is the expected weight of a full batch, of all ranks together: a constant that is known before any
+    batch is drawn. Divided by the weight of this batch, or of the rows that a selection kept, the loss would be a ratio
+    of two random numbers and no longer unbiased.
 
     Args:
         logit: ``(batch,)``.

@@ -2,7 +2,8 @@
 
 In one pass every row goes forward, the selection follows, and the rows that it leaves out run backward with weight
 zero. In two passes a forward pass without gradient, in evaluation mode, scores the batch, and only the selected rows go
-forward and backward. Either way the denominator stays the whole batch's, so both estimate the same loss without bias.
+forward and backward. Either way the denominator is one that no selection and no batch changes, so both estimate the
+same loss without bias.
 """
 
 from dataclasses import dataclass
@@ -63,7 +64,7 @@ def mined_loss(
     batch: Batch,
     *,
     sample_weight: torch.Tensor,
-    denominator: torch.Tensor,
+    denominator: float | torch.Tensor,
     hard_negatives: HardNegatives,
     generator: torch.Generator,
     self_ensemble: float = 0.0,
@@ -80,7 +81,7 @@ def mined_loss(
         network: In training mode, where it stays; the first of two passes leaves running statistics as they are.
         batch: With labels.
         sample_weight: Weight of each row without the selection, `(batch,)`, positive.
-        denominator: Total weight of the whole batch, of all processes, a scalar.
+        denominator: Expected weight of a whole batch, of all processes; see `TrainingRows.batch_weight`.
         hard_negatives: What to select, and how.
         generator: Seeded CPU generator of the selection.
         self_ensemble: See `forward_ensemble`; its divergence has the weights of its rows.

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -69,8 +70,32 @@ class TrainingRows:
     @property
     def positive_share(self) -> float:
         """Expected share of positives among the rows of an epoch."""
-        base_rate = float(self.label[self.is_train].mean())
-        return base_rate / (base_rate + self.neg_ratio * (1.0 - base_rate))
+        num_positives, num_negatives = self._expected_rows
+        return num_positives / (num_positives + num_negatives)
+
+    @cached_property
+    def batch_weight(self) -> float:
+        """Expected total weight of a batch: what the loss of every step is divided by.
+
+        A constant of the train fold and the selection, so the sum of the gradients of an epoch is the gradient of its
+        weighted loss, up to one factor. The weight that a batch turns out to have goes with its number of clicks:
+        divided by that, a step counts a click less the more clicks are in its batch, and the logit that training
+        converges to is no longer the natural one plus a known shift.
+        """
+        num_positives, num_negatives = self._expected_rows
+        num_rows = num_positives + num_negatives
+        total = num_positives * self.pos_weight + num_negatives * self._neg_weight
+        return min(self.loader.batch_size, num_rows) * (total / num_rows)
+
+    @cached_property
+    def _expected_rows(self) -> tuple[float, float]:
+        """Positives, and expected negatives, of an epoch."""
+        num_positives = int(np.count_nonzero(self.label[self.is_train]))
+        return num_positives, self.neg_ratio * (int(np.count_nonzero(self.is_train)) - num_positives)
+
+    @property
+    def _neg_weight(self) -> float:
+        return 1.0 / self.neg_ratio if self.reweighted else 1.0
 
     def selection(self, epoch: int) -> npt.NDArray[np.bool_]:
         """Rows of an epoch, `(num_rows,)`."""
@@ -82,8 +107,7 @@ class TrainingRows:
 
     def weights(self, label: torch.Tensor) -> torch.Tensor:
         """Weight of each row of a batch, `(batch,)`."""
-        neg_weight = 1.0 / self.neg_ratio if self.reweighted else 1.0
-        return positive_weights(label, pos_weight=self.pos_weight) * torch.where(label == 1, 1.0, neg_weight)
+        return positive_weights(label, pos_weight=self.pos_weight) * torch.where(label == 1, 1.0, self._neg_weight)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,8 +223,7 @@ class Fit:
         torch.manual_seed(_step_seed(self._settings.seed, state.step))  # dropout depends on the step: nothing to save
         assert batch.label is not None
         weight = self._rows.weights(batch.label)
-        denominator = weight.sum()  # of the whole batch, before any row is selected
-        loss = self._loss(batch, weight, denominator)
+        loss = self._loss(batch, weight)
         value = loss.item()
         self._check_finite(value)
         self._optimizer.zero_grad(set_to_none=True)
@@ -210,15 +233,15 @@ class Fit:
         self._optimizer.step()
         if self._average is not None:
             self._average.update_parameters(self._model)
-        total = float(denominator)
-        state.loss_sum += value * total
-        state.weight_sum += total
+        # What is reported is the mean loss of the epoch's rows, over the weight that they turned out to have.
+        state.loss_sum += value * self._rows.batch_weight
+        state.weight_sum += float(weight.sum())
         state.step += 1
         state.step_in_epoch += 1
         return value
 
-    def _loss(self, batch: Batch, weight: torch.Tensor, denominator: torch.Tensor) -> torch.Tensor:
-        mining, step = self._hard_negatives, self._state.step
+    def _loss(self, batch: Batch, weight: torch.Tensor) -> torch.Tensor:
+        mining, step, denominator = self._hard_negatives, self._state.step, self._rows.batch_weight
         if mining is not None and step >= mining.warmup_steps:
             return mined_loss(
                 self._model,

@@ -39,7 +39,8 @@ def step_gradients(folder: Path, *, self_ensemble: float, mining: HardNegatives 
     """Gradients of the loop's first step: what plain descent with rate 1 subtracts."""
     model, batch = make_model(), make_batch()
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    everything = np.ones(ROWS, np.bool_)
+    assert batch.label is not None
+    everything, label = np.ones(ROWS, np.bool_), batch.label.numpy().astype(np.uint8)
     settings = FitSettings(
         seed=5,
         epochs=1,
@@ -56,7 +57,7 @@ def step_gradients(folder: Path, *, self_ensemble: float, mining: HardNegatives 
     fit = Fit(
         model,
         optimizer=torch.optim.SGD(model.parameters(), lr=1.0),
-        rows=TrainingRows(OneBatch(batch), everything, everything.astype(np.uint8), NEG_RATIO, POS_WEIGHT, seed=0),
+        rows=TrainingRows(OneBatch(batch), everything, label, NEG_RATIO, POS_WEIGHT, seed=0),
         settings=settings,
         hard_negatives=mining,
         validate=lambda _: ValidationScores(log_loss=0.0, ap=0.0, auc=0.0),
@@ -85,13 +86,16 @@ class OneBatch:
 @pytest.mark.parametrize("mining", [None, ONE_PASS, TWO_PASSES], ids=["whole batch", "one pass", "two passes"])
 @pytest.mark.parametrize("strength", [0.0, 0.7])
 def test_a_step_descends_the_weighted_loss(tmp_path: Path, strength: float, mining: HardNegatives | None) -> None:
-    """Weights multiply, the denominator is the whole batch's, an ensemble's divergence has the weights of its rows."""
+    """Weights multiply, the denominator is the expected weight, an ensemble's divergence has its rows' weights."""
     found = step_gradients(tmp_path, self_ensemble=strength, mining=mining)
 
     model, batch = make_model(), make_batch()
     assert batch.label is not None
     weight = torch.where(batch.label == 1, POS_WEIGHT, 1.0 / NEG_RATIO)
-    denominator = weight.sum()
+    num_positives = float(batch.label.sum())
+    num_negatives = NEG_RATIO * (ROWS - num_positives)  # expected
+    mean_weight = (num_positives * POS_WEIGHT + num_negatives / NEG_RATIO) / (num_positives + num_negatives)
+    denominator = min(ROWS, num_positives + num_negatives) * mean_weight
     generator = selection_generator(5, step=0, rank=0)
     if mining is TWO_PASSES:
         with torch.no_grad():
