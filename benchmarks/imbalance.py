@@ -212,8 +212,7 @@ def full_gradient(network: QIN, reader: ShardReader, fold: Folds, *, batch_size:
     is_train = fold == TRAIN
     total = torch.zeros(sum(parameter.numel() for parameter in network.parameters()), dtype=torch.float64)
     for batch in iterate_in_order(reader, is_selected=is_train, batch_size=batch_size):
-        weight, num_rows = torch.ones(batch.rows.size), torch.tensor(float(is_train.sum()))
-        total += _gradient(network, _loss(network, batch, weight, num_rows))
+        total += _gradient(network, _loss(network, batch, torch.ones(batch.rows.size), float(is_train.sum())))
     return total.float()
 
 

@@ -49,7 +49,7 @@ class Recorder(torch.optim.SGD):
         super().__init__(network.parameters(), lr=0.0)
         self.gradients = list[float]()
 
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
         (parameter,) = self.param_groups[0]["params"]
         self.gradients.append(parameter.grad.item())
 
