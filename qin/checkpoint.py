@@ -7,14 +7,12 @@ another fingerprint is another folder. Two processes that train the same run tak
 import fcntl
 import os
 import shutil
-import zlib
-from io import FileIO
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from qin.artifacts import file_crc32
+from qin.artifacts import SummedFile, file_crc32
 from qin.errors import ArtifactError
 from qin.progress import log
 
@@ -103,32 +101,10 @@ class CheckpointStore:
             self._lock = None
 
 
-class _Summed:
-    """An unbuffered file that checksums what is written to it, and remembers why it could not be."""
-
-    def __init__(self, file: FileIO) -> None:
-        self._file = file
-        self.crc32 = 0
-        self.error: BaseException | None = None
-
-    def write(self, data: bytes) -> int:
-        try:
-            self.crc32, rest = zlib.crc32(data, self.crc32), memoryview(data)
-            while rest:
-                rest = rest[self._file.write(rest) :]
-        except BaseException as error:
-            self.error = error
-            raise
-        return len(data)
-
-    def flush(self) -> None:
-        """Nothing is held back."""
-
-
 def _write(state: dict[str, Any], path: Path) -> int:
     """Write a state to disk; returns the file's checksum."""
     with path.open("wb", buffering=0) as file:
-        summed = _Summed(file)
+        summed = SummedFile(file)
         try:
             torch.save(state, summed)  # type: ignore[arg-type]
         except Exception as error:  # torch hides a full disk, or a signal to end, behind a RuntimeError

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from qin.artifacts import file_crc32, read_exact_json, write_exact_json
@@ -115,8 +117,19 @@ def save_model(folder: Path, model: TrainedModel) -> None:
         "provenance": model.provenance,
     }
     weights = {name: value.cpu().contiguous() for name, value in model.network.state_dict().items()}
-    save_file(weights, folder / WEIGHTS, metadata={"qin": json.dumps(description, sort_keys=True)})
+    _save_weights(weights, folder / WEIGHTS, description=json.dumps(description, sort_keys=True))
     write_exact_json(folder / MODEL, {**description, "weights_crc32": file_crc32(folder / WEIGHTS)})
+
+
+def _save_weights(weights: dict[str, torch.Tensor], path: Path, *, description: str) -> None:
+    """Write a safetensors file; a disk that is full is an OSError, which safetensors has only in its text."""
+    try:
+        save_file(weights, path, metadata={"qin": description})
+    except SafetensorError as error:
+        found = re.search(r"os error (\d+)", str(error))
+        if found is None:
+            raise
+        raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from error
 
 
 def load_model(folder: Path) -> TrainedModel:
@@ -128,15 +141,18 @@ def load_model(folder: Path) -> TrainedModel:
     tree = read_exact_json(folder / MODEL)
     if tree.get("format") != FORMAT:
         raise ArtifactError(f"{folder / MODEL}: format {tree.get('format')!r}, expected {FORMAT}")
-    schema, params = Schema.from_json(tree["schema"]), ModelParams.model_validate(tree["params"])
-    zeros = [0.0] * len(schema.numeric)
-    network = build_model(schema, params, mean=zeros, std=zeros, seed=0)
     weights = folder / WEIGHTS
     if not weights.exists():
         raise ArtifactError(f"{weights}: file not found; run the train stage")
     if file_crc32(weights) != tree["weights_crc32"]:
         raise ArtifactError(f"{weights}: damaged or of another model; run the train stage again")
-    network.load_state_dict(load_file(weights))
+    try:
+        schema, params = Schema.from_json(tree["schema"]), ModelParams.model_validate(tree["params"])
+        zeros = [0.0] * len(schema.numeric)
+        network = build_model(schema, params, mean=zeros, std=zeros, seed=0)
+        network.load_state_dict(load_file(weights))
+    except (KeyError, ValueError, RuntimeError) as error:  # whole, but from code with other settings or layers
+        raise ArtifactError(f"{folder}: a model of another version; run the train stage again") from error
     network.eval()
     return TrainedModel(network, schema, params, tree["provenance"])
 

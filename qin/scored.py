@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from qin.artifacts import array_crc32, read_array, read_exact_json, write_exact_json
-from qin.errors import ArtifactError
+from qin.artifacts import read_array, read_exact_json, write_array, write_exact_json
 
-_ARRAYS = ("row", "logit", "label")
+_ARRAYS = {"row": "int64", "logit": "float32", "label": "uint8"}
 _TRAINING = ("train_base_rate", "pos_weight", "neg_ratio", "reweighted")
 _FACTS = "facts.json"
 
@@ -39,27 +38,26 @@ class ScoredRows:
 
     def write(self, folder: Path) -> None:
         """Write one file per array, and the numbers beside them."""
-        for name in _ARRAYS:
-            np.save(folder / f"{name}.npy", getattr(self, name))
-        facts = {
-            "num_rows": self.row.size,
-            **{name: getattr(self, name) for name in _TRAINING},
-            "crc32": {name: array_crc32(getattr(self, name)) for name in _ARRAYS},
-        }
-        write_exact_json(folder / _FACTS, facts)
+        checksums = {name: write_array(folder / f"{name}.npy", getattr(self, name)) for name in _ARRAYS}
+        training = {name: getattr(self, name) for name in _TRAINING}
+        write_exact_json(folder / _FACTS, {"num_rows": self.row.size, **training, "crc32": checksums})
 
     @classmethod
     def read(cls, folder: Path) -> "ScoredRows":
         """Inverse of `write`.
 
         Raises:
-            ArtifactError: If a file is missing, damaged, or of another length.
+            ArtifactError: If a file is missing, damaged, or of another type or length.
         """
-        arrays: dict[str, Any] = {name: read_array(folder / f"{name}.npy") for name in _ARRAYS}
         facts = read_exact_json(folder / _FACTS)
-        for name, array in arrays.items():
-            if array.shape != (facts["num_rows"],):
-                raise ArtifactError(f"{folder / name}.npy: {array.size} values, expected {facts['num_rows']}")
-            if array_crc32(array) != facts["crc32"][name]:
-                raise ArtifactError(f"{folder / name}.npy: damaged or edited by hand; run the train stage again")
+        arrays: dict[str, Any] = {
+            name: read_array(
+                folder / f"{name}.npy",
+                crc32=facts["crc32"][name],
+                dtype=dtype,
+                shape=(facts["num_rows"],),
+                stage="train",
+            )
+            for name, dtype in _ARRAYS.items()
+        }
         return cls(**arrays, **{name: facts[name] for name in _TRAINING})

@@ -20,10 +20,11 @@ SCRATCH = Path(".qin")
 
 _ENDING = (signal.SIGTERM, signal.SIGINT)
 
-# A disk that is full, cannot be read or written, or holds a file where a folder must be.
+# A disk that is full, cannot be read or written, or holds a file where a folder must be, or none where one must be.
 _DISK_ERRORS = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO),
-    *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
+    *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOENT, errno.ELOOP, errno.ENAMETOOLONG),
+    *(errno.EBUSY, errno.EXDEV, errno.ENOTEMPTY, errno.ESTALE, errno.EMFILE, errno.ENFILE),
 }
 
 log = logging.getLogger("qin")
@@ -54,6 +55,7 @@ def run_stage(name: str) -> Iterator[StageReport]:
     started, report = time.monotonic(), StageReport()
     try:
         yield report
+        _close(name, report, time.monotonic() - started)
     except QinError as error:
         for line in str(error).splitlines():
             log.error("error: %s", line)
@@ -61,9 +63,8 @@ def run_stage(name: str) -> Iterator[StageReport]:
     except OSError as error:
         if error.errno not in _DISK_ERRORS:
             raise
-        log.error("error: %s: %s", error.filename or f"stage {name}", error.strerror)
+        log.error("error: stage %s: %s%s", name, f"{error.filename}: " if error.filename else "", error.strerror)
         raise SystemExit(1) from error
-    _close(name, report, time.monotonic() - started)
 
 
 def _close(name: str, report: StageReport, seconds: float) -> None:

@@ -15,6 +15,7 @@ from qin.artifacts import (
     read_array,
     read_exact_json,
     read_json,
+    write_array,
     write_csv,
     write_exact_json,
     write_json,
@@ -150,18 +151,38 @@ def test_bad_json_is_named(tmp_path: Path, content: bytes | None, message: str) 
     assert str(caught.value).startswith(f"{path}: {message}")
 
 
-@pytest.mark.parametrize("content", [b"", b"garbage", None])
-def test_bad_arrays_are_named(tmp_path: Path, content: bytes | None) -> None:
+def read_a(path: Path, crc32: int) -> Any:
+    return read_array(path, crc32=crc32, dtype="int64", shape=(100,), stage="split")
+
+
+def test_every_bit_of_an_array_file_is_under_its_checksum(tmp_path: Path) -> None:
+    """The header too: `<` and `>` differ by one bit, and swap the bytes of every value."""
     path = tmp_path / "a.npy"
-    np.save(path, np.arange(100))
+    crc32 = write_array(path, np.arange(100))
     whole = path.read_bytes()
-    assert read_array(path).tolist() == list(range(100))
-    path.write_bytes(whole[:-8] if content is None else content)
-    with pytest.raises(ArtifactError, match=r"a\.npy: damaged array file: "):
-        read_array(path)
+    np.save(tmp_path / "b.npy", np.arange(100))
+    assert whole == (tmp_path / "b.npy").read_bytes()
+    assert read_a(path, crc32).tolist() == list(range(100))
+    damaged = [whole[:i] + bytes([whole[i] ^ 2]) + whole[i + 1 :] for i in range(len(whole))]
+    for content in (b"", b"garbage", whole[:-8], whole + b"x", *damaged):
+        path.write_bytes(content)
+        with pytest.raises(ArtifactError) as caught:
+            read_a(path, crc32)
+        assert str(caught.value) == f"{path}: damaged or edited by hand; run the split stage again"
     path.unlink()
-    with pytest.raises(ArtifactError, match=r"a\.npy: file not found; run the stage that writes it$"):
-        read_array(path)
+    with pytest.raises(ArtifactError, match=r"a\.npy: file not found; run the split stage$"):
+        read_a(path, crc32)
+
+
+@pytest.mark.parametrize("array", [np.arange(100, dtype=">i8"), np.arange(100.0), np.arange(99), np.arange(100)[None]])
+def test_an_array_of_another_type_or_shape_is_named(tmp_path: Path, array: Any) -> None:
+    crc32 = write_array(tmp_path / "a.npy", array)
+    with pytest.raises(ArtifactError) as caught:
+        read_a(tmp_path / "a.npy", crc32)
+    assert str(caught.value) == (
+        f"{tmp_path}/a.npy: {array.dtype} of shape {array.shape}, expected int64 of shape (100,); "
+        "run the split stage again"
+    )
 
 
 def test_fingerprints_are_pinned_and_follow_content() -> None:

@@ -114,7 +114,7 @@ def test_a_signal_in_mid_save_ends_and_keeps_the_last_state(
             raise ending
         return checksum(data, value)
 
-    monkeypatch.setattr("qin.checkpoint.zlib.crc32", interrupted)
+    monkeypatch.setattr("qin.artifacts.zlib.crc32", interrupted)
     with pytest.raises(ending):
         store.save(state(2), step=2)
     assert names(tmp_path) == before

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from qin.artifacts import named_errors
 from qin.data.hashing import hash_values, seed_of
 from qin.errors import DataError
 
@@ -40,10 +41,11 @@ class IdWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
-            self._write(sum(len(part) for part in self._pending))
-        self._writer.close()
-        self._sink.close()
+        with named_errors(self._path):
+            if kind is None:
+                self._write(sum(len(part) for part in self._pending))
+            self._writer.close()
+            self._sink.close()
         if kind is None:
             self._check_different()
 
@@ -61,7 +63,8 @@ class IdWriter:
         self._hashes.append(hash_values(text, self._seed)[0])
         self._pending.append(text)
         num_pending = sum(len(part) for part in self._pending)
-        self._write(num_pending - num_pending % _BLOCK_ROWS)
+        with named_errors(self._path):
+            self._write(num_pending - num_pending % _BLOCK_ROWS)
 
     def _write(self, num_rows: int) -> None:
         """Write so many pending rows, in blocks that do not show how rows were batched."""

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from qin.artifacts import array_crc32, read_array, read_exact_json, write_exact_json
+from qin.artifacts import read_array, read_exact_json, write_array, write_exact_json
 from qin.config import DataParams, SplitParams
 from qin.data import folds
 from qin.data.encode import encode_label
@@ -176,13 +176,12 @@ def _assign(columns: SplitColumns, split: SplitParams) -> Assignment:
 
 def write_folds(folder: Path, assignment: Assignment, *, method: str) -> None:
     """Write the fold of each row and how it was decided."""
-    np.save(folder / FOLD_FILE, assignment.fold)
     manifest = {
         "num_rows": assignment.fold.size,
         "method": method,
         "thresholds": assignment.thresholds,
         **assignment.details,
-        "crc32": array_crc32(assignment.fold),
+        "crc32": write_array(folder / FOLD_FILE, assignment.fold),
     }
     write_exact_json(folder / MANIFEST, manifest)
 
@@ -193,14 +192,12 @@ def read_folds(folder: Path, *, num_rows: int) -> Folds:
     Raises:
         ArtifactError: If they are missing, damaged, or of another log.
     """
-    fold, manifest = read_array(folder / FOLD_FILE), read_exact_json(folder / MANIFEST)
-    if fold.shape != (num_rows,) or fold.dtype != np.uint8 or manifest["num_rows"] != num_rows:
+    manifest = read_exact_json(folder / MANIFEST)
+    if manifest["num_rows"] != num_rows:
         raise ArtifactError(
-            f"{folder / FOLD_FILE}: {fold.size} folds for {num_rows} prepared rows; run the split stage"
+            f"{folder / FOLD_FILE}: {manifest['num_rows']} folds for {num_rows} prepared rows; run the split stage"
         )
-    if array_crc32(fold) != manifest["crc32"]:
-        raise ArtifactError(f"{folder / FOLD_FILE}: damaged or edited by hand; run the split stage again")
-    return fold
+    return read_array(folder / FOLD_FILE, crc32=manifest["crc32"], dtype="uint8", shape=(num_rows,), stage="split")
 
 
 def _checked_columns(schema: pa.Schema, named: Mapping[str, Sequence[str | None]], file: str) -> list[str]:

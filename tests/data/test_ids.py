@@ -1,5 +1,6 @@
 """Ids on disk: the same bytes however they were batched."""
 
+import resource
 from pathlib import Path
 
 import pyarrow as pa
@@ -37,3 +38,14 @@ def test_a_repeated_id_is_named_across_blocks(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         write(tmp_path / "ids", values, batch_rows=5)
     assert str(caught.value) == "test.parquet: column ID, row 30: id occurs twice: 'TEST_2'"
+
+
+def test_a_full_disk_names_the_file(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(OSError, match="File too large") as caught:
+            write(tmp_path / "ids", [f"TEST_{row}" for row in range(1000)], batch_rows=5)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert caught.value.filename == str(tmp_path / "ids" / IDS)

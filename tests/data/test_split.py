@@ -320,7 +320,7 @@ def test_folds_are_read_back_and_must_fit_the_log(tmp_path: Path, log: Columns) 
     with pytest.raises(ArtifactError, match=rf"{NUM_ROWS} folds for 7 prepared rows; run the split stage$"):
         read_folds(tmp_path, num_rows=7)
     (tmp_path / "fold.npy").write_bytes(b"\x93NUMPY")
-    with pytest.raises(ArtifactError, match=r"fold\.npy: damaged array file"):
+    with pytest.raises(ArtifactError, match=r"fold\.npy: damaged or edited by hand; run the split stage again$"):
         read_folds(tmp_path, num_rows=NUM_ROWS)
 
 

@@ -174,8 +174,8 @@ def test_later_stages_name_what_is_missing(project: Path, capfd: pytest.CaptureF
     (project / "data/prepared/train/manifest.json").unlink()
     expected = {
         "train": "data/prepared/train/manifest.json: file not found",
-        "calibrate": "artifacts/validation/row.npy: file not found",
-        "evaluate": "artifacts/validation/row.npy: file not found",
+        "calibrate": "artifacts/validation/facts.json: file not found",
+        "evaluate": "artifacts/validation/facts.json: file not found",
         "predict": "artifacts/model/model.json: file not found",
     }
     for stage, message in expected.items():
@@ -197,4 +197,4 @@ def test_full_disk_is_one_line(
         raise OSError(28, "No space left on device", "data/prepared")
 
     monkeypatch.setattr("qin.data.shards.ShardWriter.append", write)
-    assert fails("prepare", project, capfd) == "error: data/prepared: No space left on device"
+    assert fails("prepare", project, capfd) == "error: stage prepare: data/prepared: No space left on device"

@@ -29,6 +29,13 @@ def flip(path: Path) -> None:
     path.write_bytes(content)
 
 
+def swap_bytes(path: Path) -> None:
+    """One bit of the header."""
+    content = path.read_bytes()
+    assert content.count(b"<f4") == 1
+    path.write_bytes(content.replace(b"<f4", b">f4"))
+
+
 def cool(path: Path) -> None:
     """What a user might try by hand."""
     path.write_text(path.read_text().replace('"temperature": ', '"temperature": 2', 1))
@@ -67,6 +74,12 @@ DAMAGE: dict[str, tuple[str, str, Callable[[Path], None], str]] = {
         "calibrate",
         "artifacts/validation/logit.npy",
         flip,
+        "{}: damaged or edited by hand; run the train stage",
+    ),
+    "byte order": (
+        "calibrate",
+        "artifacts/validation/logit.npy",
+        swap_bytes,
         "{}: damaged or edited by hand; run the train stage",
     ),
     "labels": (
@@ -116,11 +129,11 @@ def test_an_output_that_cannot_be_written_is_named(project: Path, capfd: pytest.
     with pytest.raises(SystemExit) as caught:
         run_in_process("predict")
     assert caught.value.code == 1
-    assert "error: outputs/.submission.csv.tmp: " in capfd.readouterr().err
+    assert "error: stage predict: outputs/submission.csv: " in capfd.readouterr().err
     outputs.unlink()
     outputs.write_text("a file where a folder must be")
     with pytest.raises(SystemExit):
         run_in_process("predict")
-    assert "error: outputs: File exists" in capfd.readouterr().err
+    assert "error: stage predict: outputs: File exists" in capfd.readouterr().err
     outputs.unlink()
     kept.rename(outputs)
