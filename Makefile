@@ -5,14 +5,14 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install repro sample test test-slow lint check format
+.PHONY: help install repro sample test test-slow lint docs check format
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
 
 .venv/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0 -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0 -e '.[dev,docs]'
 	touch $@
 
 # The page that `dvc plots` fills, with its drawing library inside, so that it needs no network.
@@ -40,7 +40,11 @@ lint: install ## formatter, linter, types, import layers
 	mypy
 	lint-imports
 
-check: lint test ## all of the above and the fast tests
+docs: export NO_MKDOCS_2_WARNING = 1
+docs: install ## build the documentation into site/, links checked, without a network
+	mkdocs build --quiet
+
+check: lint test docs ## lint, the fast tests, the documentation
 
 format: install ## apply the formatter and the linter's fixes
 	ruff format .

@@ -1,6 +1,6 @@
-"""The README's tables, made from `benchmarks/results/*.json`.
+"""The tables of README.md and docs/, made from `benchmarks/results/*.json`.
 
-`python -m benchmarks.tables` prints them, `python -m benchmarks.tables --write` puts them into README.md.
+`python -m benchmarks.tables` prints them, `python -m benchmarks.tables --write` puts them into their pages.
 """
 
 import json
@@ -11,9 +11,18 @@ from typing import Annotated, Any
 import typer
 
 ROOT = Path(__file__).resolve().parents[1]
-README = ROOT / "README.md"
 RESULTS = ROOT / "benchmarks/results"
 START, END = "<!-- {}: made by python -m benchmarks.tables -->", "<!-- end of {} -->"
+
+# The page that each table is on.
+PAGES = {
+    "peers": ROOT / "README.md",
+    "results": ROOT / "docs/results.md",
+    "ablation": ROOT / "docs/results.md",
+    "imbalance": ROOT / "docs/results.md",
+    "speed": ROOT / "docs/speed.md",
+    "scale": ROOT / "docs/scale.md",
+}
 
 RUNS = {
     "sample_100k": "sample, 100,000 rows (default)",
@@ -21,27 +30,20 @@ RUNS = {
     "kuairand_clicked": "KuaiRand `clicked`, 4-5 May",
     "kuairand_liked": "KuaiRand `liked`, 4-5 May",
 }
-HEADER = (
-    "run",
-    "AP",
-    "over trees",
-    "AUC",
-    "over trees",
-    "log loss",
-    "WLL natural / balanced",
-    "best possible AP / AUC",
-    "training rows/s",
-    "peak memory, GiB",
-)
+PEERS_HEADER = ("log", "AUC", "boosted trees, same rows", "QIN as published", "best possible", "AP", "AP of trees")
+ACCURACY_HEADER = ("run", "AP", "over trees", "AUC", "over trees", "best possible AP / AUC")
+COST_HEADER = ("run", "log loss", "WLL natural / balanced", "training rows/s", "peak memory, GiB")
 
+# The ablation that has the published model on a run's rows.
+PUBLISHED = {"kuairand_clicked": "ablation_clicked", "kuairand_liked": "ablation_liked"}
 
 ABLATIONS = {
-    "ablation_clicked": "`clicked`, validation 4 and 5 May",
-    "ablation_liked": "`liked`, validation 4 and 5 May",
-    "ablation_clicked_early": "`clicked`, an earlier fold: trained to 1 May, validation 2 and 3 May",
-    "ablation_liked_early": "`liked`, the same earlier fold",
-    "ablation_sample": "the sample log, 1,000,000 rows, default profile",
-    "ablation_sample_100k": "the sample log, 100,000 rows, default profile",
+    "ablation_clicked": "KuaiRand `clicked`, validation 4 and 5 May",
+    "ablation_liked": "KuaiRand `liked`, validation 4 and 5 May",
+    "ablation_clicked_early": "KuaiRand `clicked`, an earlier fold: trained to 1 May, validation 2 and 3 May",
+    "ablation_liked_early": "KuaiRand `liked`, the same earlier fold",
+    "ablation_sample": "The sample log, 1,000,000 rows, default profile",
+    "ablation_sample_100k": "The sample log, 100,000 rows, default profile",
 }
 SPEED_VARIANTS = {
     "published": "published",
@@ -70,22 +72,27 @@ IMBALANCE_HEADER = (
 )
 
 
-def main(*, write: Annotated[bool, typer.Option("--write", help="Write them into README.md.")] = False) -> None:
+def main(*, write: Annotated[bool, typer.Option("--write", help="Write them into their pages.")] = False) -> None:
     """Print or write the tables."""
     for name, table in tables().items():
         if not write:
             print(f"{name}\n\n{table}\n")
             continue
-        start, end = START.format(name), END.format(name)
-        before, rest = README.read_text().split(start)
-        README.write_text(f"{before}{start}\n\n{table}\n\n{end}{rest.split(end)[1]}")
+        start, end, page = START.format(name), END.format(name), PAGES[name]
+        before, rest = page.read_text(encoding="utf-8").split(start)
+        text = f"{before}{start}\n\n{table}\n\n{end}{rest.split(end)[1]}"
+        page.write_text(text, encoding="utf-8")
 
 
 def tables() -> dict[str, str]:
     """Each table in Markdown, by name."""
-    runs = [_row(title, _read(name)) for name, title in RUNS.items()]
+    runs = {name: _read(name) for name in RUNS}
     return {
-        "results": _markdown([HEADER, *runs]),
+        "peers": _markdown([PEERS_HEADER, *(_peers(name, run) for name, run in runs.items())]),
+        "results": "\n\n".join(
+            _markdown([header, *((RUNS[name], *cells(run)) for name, run in runs.items())])
+            for header, cells in ((ACCURACY_HEADER, _accuracy), (COST_HEADER, _cost))
+        ),
         "ablation": _ablation_table(),
         "speed": _speed_table(_read("train_speed")),
         "scale": _scale_table(),
@@ -94,7 +101,7 @@ def tables() -> dict[str, str]:
 
 
 def _ablation_table() -> str:
-    return "\n\n".join(f"{title}:\n\n{_variants(_read(name)['summary'])}" for name, title in ABLATIONS.items())
+    return "\n\n".join(f"### {title}\n\n{_variants(_read(name)['summary'])}" for name, title in ABLATIONS.items())
 
 
 def _variants(summary: dict[str, dict[str, float]]) -> str:
@@ -123,7 +130,7 @@ def _speed_table(result: dict[str, Any]) -> str:
 
 
 def _scale_table() -> str:
-    return "\n\n".join(f"{title}:\n\n{_stages(_read(name))}" for name, title in SCALES.items())
+    return "\n\n".join(f"## {title}\n\n{_stages(_read(name))}" for name, title in SCALES.items())
 
 
 def _stages(result: dict[str, Any]) -> str:
@@ -169,16 +176,32 @@ def _markdown(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _row(title: str, result: dict[str, Any]) -> tuple[str, ...]:
+def _peers(name: str, result: dict[str, Any]) -> tuple[str, ...]:
+    """A run beside others on the same validation rows; empty where there is none."""
+    published = _read(PUBLISHED[name])["summary"]["published"]["auc"] if name in PUBLISHED else None
     limit = result.get("limit")
+    return (
+        RUNS[name],
+        f"{result['val_auc']:.4f} ± {result['val_auc_se']:.4f}",
+        f"{result['baseline']['auc']:.4f}",
+        "" if published is None else f"{published:.4f}",
+        f"{limit['auc']:.4f}" if limit else "unknown",
+        f"{result['val_ap']:.4f} ± {result['val_ap_se']:.4f}",
+        f"{result['baseline']['ap']:.4f}",
+    )
+
+
+def _accuracy(result: dict[str, Any]) -> tuple[str, ...]:
+    limit = result.get("limit")
+    best = f"{limit['ap']:.4f} / {limit['auc']:.4f}" if limit else "unknown"
+    return (*_against_trees(result, "ap"), *_against_trees(result, "auc"), best)
+
+
+def _cost(result: dict[str, Any]) -> tuple[str, ...]:
     peak = max(stage["peak_memory_bytes"] for stage in result["stages"].values())
     return (
-        title,
-        *_against_trees(result, "ap"),
-        *_against_trees(result, "auc"),
         f"{result['judged_log_loss']:.4f}",
         f"{result['judged_wll']:.3f} / {result['judged_wll_balanced']:.3f}",
-        f"{limit['ap']:.4f} / {limit['auc']:.4f}" if limit else "unknown",
         f"{result['stages']['train']['rows_per_second']:,.0f}",
         f"{peak / 2**30:.2f}",
     )
