@@ -1,3 +1,5 @@
 """One script per measured claim; each prints JSON, and the README's tables are made from `results/`."""
 
-import qin  # noqa: F401  # before PyTorch, for which it sets how threads wait
+from qin.host import set_waiting_of_threads
+
+set_waiting_of_threads()  # as in a stage; before PyTorch is imported

@@ -136,7 +136,7 @@ def prepare(folder: Path, params: Path, data: Path) -> tuple[ShardReader, Any]:
         (folder / "data" / name).symlink_to((data / name).resolve())
     (folder / "params.yaml").write_text(params.read_text())
     for stage in ("prepare", "split"):
-        command = [sys.executable, "-m", f"stages.{stage}"]
+        command = [sys.executable, "-m", "stages", stage]
         subprocess.run(command, cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
     reader = ShardReader(folder / "data/prepared/train")
     return reader, read_folds(folder / "data/split", num_rows=reader.num_rows)

@@ -21,10 +21,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
+import psutil
 import typer
 
 from benchmarks.machine import describe, report
-from benchmarks.measure import process_tree
+from qin.host import command_line, is_alive, process_tree
 from qin.sample import sample_size, write_sample
 from qin.stage import STAGES
 from tests.workspace import digests, dvc, dvc_command, git_project, set_params
@@ -98,8 +99,8 @@ class Chaos:
             stage = _stage_process(run.pid)
             if stage is None:
                 victim = "dvc"
-            _kill([stage] * (victim != "dvc") + [run.pid] * (victim != "stage"))
-            ended = wait_until(lambda: stage is None or not _is_alive(stage), seconds=_PATIENCE_SECONDS)
+            _kill([stage and stage.pid] * (victim != "dvc") + [run.pid] * (victim != "stage"))
+            ended = wait_until(lambda: stage is None or not is_alive(stage), seconds=_PATIENCE_SECONDS)
             run.wait()
         left = _left_behind(folder)
         again = dvc(folder, "repro")
@@ -139,24 +140,9 @@ def started(project: Path, stage: str) -> Iterator["subprocess.Popen[str]"]:
     (project / ".log").unlink()
 
 
-def _stage_process(dvc_process: int) -> int | None:
+def _stage_process(dvc_process: int) -> psutil.Process | None:
     """The stage that a `dvc` has started."""
-    for process in process_tree(dvc_process)[1:]:
-        if b"stages." in _command_line(process):
-            return process
-    return None
-
-
-def _command_line(process: int) -> bytes:
-    """Empty for a process that has ended, reaped or not."""
-    try:
-        return Path(f"/proc/{process}/cmdline").read_bytes()
-    except OSError:
-        return b""
-
-
-def _is_alive(process: int) -> bool:
-    return b"stages." in _command_line(process)
+    return next((process for process in process_tree(dvc_process)[1:] if "stages" in command_line(process)), None)
 
 
 def _kill(processes: list[int | None]) -> None:

@@ -42,7 +42,7 @@ def main(
         train, test = (pq.read_metadata(folder / f"data/{part}.parquet").num_rows for part in ("train", "test"))
         ours, baseline = [], []
         for _ in range(repeats):
-            ours.append(measure_module("stages.prepare", cwd=folder))
+            ours.append(measure_module("stages", "prepare", cwd=folder))
             baseline.append(measure_module("benchmarks.pandas_prepare", "data/train.parquet", "baseline", cwd=folder))
     prepare, pandas = _figures(ours, train + test), _figures(baseline, train)
     result = {

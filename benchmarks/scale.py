@@ -96,7 +96,7 @@ def _run_stage(folder: Path, stage: str, split: dict[str, Any]) -> dict[str, flo
     for section, values in {**SMALL_MODEL, "split": split}.items():
         params[section].update(values)
     (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False, allow_unicode=True), encoding="utf-8")
-    cost = measure_module(f"stages.{stage}", cwd=folder)
+    cost = measure_module("stages", stage, cwd=folder)
     report = json.loads((folder / f".qin/stages/{stage}.json").read_text())
     return _figures(cost, report["num_rows"])
 

@@ -42,6 +42,7 @@ from qin.config import Params, load_params
 from qin.data.loader import Batch, BatchSource, iterate_in_order
 from qin.data.shards import ShardReader
 from qin.fit import numeric_moments
+from qin.host import largest_resident_bytes
 from qin.inference import score, use_threads
 from qin.model.qin import QIN, QINSizes
 from qin.training import Fit, TrainingRows, ValidationScores
@@ -300,9 +301,8 @@ def peak_memory(case: Case, name: str) -> dict[str, int]:
     variant = Ours(case, dropout=DROPOUT) if name == "ours" else Published(case)
     for _ in range(_WARM_UP_STEPS):
         variant.train(0.0)
-    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
     peak_device_bytes = torch.cuda.max_memory_allocated() if case.clock.device.type == "cuda" else 0
-    return {"peak_memory_bytes": int(line.split()[1]) * 1024, "peak_device_bytes": peak_device_bytes}
+    return {"peak_memory_bytes": largest_resident_bytes(), "peak_device_bytes": peak_device_bytes}
 
 
 def _peaks(case: Case) -> dict[str, dict[str, int]]:

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from qin.data.loader import BatchSource, ShuffledLoader
 from qin.data.shards import ShardReader
 from qin.errors import ConfigError
 from qin.mining import HardNegatives, is_batch_coupled, two_passes_save_time
+from qin.model.bf16 import has_bf16_units
 from qin.model.embedding import FusedEmbedding, NumericNormalizer
 from qin.model.qin import EMBEDDING_STD, QIN, QINInputs, QINSizes
 from qin.optimizers import Optimizers
@@ -121,12 +121,7 @@ def choose_bf16(params: TrainParams, device: torch.device) -> bool:
         return params.precision == "bf16"
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return bool({"amx_bf16", "avx512_bf16"} & set(_cpu_flags()))
-
-
-def _cpu_flags() -> list[str]:
-    lines = Path("/proc/cpuinfo").read_text(encoding="ascii").splitlines()
-    return next((line.split(":")[1].split() for line in lines if line.startswith("flags")), [])
+    return has_bf16_units()
 
 
 def place(network: QIN, params: TrainParams) -> QIN:

@@ -3,10 +3,8 @@
 import ast
 import hashlib
 import platform
+from importlib.metadata import version
 from pathlib import Path
-
-import numpy as np
-import torch
 
 _ROOT = Path(__file__).resolve().parents[1]
 
@@ -41,7 +39,7 @@ def code_fingerprint(entry: str) -> str:
 
 def library_versions() -> dict[str, str]:
     """Versions that the weights may depend on."""
-    return {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
+    return {"python": platform.python_version(), "torch": version("torch"), "numpy": version("numpy")}
 
 
 def _imported(path: Path) -> set[str]:

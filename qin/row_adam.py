@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numba import njit
 from torch import nn
 
+from qin.jit import njit
 from qin.model.row_gradient import even_cuts, in_parallel, merged
 
 
@@ -144,7 +144,7 @@ def _update_with_kernel(
     in_parallel(move, even_cuts(len(rows)))
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _move_rows(
     table: Any, first_moment: Any, second_moment: Any, rows: Any, grad: Any, factors: Any, first: int, last: int
 ) -> None:

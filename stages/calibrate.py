@@ -1,6 +1,6 @@
 """Stage 4: fit the calibrator on the validation fold, judged on rows it was not fitted on.
 
-python -m stages.calibrate
+python -m stages calibrate
 """
 
 import logging
@@ -14,6 +14,7 @@ from qin.calibration.prior import TrainingPrior
 from qin.config import load_params
 from qin.data.segments import read_segments
 from qin.errors import DataError
+from qin.parent import end_with_dvc
 from qin.scored import ScoredRows
 from qin.stage import run_stage
 from stages import paths
@@ -53,4 +54,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    end_with_dvc()
     app()

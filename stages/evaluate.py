@@ -1,6 +1,6 @@
 """Stage 5: figures and plots of the calibrated model on the validation fold.
 
-python -m stages.evaluate
+python -m stages evaluate
 """
 
 import typer
@@ -12,6 +12,7 @@ from qin.data.segments import read_clusters, read_segments
 from qin.evaluation import JudgedFold, curves, evaluate, evaluate_slices
 from qin.importance import COLUMNS
 from qin.inference import use_threads
+from qin.parent import end_with_dvc
 from qin.rescoring import compare_with_baseline, judge_fields
 from qin.scored import ScoredRows
 from qin.slices import CALIBRATION_COLUMNS
@@ -59,4 +60,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    end_with_dvc()
     app()

@@ -1,6 +1,6 @@
 """Stage 6: calibrated probabilities of the test file, in the order of the sample submission.
 
-python -m stages.predict
+python -m stages predict
 """
 
 import numpy as np
@@ -16,6 +16,7 @@ from qin.data.segments import read_segments
 from qin.data.shards import ShardReader
 from qin.inference import check_same_schema, load_model, score_all, use_threads
 from qin.logits import sigmoid
+from qin.parent import end_with_dvc
 from qin.stage import run_stage
 from qin.submission import match_ids, read_submission_ids, write_submission
 from stages import paths
@@ -49,4 +50,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    end_with_dvc()
     app()

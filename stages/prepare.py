@@ -1,6 +1,6 @@
 """Stage 1: raw Parquet files to fixed-width shards.
 
-python -m stages.prepare
+python -m stages prepare
 """
 
 import typer
@@ -10,6 +10,7 @@ from qin.config import load_params
 from qin.data.prepare import prepare_file
 from qin.data.raw import open_parquet
 from qin.data.statistics import headline
+from qin.parent import end_with_dvc
 from qin.schema import check_test_columns, resolve_schema
 from qin.stage import run_stage
 from stages import paths
@@ -45,4 +46,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    end_with_dvc()
     app()

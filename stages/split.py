@@ -1,6 +1,6 @@
 """Stage 2: the fold of each row, and the leakage audit.
 
-python -m stages.split
+python -m stages split
 """
 
 import typer
@@ -10,6 +10,7 @@ from qin.config import load_params
 from qin.data.audit import audit, check
 from qin.data.raw import open_parquet
 from qin.data.split import assign_folds, read_split_columns, write_folds
+from qin.parent import end_with_dvc
 from qin.schema import scalar_columns
 from qin.stage import run_stage
 from stages import paths
@@ -35,4 +36,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    end_with_dvc()
     app()

@@ -1,6 +1,6 @@
 """Stage 3: fit the model on the train fold; a killed run continues from its checkpoint.
 
-python -m stages.train
+python -m stages train
 """
 
 import typer
@@ -11,6 +11,7 @@ from qin.data.shards import ShardReader
 from qin.data.split import read_folds
 from qin.fit import train
 from qin.inference import save_model, use_threads
+from qin.parent import end_with_dvc
 from qin.stage import run_stage
 from stages import paths
 
@@ -43,4 +44,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    end_with_dvc()
     app()

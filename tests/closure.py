@@ -1,8 +1,11 @@
-"""The project's own modules that a stage imports."""
+"""Modules that a stage runs."""
 
 from qin.provenance import import_closure
 
+PACKAGES = frozenset({"qin", "stages"})
 
-def stage_closure(stage: str) -> list[str]:
-    """Paths, relative to the repository, of a stage's module and of every project module it needs."""
-    return import_closure(f"stages/{stage}.py", packages=frozenset({"qin", "stages"}))
+
+def stage_closure(name: str) -> list[str]:
+    """Paths of the modules that `python -m stages <name>` imports."""
+    entries = ("stages/__main__.py", f"stages/{name}.py")
+    return sorted({path for entry in entries for path in import_closure(entry, packages=PACKAGES)})

@@ -1,14 +1,19 @@
 """Shared fixtures: one thread for torch (two contend on tiny tensors), small logs, material outside the project."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
-
-from qin.sample import sample_size, write_sample
 
 ROOT = Path(__file__).resolve().parents[1]
+
+# Copies of the project share compiled kernels, which take most of a minute; Numba reads this when it is imported.
+os.environ.setdefault("NUMBA_CACHE_DIR", str(ROOT / ".qin" / "numba"))
+
+import torch  # noqa: E402
+
+from qin.sample import sample_size, write_sample  # noqa: E402
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -1,6 +1,5 @@
 """Settings become the modules that they describe."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -137,12 +136,20 @@ def test_devices() -> None:
 
 
 @pytest.mark.parametrize(
-    ("flags", "expected"), [("fpu avx512_bf16 sse", True), ("fpu amx_bf16", True), ("fpu avx512f", False)]
+    ("capabilities", "expected"),
+    [
+        ({"architecture": "x86_64", "avx512_f": True, "avx512_bf16": True}, True),
+        ({"architecture": "x86_64", "avx512_f": True, "avx512_bf16": False, "amx_bf16": True}, True),
+        ({"architecture": "x86_64", "avx512_f": True, "avx512_bf16": False, "amx_bf16": False}, False),
+        ({"architecture": "aarch64", "neon": True, "bf16": True}, True),
+        ({"architecture": "aarch64", "neon": True, "bf16": False}, False),
+        ({}, False),
+    ],
 )
 def test_precision_follows_the_processor_unless_it_is_set(
-    flags: str, expected: bool, monkeypatch: pytest.MonkeyPatch
+    capabilities: dict[str, Any], expected: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Path, "read_text", lambda *_, **__: f"processor : 0\nflags\t\t: {flags}\n")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
     cpu = torch.device("cpu")
     assert choose_bf16(train(precision="auto"), cpu) is expected
     assert choose_bf16(train(precision="bf16"), cpu) is True

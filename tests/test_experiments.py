@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.chaos import wait_until
-from tests.workspace import committed_project, dvc, dvc_command, git, set_params
+from tests.workspace import committed_project, dvc, dvc_command, git, processes_in, set_params
 
 pytestmark = pytest.mark.slow
 
@@ -58,7 +58,7 @@ def test_killed_and_queued_experiments_never_mix(
     ) as run:
         assert wait_until(lambda: any(checkpoints.rglob("*.pt")), seconds=120) is not None
         run.send_signal(signal.SIGKILL)
-    assert wait_until(lambda: not processes_in(project, b"stages."), seconds=60) is not None
+    assert wait_until(lambda: not processes_in(project, "stages"), seconds=60) is not None
     (left,) = checkpoints.rglob("*.pt")
 
     for name in CHANGES:
@@ -68,7 +68,7 @@ def test_killed_and_queued_experiments_never_mix(
         assert dvc(project, "queue", "start", "--jobs", "2").returncode == 0
         assert wait_until(lambda: all_done(project), seconds=300) is not None, dvc(project, "queue", "status").stdout
     finally:
-        for process in processes_in(project, b"celery"):
+        for process in processes_in(project, "celery"):
             os.kill(process, signal.SIGTERM)
     for name in CHANGES:
         assert lock_of(project, name) == expected[name]
@@ -80,16 +80,3 @@ def test_killed_and_queued_experiments_never_mix(
 def all_done(project: Path) -> bool:
     status = dvc(project, "queue", "status").stdout
     return "Queued" not in status and "Running" not in status
-
-
-def processes_in(folder: Path, word: bytes) -> list[int]:
-    """Processes that work in a folder or below it and whose command line has a word."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            is_inside = Path(os.readlink(process / "cwd")).is_relative_to(folder)
-            if is_inside and word in (process / "cmdline").read_bytes():
-                found.append(int(process.name))
-        except OSError:  # it ended meanwhile, or is not ours
-            continue
-    return found

@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks.chaos import plan, run_chaos, wait_until
 from qin.stage import STAGES
-from tests.workspace import digests, dvc, dvc_command, git_project, set_params
+from tests.workspace import digests, dvc, dvc_command, git_project, processes_in, set_params
 
 pytestmark = pytest.mark.slow
 
@@ -72,7 +72,7 @@ def folder() -> Iterator[Path]:
 
 def test_same_bytes_elsewhere(folder: Path, small_log: Path, split: Path, whole: dict[str, str]) -> None:
     """Another folder, user, home, locale, time zone, clock, hash seed, and what never shows in an output."""
-    project = git_project(folder / "another folder", log=small_log)
+    project = git_project(folder / "ein anderer Ordner, 다른 폴더", log=small_log)
     shutil.copy(split / "params.yaml", project / "params.yaml")
     set_params(
         project / "params.yaml",
@@ -129,7 +129,7 @@ def test_ended_dvc_leaves_no_training_and_the_next_run_goes_on(
             os.killpg(run.pid, number)  # as a terminal does
         else:
             run.send_signal(number)
-    assert wait_until(lambda: not _processes_in(project), seconds=60) is not None
+    assert wait_until(lambda: not processes_in(project, "stages"), seconds=60) is not None
     assert any(checkpoints.rglob("*.pt"))
     assert "Traceback" not in log.read_text()
     again = dvc(project, "repro")
@@ -156,14 +156,3 @@ def test_kills_are_spread_over_stages_and_victims() -> None:
     }
     assert sorted(sum(kill.victim == victim for kill in kills) for victim in ("stage", "dvc", "both")) == [6, 7, 7]
     assert plan(20, seed=0) == kills != plan(20, seed=1)
-
-
-def _processes_in(folder: Path) -> list[str]:
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if Path(os.readlink(process / "cwd")) == folder and b"stages" in (process / "cmdline").read_bytes():
-                found.append(process.name)
-        except OSError:  # it ended meanwhile, or is not ours
-            continue
-    return found

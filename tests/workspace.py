@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
 
 from qin.strict_yaml import read_yaml
@@ -125,3 +126,15 @@ def committed_project(folder: Path, *, log: Path, run: bool) -> Path:
     git(project, "add", "-A")
     git(project, "commit", "-qm", "start")
     return project
+
+
+def processes_in(folder: Path, word: str) -> list[int]:
+    """Processes that work in a folder or below it and whose command line has a word."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if word in " ".join(process.cmdline()) and Path(process.cwd()).is_relative_to(folder):
+                found.append(process.pid)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):  # it ended meanwhile, or is not ours
+            continue
+    return found

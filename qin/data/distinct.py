@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from qin.data.hashing import FIRST_VALUE_BUCKET, bucket_of
+from qin.jit import njit
 
 _CAPACITY = 1 << 14
 _SLOTS = 1 << 15
@@ -19,7 +19,7 @@ _RECENT_BITS = 8
 _RECENT = 1 << _RECENT_BITS
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _place(slots: Any, value: np.uint64) -> int:
     """Insert into an open-addressing table in which 0 means empty; returns 1 if the value is new."""
     position = value & np.uint64(_SLOTS - 1)
@@ -31,7 +31,7 @@ def _place(slots: Any, value: np.uint64) -> int:
     return 1
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _insert(slots: Any, used: Any, count: int, level: int, hashes: Any, is_null: Any) -> tuple[int, int]:
     """Mark each hash's bucket, insert the hashes whose top `level` bits are zero; raise the level when it is full."""
     recent = np.zeros(_RECENT, np.uint64)

@@ -8,22 +8,22 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from numba import njit
 
 from qin.data.hashing import FIRST_VALUE_BUCKET, NULL_BUCKET, bucket_of, hash_values, seed_of
 from qin.data.sequences import BadTokenError, encode_sequence
 from qin.data.shards import Arrays, Group
 from qin.errors import DataError
+from qin.jit import njit
 from qin.schema import Field, Schema
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _to_buckets(hashes: Any, is_null: Any, num_values: np.uint64, out: Any) -> None:
     for i in range(out.size):
         out[i] = np.uint64(NULL_BUCKET) if is_null[i] else bucket_of(hashes[i], num_values)
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _copy_finite(values: Any, out: Any) -> tuple[int, int]:
     """Copy values; returns how many are NaN, and the first infinite one's position or -1."""
     num_missing, first_infinite = 0, -1

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from qin.data.membership import is_in
+from qin.jit import njit
 
 TRAIN, VALIDATION, EXCLUDED = 0, 1, 2
 
@@ -115,7 +115,7 @@ def _groups(group_hash: Hashes) -> tuple[Hashes, npt.NDArray[np.int32]]:
     return position[:num_groups], counts[:num_groups]
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _collapse(values: Hashes, counts: npt.NDArray[np.int32]) -> int:
     """Move each distinct value of a sorted array to the front and count it; returns how many there are."""
     last = -1

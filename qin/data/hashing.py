@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from numba import njit
 
+from qin.jit import njit
 from qin.schema import is_string
 
 PADDING_BUCKET, NULL_BUCKET, FIRST_VALUE_BUCKET = 0, 1, 2
@@ -36,7 +36,7 @@ _MAX_INT_DIGITS = 19
 _LONG_TEXT_BYTES = 64
 
 
-@njit(cache=True, nogil=True, inline="always")
+@njit(nogil=True, inline="always")
 def mix(value: np.uint64) -> np.uint64:
     """SplitMix64's finalizer: a bijection of 64-bit integers that scatters them."""
     value = (value ^ (value >> np.uint64(30))) * _MIX_1
@@ -44,24 +44,24 @@ def mix(value: np.uint64) -> np.uint64:
     return value ^ (value >> np.uint64(31))
 
 
-@njit(cache=True, nogil=True, inline="always")
+@njit(nogil=True, inline="always")
 def _unseeded_int(value: np.int64) -> np.uint64:
     return mix(np.uint64(value) + _GOLDEN)
 
 
-@njit(cache=True, nogil=True, inline="always")
+@njit(nogil=True, inline="always")
 def hash_int(value: np.int64, seed: np.uint64) -> np.uint64:
     """Hash of the text of an integer."""
     return mix(_unseeded_int(value) ^ seed)
 
 
-@njit(cache=True, nogil=True, inline="always")
+@njit(nogil=True, inline="always")
 def bucket_of(value: np.uint64, num_values: np.uint64) -> np.uint64:
     """Reduce a hash to a bucket; 0 and 1 are padding and null. A multiplication is several times faster than `%`."""
     return np.uint64(FIRST_VALUE_BUCKET) + (((value >> np.uint64(32)) * num_values) >> np.uint64(32))
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def parse_int(data: npt.NDArray[np.uint8], start: int, stop: int) -> tuple[bool, np.int64]:
     """Whether `data[start:stop]` is an integer in canonical decimal form that fits 64 bits, and its value."""
     first = start
@@ -86,7 +86,7 @@ def parse_int(data: npt.NDArray[np.uint8], start: int, stop: int) -> tuple[bool,
     return True, (-value if negative else value)
 
 
-@njit(cache=True, nogil=True, inline="always")
+@njit(nogil=True, inline="always")
 def _word(data: npt.NDArray[np.uint8], start: int) -> np.uint64:
     value = np.uint64(0)
     for i in range(8):
@@ -94,7 +94,7 @@ def _word(data: npt.NDArray[np.uint8], start: int) -> np.uint64:
     return value
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _unseeded_text(data: npt.NDArray[np.uint8], start: int, stop: int) -> np.uint64:
     is_int, value = parse_int(data, start, stop)
     if is_int:
@@ -109,25 +109,25 @@ def _unseeded_text(data: npt.NDArray[np.uint8], start: int, stop: int) -> np.uin
     return mix(state ^ _TEXT_SALT)
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def hash_text(data: npt.NDArray[np.uint8], start: int, stop: int, seed: np.uint64) -> np.uint64:
     """Hash of the text `data[start:stop]`."""
     return mix(_unseeded_text(data, start, stop) ^ seed)
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _unseeded_texts(data: Any, offsets: Any, out: UInt64Array) -> None:
     for i in range(out.size):
         out[i] = _unseeded_text(data, offsets[i], offsets[i + 1])
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _unseeded_ints(values: Any, out: UInt64Array) -> None:
     for i in range(out.size):
         out[i] = _unseeded_int(np.int64(values[i]))
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _unseeded_whole_floats(values: Any, out: UInt64Array, is_other: Any) -> int:
     """Hash the floats that are 64-bit integers; mark the others in `is_other` and count them."""
     num_others = 0
@@ -141,7 +141,7 @@ def _unseeded_whole_floats(values: Any, out: UInt64Array, is_other: Any) -> int:
     return num_others
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _seeded(values: UInt64Array, seed: np.uint64) -> UInt64Array:
     out = np.empty_like(values)
     for i in range(values.size):
@@ -149,7 +149,7 @@ def _seeded(values: UInt64Array, seed: np.uint64) -> UInt64Array:
     return out
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _combine(total: UInt64Array, values: UInt64Array) -> None:
     for i in range(total.size):
         total[i] = mix(total[i] * _FNV_PRIME + values[i])

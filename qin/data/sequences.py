@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from numba import njit
 
 from qin.data.hashing import (
     FIRST_VALUE_BUCKET,
@@ -24,6 +23,7 @@ from qin.data.hashing import (
     hash_values,
     utf8_buffers,
 )
+from qin.jit import njit
 from qin.schema import is_list
 
 _COMMA, _SPACE, _TAB, _PLUS, _MINUS, _ZERO = 44, 32, 9, 43, 45, 48
@@ -34,12 +34,12 @@ _BLANKS = " \t"
 _INTEGER = re.compile(r"[-+]?[0-9]+")
 
 
-@njit(cache=True, nogil=True, inline="always")
+@njit(nogil=True, inline="always")
 def _is_blank(byte: np.uint8) -> bool:
     return byte in (_SPACE, _TAB)
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _hash_token(data: Any, start: int, stop: int, seed: np.uint64) -> tuple[bool, np.uint64]:
     """Whether `data[start:stop]` (no blanks around it) is an integer, and the hash of its canonical text."""
     negative = start < stop and data[start] == _MINUS
@@ -63,7 +63,7 @@ def _hash_token(data: Any, start: int, stop: int, seed: np.uint64) -> tuple[bool
     return True, hash_text(text, 0 if negative else 1, text.size, seed)
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _trimmed_stop(data: Any, start: int, stop: int) -> int:
     """Where a sequence's text ends once trailing blanks and one trailing comma are left out."""
     while stop > start and _is_blank(data[stop - 1]):
@@ -75,7 +75,7 @@ def _trimmed_stop(data: Any, start: int, stop: int) -> int:
     return stop
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _count_commas(text: Any) -> Any:
     count: Any = 0
     for byte in text:  # by value, not by index: only then does the compiler vectorise
@@ -83,7 +83,7 @@ def _count_commas(text: Any) -> Any:
     return count
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _tail_start(data: Any, start: int, stop: int, max_len: int) -> tuple[int, int]:
     """Where the last `max_len` tokens begin, and how many there are."""
     num_commas = 0
@@ -102,7 +102,7 @@ def _tail_start(data: Any, start: int, stop: int, max_len: int) -> tuple[int, in
     return start, num_commas + 1
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _hash_padded_token(data: Any, start: int, stop: int, seed: np.uint64) -> tuple[bool, np.uint64]:
     while start < stop and _is_blank(data[start]):
         start += 1
@@ -111,13 +111,13 @@ def _hash_padded_token(data: Any, start: int, stop: int, seed: np.uint64) -> tup
     return _hash_token(data, start, stop, seed)
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _small_buckets(seed: np.uint64, num_values: np.uint64, out: Any) -> None:
     for value in range(out.size):
         out[value] = bucket_of(hash_int(np.int64(value), seed), num_values)
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _parse_digits(text: Any, seed: np.uint64, num_values: np.uint64, small: Any, row: Any) -> bool:
     """Fill one row of buckets from plain digits and commas; False where the text holds anything else."""
     total, num_digits, num_tokens = np.int64(0), 0, 0
@@ -137,7 +137,7 @@ def _parse_digits(text: Any, seed: np.uint64, num_values: np.uint64, small: Any,
     return True
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _parse_tokens(data: Any, start: int, stop: int, seed: np.uint64, num_values: np.uint64, row: Any) -> bool:
     """Fill one row of buckets from the text `data[start:stop]`; False at the first token that is no integer."""
     num_tokens = 0
@@ -155,7 +155,7 @@ def _parse_tokens(data: Any, start: int, stop: int, seed: np.uint64, num_values:
         start = position + 1
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _parse_rows(
     data: Any, offsets: Any, is_null: Any, seed: np.uint64, num_values: np.uint64, small: Any, out: Any, lengths: Any
 ) -> int:
@@ -178,7 +178,7 @@ def _parse_rows(
     return -1
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _fill_lists(
     hashes: Any, is_null: Any, starts: Any, stops: Any, num_values: np.uint64, out: Any, lengths: Any
 ) -> None:

@@ -4,9 +4,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import njit
+
+from qin.jit import njit
 
 _NAN = 0x7FC0
+
+
+# As PyTorch names them: x86-64 with matrix tiles or with vectors; of aarch64, which alone has the last name.
+_UNITS = ("amx_bf16", "avx512_bf16", "bf16")
+
+
+def has_bf16_units() -> bool:
+    """Whether the processor multiplies bfloat16 itself; elsewhere float32 is faster."""
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(unit, False) for unit in _UNITS)
 
 
 def bits_of(tensor: torch.Tensor) -> Any:
@@ -15,14 +26,14 @@ def bits_of(tensor: torch.Tensor) -> Any:
     return tensor.view(torch.int16).numpy().view(np.uint16) if tensor.dtype == torch.bfloat16 else tensor.numpy()
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def round_rows(x: Any, bits: Any) -> None:
     """`round_row` of each row, `(n, dim)`."""
     for i in range(x.shape[0]):
         round_row(x[i], bits[i])
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def round_row(x: Any, bits: Any) -> None:
     """Round float32 to the nearest bfloat16, ties to even, as PyTorch does; `bits` of float32 take them as they are."""
     if bits.itemsize > 2:
@@ -35,7 +46,7 @@ def round_row(x: Any, bits: Any) -> None:
         bits[d] = np.uint16(rounded) if x[d] == x[d] else np.uint16(_NAN)
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def widen_row(bits: Any, out: Any) -> None:
     """Write numbers, bfloat16 by their bits or float32, as float32."""
     if bits.itemsize > 2:

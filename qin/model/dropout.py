@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
-from numba import njit
+
+from qin.jit import njit
 
 _LEVELS = 1 << 32
 
@@ -61,7 +62,7 @@ def dropout(x: torch.Tensor, probability: float, training: bool) -> torch.Tensor
     return x * is_kept.to(x.dtype).mul_(mask.scale)
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _write_kept(key: Any, threshold: Any, out: Any) -> None:
     kept = np.empty(out.shape[1], np.float32)
     for row in range(out.shape[0]):
@@ -70,7 +71,7 @@ def _write_kept(key: Any, threshold: Any, out: Any) -> None:
             out[row, column] = kept[column] != 0.0
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def keep_row(key: Any, threshold: Any, row: Any, scale: Any, out: Any) -> None:
     """Write what the elements of one row are multiplied by.
 

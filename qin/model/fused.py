@@ -8,8 +8,8 @@ A NaN stays a NaN everywhere. Arrays are C-contiguous unless said otherwise, buc
 from typing import Any
 
 import numpy as np
-from numba import njit
 
+from qin.jit import njit
 from qin.model.bf16 import round_row, widen_row
 
 PADDING_ROW = 0
@@ -17,7 +17,7 @@ PADDING_ROW = 0
 _SUMS_IN_REGISTERS = {"reassoc", "contract", "nsz"}  # no flag that would make NaN or infinity undefined
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def read_fields(buckets: Any, fields: Any, offset: Any, table: Any, out: Any) -> None:
     """Write the embeddings of some fields, one after the other, into each row of `out`.
 
@@ -37,7 +37,7 @@ def read_fields(buckets: Any, fields: Any, offset: Any, table: Any, out: Any) ->
                 out[i, k * dim + d] = table[row, d]
 
 
-@njit(cache=True, nogil=True, fastmath=_SUMS_IN_REGISTERS)
+@njit(nogil=True, fastmath=_SUMS_IN_REGISTERS)
 def attend(
     buckets: Any, offset: int, keys: Any, values: Any, direction: Any, bias_of_age: Any, divisor: Any, out: Any
 ) -> None:
@@ -77,7 +77,7 @@ def attend(
                 total[d] /= divisor[length]
 
 
-@njit(cache=True, nogil=True, fastmath=_SUMS_IN_REGISTERS)
+@njit(nogil=True, fastmath=_SUMS_IN_REGISTERS)
 def multiply(rows: Any, matrix: Any, out: Any) -> None:
     """`rows @ matrix` for a small matrix: BLAS rounds a row by its place among the others.
 
@@ -94,7 +94,7 @@ def multiply(rows: Any, matrix: Any, out: Any) -> None:
                 total[d] += rows[i, k] * matrix[k, d]
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def standardise(raw: Any, log: Any, mean: Any, std: Any, weight: Any, out: Any) -> None:
     """Standardised signed logs, then missing flags, both weighted.
 
@@ -115,7 +115,7 @@ def standardise(raw: Any, log: Any, mean: Any, std: Any, weight: Any, out: Any) 
             out[i, num_fields + field] = weight[num_fields + field] if is_missing else np.float32(0.0)
 
 
-@njit(cache=True, nogil=True, fastmath=_SUMS_IN_REGISTERS)
+@njit(nogil=True, fastmath=_SUMS_IN_REGISTERS)
 def advance(x: Any, product: Any, bias: Any, options: Any, scale: Any, shift: Any) -> None:
     """One residual quadratic layer after its matrix product, in place: `x += activation(norm(x * (product + bias)))`.
 
@@ -132,7 +132,7 @@ def advance(x: Any, product: Any, bias: Any, options: Any, scale: Any, shift: An
         _advance_row(x[i], product[i], bias, options, scale, shift)
 
 
-@njit(cache=True, nogil=True, fastmath=_SUMS_IN_REGISTERS)
+@njit(nogil=True, fastmath=_SUMS_IN_REGISTERS)
 def advance_bf16(x: Any, bits: Any, bias: Any, options: Any, scale: Any, shift: Any) -> None:
     """`advance` where the product is bfloat16, given by its bits, uint16; they are replaced by those of `x`."""
     product = np.empty(x.shape[1], np.float32)
@@ -142,7 +142,7 @@ def advance_bf16(x: Any, bits: Any, bias: Any, options: Any, scale: Any, shift: 
         round_row(x[i], bits[i])
 
 
-@njit(cache=True, nogil=True, fastmath=_SUMS_IN_REGISTERS)
+@njit(nogil=True, fastmath=_SUMS_IN_REGISTERS)
 def _advance_row(x: Any, product: Any, bias: Any, options: Any, scale: Any, shift: Any) -> None:
     rectified, eps, slope = options
     zero, norm, below = np.float32(0.0), np.float32(1.0), np.float32(slope)

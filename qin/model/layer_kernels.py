@@ -11,13 +11,13 @@ again in the backward pass instead of kept.
 from typing import Any
 
 import numpy as np
-from numba import njit
 
+from qin.jit import njit
 from qin.model.bf16 import round_row, widen_row
 from qin.model.dropout import keep_row
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def advance_rows(x: Any, product: Any, bias: Any, options: Any, drops: Any, out: Any, rounded: Any) -> None:
     """The forward pass.
 
@@ -40,7 +40,7 @@ def advance_rows(x: Any, product: Any, bias: Any, options: Any, drops: Any, out:
         round_row(out[i], rounded[i])
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def retreat_rows(
     x: Any, product: Any, bias: Any, options: Any, drops: Any, through: Any, grad: Any, grad_bias: Any
 ) -> float:
@@ -74,7 +74,7 @@ def retreat_rows(
     return grad_slope
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def add_rows(through: Any, grad: Any) -> None:
     """Add what a matrix product gave, `(n, dim)`, to a gradient of the same shape."""
     wide = np.empty(grad.shape[1], np.float32)
@@ -82,7 +82,7 @@ def add_rows(through: Any, grad: Any) -> None:
         add_row(through[i], wide, grad[i])
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def add_row(through: Any, wide: Any, grad: Any) -> None:
     """One row of `add_rows`; `wide` is scratch of the row's size."""
     widen_row(through, wide)
@@ -90,13 +90,13 @@ def add_row(through: Any, wide: Any, grad: Any) -> None:
         grad[d] += wide[d]
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _scratch(bias: Any, dim: int) -> Any:
     wide, total = np.empty(bias.size, np.float32), np.empty(dim, np.float32)
     return wide, total, np.ones(bias.size, np.float32), np.ones(dim, np.float32)
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _draw_row(i: int, drops: Any, kept_rows: Any, kept: Any) -> None:
     first_row, row_key, row_threshold, row_scale, key, threshold, scale = drops
     if row_threshold:
@@ -105,7 +105,7 @@ def _draw_row(i: int, drops: Any, kept_rows: Any, kept: Any) -> None:
         keep_row(key, threshold, first_row + i, scale, kept)
 
 
-@njit(cache=True, nogil=True, fastmath={"contract"})
+@njit(nogil=True, fastmath={"contract"})
 def _advance_row(x: Any, total: Any, kept: Any, options: Any, out: Any) -> None:
     rectified, _, slope = options
     zero, below = np.float32(0.0), np.float32(slope)
@@ -114,7 +114,7 @@ def _advance_row(x: Any, total: Any, kept: Any, options: Any, out: Any) -> None:
         out[d] = x[d] + kept[d] * (term if term > zero else below * term)
 
 
-@njit(cache=True, nogil=True, fastmath={"contract"})
+@njit(nogil=True, fastmath={"contract"})
 def _retreat_row(x: Any, total: Any, kept: Any, options: Any, grad: Any) -> None:
     rectified, _, slope = options
     zero, one, below = np.float32(0.0), np.float32(1.0), np.float32(slope)
@@ -126,7 +126,7 @@ def _retreat_row(x: Any, total: Any, kept: Any, options: Any, grad: Any) -> None
         total[d] = zero if is_cut else passed * x[d]
 
 
-@njit(cache=True, nogil=True, fastmath={"contract", "reassoc", "nsz"})
+@njit(nogil=True, fastmath={"contract", "reassoc", "nsz"})
 def _grad_of_slope(x: Any, total: Any, kept: Any, options: Any, grad: Any) -> float:
     zero, sum_of_row = np.float32(0.0), np.float32(0.0)
     for d in range(x.size):
@@ -136,7 +136,7 @@ def _grad_of_slope(x: Any, total: Any, kept: Any, options: Any, grad: Any) -> fl
 
 
 # Parts of a row are taken as views: indices with an offset keep the compiler from vector registers, four times as slow.
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _sum_rows(wide: Any, bias: Any, kept: Any, total: Any) -> None:
     total[:] = np.float32(0.0)
     for start in range(0, kept.size, total.size):
@@ -144,20 +144,20 @@ def _sum_rows(wide: Any, bias: Any, kept: Any, total: Any) -> None:
         _sum_row(wide[part], bias[part], kept[part], total)
 
 
-@njit(cache=True, nogil=True, fastmath={"contract"})
+@njit(nogil=True, fastmath={"contract"})
 def _sum_row(wide: Any, bias: Any, kept: Any, total: Any) -> None:
     for d in range(total.size):
         total[d] += (wide[d] + bias[d]) * kept[d]
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _spread_rows(grad_total: Any, kept: Any, wide: Any, grad_bias: Any) -> None:
     for start in range(0, kept.size, grad_total.size):
         part = slice(start, start + grad_total.size)
         _spread_row(grad_total, kept[part], wide[part], grad_bias[part])
 
 
-@njit(cache=True, nogil=True, fastmath={"contract"})
+@njit(nogil=True, fastmath={"contract"})
 def _spread_row(grad_total: Any, kept: Any, wide: Any, grad_bias: Any) -> None:
     for d in range(grad_total.size):
         wide[d] = grad_total[d] * kept[d]

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from numba import njit
+
+from qin.jit import njit
 
 NO_PADDING = -1
 
@@ -113,7 +114,7 @@ def _sum_with_torch(row: torch.Tensor, grad: torch.Tensor, padding_row: int) -> 
     return rows, sums.index_put_((position,), grad, accumulate=True)  # sorts on a GPU; index_add_ has atomics there
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _pack(row: Any, num_rows: int, padding_row: int) -> tuple[bool, Any]:
     """Row and position of each read in one word, padding left out; whether all rows lie in the table."""
     packed = np.empty(row.size, np.uint64)
@@ -127,7 +128,7 @@ def _pack(row: Any, num_rows: int, padding_row: int) -> tuple[bool, Any]:
     return True, packed[:num_reads]
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _sort(packed: Any, bits: int) -> Any:
     """Sort by row; stable, so that positions of a row stay in order (radix sort, least significant digit first)."""
     spare = np.empty_like(packed)
@@ -149,7 +150,7 @@ def _sort(packed: Any, bits: int) -> Any:
     return packed
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _runs(packed: Any) -> tuple[Any, Any]:
     """Distinct rows of sorted words, `(distinct,)`, and where each begins and the last one ends, `(distinct + 1,)`."""
     rows, start = np.empty(packed.size, np.int64), np.empty(packed.size + 1, np.int64)
@@ -163,7 +164,7 @@ def _runs(packed: Any) -> tuple[Any, Any]:
     return rows[:num_rows].copy(), start[: num_rows + 1]
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _add_runs(packed: Any, start: Any, values: Any, sums: Any, first: int, last: int) -> None:
     position_mask = np.uint64((1 << _POSITION_BITS) - 1)
     for run in range(first, last):  # plain indices: a view of each row would cost more than the sum

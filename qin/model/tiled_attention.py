@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import njit
 from torch.autograd.function import once_differentiable
 
+from qin.jit import njit
 from qin.model.workers import in_tiles
 
 _SUMS_IN_REGISTERS = {"reassoc", "contract", "nsz"}  # no flag that would make NaN or infinity undefined
@@ -78,7 +78,7 @@ def _arrays(*tensors: torch.Tensor) -> list[Any]:
     return [tensor.detach().numpy() for tensor in tensors]
 
 
-@njit(cache=True, nogil=True, fastmath=_SUMS_IN_REGISTERS)
+@njit(nogil=True, fastmath=_SUMS_IN_REGISTERS)
 def _attend(arrays: Any, bias: Any, bias_of_age: Any, out: Any) -> None:
     """Write scores before the relu, `(n, seq, heads)`, arbitrary where not valid, and sums; see `attended_sums`.
 
@@ -101,7 +101,7 @@ def _attend(arrays: Any, bias: Any, bias_of_age: Any, out: Any) -> None:
             _attend_item(keys[i, position], values[i, position], direction[i], score[i, position], out[i])
 
 
-@njit(cache=True, nogil=True, fastmath=_SUMS_IN_REGISTERS)
+@njit(nogil=True, fastmath=_SUMS_IN_REGISTERS)
 def _attend_item(key: Any, value: Any, direction: Any, score: Any, out: Any) -> None:
     for head in range(direction.shape[0]):
         query, total = direction[head], out[head]
@@ -114,7 +114,7 @@ def _attend_item(key: Any, value: Any, direction: Any, score: Any, out: Any) -> 
             total[d] += weight * value[d]
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _attend_back(arrays: Any, bias_of_age: Any, above: Any, grads: Any, grad_bias: Any) -> None:
     """Write the gradients of values and keys, and add to the others.
 
@@ -140,7 +140,7 @@ def _attend_back(arrays: Any, bias_of_age: Any, above: Any, grads: Any, grad_bia
             _attend_item_back(item, direction[i], above[i], item_grads, grad_direction[i])
 
 
-@njit(cache=True, nogil=True, fastmath=_SUMS_IN_REGISTERS)
+@njit(nogil=True, fastmath=_SUMS_IN_REGISTERS)
 def _attend_item_back(item: Any, direction: Any, above: Any, item_grads: Any, grad_direction: Any) -> None:
     (key, value, score), (grad_key, grad_value, grad_bias) = item, item_grads
     for head in range(direction.shape[0]):

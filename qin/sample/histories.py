@@ -4,9 +4,9 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from numba import njit
 from numpy.typing import NDArray
 
+from qin.jit import njit
 from qin.sample.columns import MAX_SEQUENCE_LENGTH, NUM_TOKENS
 
 RECENT_TOKENS = 100
@@ -110,7 +110,7 @@ def write_sequences(
     return pa.StringArray.from_buffers(len(lengths), pa.py_buffer(out.offsets), text), out.matches
 
 
-@njit(cache=True)
+@njit()
 def _fill(
     lengths: NDArray[np.int64],
     row_seeds: NDArray[np.uint64],

@@ -15,10 +15,10 @@ def run_in_process(stage: str) -> None:
 
 
 def run_as_command(stage: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run `python -m stages.<stage>` in a folder with the checkout's code."""
+    """Run `python -m stages <stage>` in a folder with the checkout's code."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "default"}
     return subprocess.run(
-        [sys.executable, "-m", f"stages.{stage}"],
+        [sys.executable, "-m", "stages", stage],
         cwd=folder,
         env=environment,
         capture_output=True,

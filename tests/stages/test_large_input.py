@@ -83,7 +83,7 @@ def use(project: Path, log: Path) -> None:
 
 
 def command(stage: str) -> list[str]:
-    return [sys.executable, "-m", f"stages.{stage}"]
+    return [sys.executable, "-m", "stages", stage]
 
 
 def run(stage: str, project: Path, *, memory_bytes: int | None = None) -> subprocess.CompletedProcess[str]:

@@ -1,0 +1,28 @@
+"""Run a stage as a process of its own: `python -m stages <name>`.
+
+What concerns the whole process is set here and nowhere else, before the stage's imports, which take seconds: an import
+of `qin` or `stages` changes nothing in the program that imports them.
+"""
+
+import importlib
+import sys
+
+from qin.host import set_waiting_of_threads
+from qin.parent import end_with_dvc
+
+
+def main() -> None:
+    """Set up the process and run the stage that the command line names."""
+    end_with_dvc()
+    set_waiting_of_threads()
+    names = importlib.import_module("qin.stage").STAGES
+    name = sys.argv[1] if len(sys.argv) > 1 else ""
+    if name not in names:
+        raise SystemExit(f"usage: python -m stages {{{','.join(names)}}}")
+    stage = importlib.import_module(f"stages.{name}")
+    sys.argv[:2] = [f"python -m stages {name}"]
+    stage.app()
+
+
+if __name__ == "__main__":
+    main()
