@@ -16,8 +16,8 @@ help: ## list the targets
 	touch $@
 
 # The page that `dvc plots` fills, with its drawing library inside, so that it needs no network.
-.dvc/plots/page.html: .venv/installed qin/plots_page.py
-	python -m qin.plots_page
+.dvc/plots/page.html: .venv/installed qin/experiments/plots_page.py
+	python -m qin.experiments.plots_page
 
 install: .venv/installed .dvc/plots/page.html ## create .venv with the tested versions, and the page for dvc plots
 

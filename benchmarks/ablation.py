@@ -21,10 +21,10 @@ import typer
 
 from benchmarks.machine import describe
 from qin.config import Params, load_params
-from qin.data.shards import ShardReader
-from qin.data.split import read_folds
-from qin.fit import train
-from qin.inference import use_threads
+from qin.model.scoring import use_threads
+from qin.shards.files import ShardReader
+from qin.split.columns import read_folds
+from qin.train.fit import train
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = ("train.parquet", "test.parquet", "sample_submission.csv")

@@ -30,7 +30,13 @@ import typer
 
 from benchmarks.ablation import changed, prepare
 from benchmarks.machine import describe, report
-from qin.build import (
+from qin.config import Params, load_params
+from qin.model.scoring import use_threads
+from qin.network.qin import QIN
+from qin.shards.files import ShardReader
+from qin.shards.loader import Batch, iterate_in_order, read_labels
+from qin.split.methods import TRAIN, Folds
+from qin.train.build import (
     build_hard_negatives,
     build_loader,
     build_model,
@@ -38,17 +44,11 @@ from qin.build import (
     build_settings,
     resolve_neg_ratio,
 )
-from qin.checkpoint import CheckpointStore
-from qin.config import Params, load_params
-from qin.data.folds import TRAIN, Folds
-from qin.data.loader import Batch, iterate_in_order, read_labels
-from qin.data.shards import ShardReader
-from qin.fit import train
-from qin.inference import use_threads
-from qin.losses import weighted_logistic_loss
-from qin.mining import HardNegatives, mined_loss, selection_generator
-from qin.model.qin import QIN
-from qin.training import Fit, TrainingRows, ValidationScores
+from qin.train.checkpoint import CheckpointStore
+from qin.train.fit import train
+from qin.train.loop import Fit, TrainingRows, ValidationScores
+from qin.train.losses import weighted_logistic_loss
+from qin.train.mining import HardNegatives, mined_loss, selection_generator
 
 ALL_ROWS, UNWEIGHTED = "all rows", "downsampling 0.1, weight 1"
 _DOWNSAMPLING = {"imbalance.use_neg_downsampling": True, "imbalance.neg_downsample_ratio": 0.1}

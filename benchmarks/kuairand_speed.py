@@ -17,10 +17,10 @@ from benchmarks.machine import describe, report
 from benchmarks.published import forward_flops
 from benchmarks.train_speed import PROFILE, Case, Clock, Ours, machine_limits
 from qin.config import load_params
-from qin.data.loader import iterate_in_order
-from qin.data.shards import ShardReader
-from qin.inference import score_all, use_threads
-from qin.model.qin import QIN
+from qin.model.scoring import score_all, use_threads
+from qin.network.qin import QIN
+from qin.shards.files import ShardReader
+from qin.shards.loader import iterate_in_order
 
 _SCORING_BATCH, MAX_LEN = 8192, 100  # of the profile
 

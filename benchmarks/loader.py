@@ -16,9 +16,9 @@ import torch
 import typer
 
 from benchmarks.machine import describe, report
-from qin.data.loader import Batch, ShuffledLoader, iterate_in_order, read_labels
-from qin.data.shards import ShardReader
-from qin.sampling import neg_downsample
+from qin.shards.files import ShardReader
+from qin.shards.loader import Batch, ShuffledLoader, iterate_in_order, read_labels
+from qin.train.selection import neg_downsample
 
 _BATCH_SIZE, _BUFFER_ROWS = 8192, 131072
 _NEG_RATIO = 0.1

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from qin.host import num_cores, total_memory_bytes
+from qin.runtime.host import num_cores, total_memory_bytes
 
 _LIBRARIES = ("dvc", "numba", "numpy", "pyarrow", "torch")
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from qin.host import TreeMemory, largest_resident_bytes, maxrss_bytes
+from qin.runtime.host import TreeMemory, largest_resident_bytes, maxrss_bytes
 
 _ROOT = Path(__file__).resolve().parents[1]
 _INTERVAL_SECONDS = 0.1

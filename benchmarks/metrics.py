@@ -17,10 +17,10 @@ import numpy as np
 import typer
 
 from benchmarks.machine import describe, report
-from qin.comparison import compare_logits
-from qin.gauc import grouped_auc
-from qin.influence import probability_estimates, ranking_estimates, standard_error
-from qin.logits import sigmoid
+from qin.metrics.gauc import grouped_auc
+from qin.metrics.logits import sigmoid
+from qin.metrics.paired import compare_logits
+from qin.metrics.standard_errors import probability_estimates, ranking_estimates, standard_error
 
 _ROWS_PER_USER = 5
 _PASSES = 3

@@ -19,8 +19,8 @@ import pyarrow.parquet as pq
 import typer
 
 from benchmarks.machine import describe, report
-from qin.metrics import log_losses, ranking_metrics
-from qin.stage import STAGES
+from qin.metrics.ranking import log_losses, ranking_metrics
+from qin.runtime.stage import STAGES
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = ("train.parquet", "test.parquet", "sample_submission.csv")

@@ -19,8 +19,8 @@ import typer
 
 from benchmarks.machine import describe, report
 from benchmarks.measure import Cost, measure_module, measure_sample
-from qin.data.hashing import seed_of
-from qin.data.sequences import encode_sequence
+from qin.prepare.sequences import encode_sequence
+from qin.raw.hashing import seed_of
 
 ROOT = Path(__file__).resolve().parents[1]
 _MAX_LEN, _NUM_BUCKETS, _NUM_ITEMS = 100, 4096, 594

@@ -17,11 +17,11 @@ import torch.nn.functional as F  # noqa: N812
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from qin.data.shards import ShardReader
-from qin.model.attention import TargetAttention
-from qin.model.embedding import PADDING_BUCKET, NumericNormalizer
-from qin.model.qin import QIN, QINInputs, QINSizes
-from qin.model.quadratic import QuadraticLayer
+from qin.network.attention import TargetAttention
+from qin.network.embedding import PADDING_BUCKET, NumericNormalizer
+from qin.network.qin import QIN, QINInputs, QINSizes
+from qin.network.quadratic import QuadraticLayer
+from qin.shards.files import ShardReader
 
 _Kind = TypeVar("_Kind", bound=nn.Module)
 
@@ -100,7 +100,7 @@ class PublishedNetwork(nn.Module):
 
 
 class PublishedQIN(nn.Module):
-    """The same function as `qin.model.qin.QIN`, computed as published; weights start where a `QIN`'s are.
+    """The same function as `qin.network.qin.QIN`, computed as published; weights start where a `QIN`'s are.
 
     NOTE[DIFF]: numeric fields enter as they do in `QIN`; FuxiCTR would widen each to an embedding, which costs more.
 

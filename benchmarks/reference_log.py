@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from qin.data.shards import Arrays, ShardWriter, layout
 from qin.schema import Field, FieldKind, Schema
+from qin.shards.files import Arrays, ShardWriter, layout
 
 NUM_BUCKETS = {"item": 4096, **{f"field_{number:02d}": 4096 for number in range(37)}, "user": 16384, "place": 16384}
 NUM_NUMERIC, MAX_LEN, NUM_ITEMS = 70, 100, 594

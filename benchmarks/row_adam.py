@@ -22,10 +22,10 @@ import typer
 
 from benchmarks.machine import describe, report
 from benchmarks.measure import measure_module
-from qin.model.embedding import FusedEmbedding, NumericNormalizer
-from qin.model.qin import QIN, QINInputs, QINSizes
-from qin.optimizers import Optimizers, clip_grad_norm
-from qin.row_adam import RowWiseAdam
+from qin.network.embedding import FusedEmbedding, NumericNormalizer
+from qin.network.qin import QIN, QINInputs, QINSizes
+from qin.train.optimizers import Optimizers, clip_grad_norm
+from qin.train.row_adam import RowWiseAdam
 
 DIM, NUM_FIELDS, NUM_ITEMS = 16, 40, 100
 TABLE_ROWS = (30_000, 100_000, 300_000, 500_000, 700_000, 1_000_000, 3_000_000)
@@ -150,7 +150,7 @@ def _crossing(timings: list[dict[str, Any]], batch_size: int) -> int:
 
 
 def _train(num_rows: int, *, steps: int) -> None:
-    """Train QIN with all of the state in use, and a copy of the best weights, as `qin.training.Fit` holds one."""
+    """Train QIN with all of the state in use, and a copy of the best weights, as `qin.train.loop.Fit` holds one."""
     inputs = QINInputs(
         num_buckets=tuple(_vocabularies(num_rows)), num_fields=NUM_FIELDS, sequence_vocabulary=(0,), target_fields=(0,)
     )

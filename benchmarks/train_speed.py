@@ -36,16 +36,16 @@ import typer
 from benchmarks.machine import describe, report
 from benchmarks.published import PublishedLoop, PublishedQIN, forward_flops, training_bytes
 from benchmarks.reference_log import LABEL_RATE, MAX_LEN, write_log
-from qin.build import PUBLISHED, build_loader, build_model, build_optimizer, build_settings, place
-from qin.checkpoint import CheckpointStore
 from qin.config import Params, load_params
-from qin.data.loader import Batch, BatchSource, iterate_in_order
-from qin.data.shards import ShardReader
-from qin.fit import numeric_moments
-from qin.host import largest_resident_bytes
-from qin.inference import score, use_threads
-from qin.model.qin import QIN, QINSizes
-from qin.training import Fit, TrainingRows, ValidationScores
+from qin.model.scoring import score, use_threads
+from qin.network.qin import QIN, QINSizes
+from qin.runtime.host import largest_resident_bytes
+from qin.shards.files import ShardReader
+from qin.shards.loader import Batch, BatchSource, iterate_in_order
+from qin.train.build import PUBLISHED, build_loader, build_model, build_optimizer, build_settings, place
+from qin.train.checkpoint import CheckpointStore
+from qin.train.fit import numeric_moments
+from qin.train.loop import Fit, TrainingRows, ValidationScores
 
 PROFILE = Path(__file__).resolve().parents[1] / "examples/kuairand/params.yaml"
 

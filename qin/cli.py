@@ -15,12 +15,12 @@ from typing import Annotated
 import typer
 
 from qin.config import load_params
-from qin.data.segments import read_clusters
 from qin.errors import QinError
-from qin.progress import log
-from qin.run_comparison import compare_runs, comparison_json, comparison_text, shared_rows
-from qin.runs import read_run
-from qin.sweep import grid, run_sweep, table
+from qin.experiments.compare import compare_runs, comparison_json, comparison_text, shared_rows
+from qin.experiments.runs import read_run
+from qin.experiments.sweep import grid, run_sweep, table
+from qin.raw.segments import read_clusters
+from qin.runtime.progress import log
 
 PARAMS = Path("params.yaml")
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from qin.artifacts import read_array, read_exact_json, write_array, write_exact_json
+from qin.runtime.files import read_array, read_exact_json, write_array, write_exact_json
 
 _ARRAYS = {"row": "int64", "logit": "float32", "label": "uint8"}
 _TRAINING = ("train_base_rate", "pos_weight", "neg_ratio", "reweighted")

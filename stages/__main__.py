@@ -7,15 +7,15 @@ of `qin` or `stages` changes nothing in the program that imports them.
 import importlib
 import sys
 
-from qin.host import set_waiting_of_threads
-from qin.parent import end_with_dvc
+from qin.runtime.host import set_waiting_of_threads
+from qin.runtime.parent import end_with_dvc
 
 
 def main() -> None:
     """Set up the process and run the stage that the command line names."""
     end_with_dvc()
     set_waiting_of_threads()
-    names = importlib.import_module("qin.stage").STAGES
+    names = importlib.import_module("qin.runtime.stage").STAGES
     name = sys.argv[1] if len(sys.argv) > 1 else ""
     if name not in names:
         raise SystemExit(f"usage: python -m stages {{{','.join(names)}}}")

@@ -7,17 +7,17 @@ import logging
 
 import typer
 
-from qin.artifacts import write_exact_json, write_json
-from qin.calibration.halves import judge_half
-from qin.calibration.judge import CalibrationRows, Recipe, fit_and_judge
-from qin.calibration.prior import TrainingPrior
+from qin import paths
+from qin.calibrate.halves import judge_half
+from qin.calibrate.holdout import CalibrationRows, Recipe, fit_and_judge
 from qin.config import load_params
-from qin.data.segments import read_segments
 from qin.errors import DataError
-from qin.parent import end_with_dvc
+from qin.prior import TrainingPrior
+from qin.raw.segments import read_segments
+from qin.runtime.files import write_exact_json, write_json
+from qin.runtime.parent import end_with_dvc
+from qin.runtime.stage import run_stage
 from qin.scored import ScoredRows
-from qin.stage import run_stage
-from stages import paths
 
 app = typer.Typer(add_completion=False)
 log = logging.getLogger("qin")

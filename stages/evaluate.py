@@ -5,19 +5,19 @@ python -m stages evaluate
 
 import typer
 
-from qin.artifacts import write_csv, write_json
-from qin.calibration.report import read_calibration
+from qin import paths
+from qin.calibrate.report import read_calibration
 from qin.config import load_params
-from qin.data.segments import read_clusters, read_segments
-from qin.evaluation import JudgedFold, curves, evaluate, evaluate_slices
-from qin.importance import COLUMNS
-from qin.inference import use_threads
-from qin.parent import end_with_dvc
-from qin.rescoring import compare_with_baseline, judge_fields
+from qin.evaluate.figures import JudgedFold, curves, evaluate, evaluate_slices
+from qin.evaluate.importance import COLUMNS
+from qin.evaluate.rescoring import compare_with_baseline, judge_fields
+from qin.evaluate.slices import CALIBRATION_COLUMNS
+from qin.model.scoring import use_threads
+from qin.raw.segments import read_clusters, read_segments
+from qin.runtime.files import write_csv, write_json
+from qin.runtime.parent import end_with_dvc
+from qin.runtime.stage import run_stage
 from qin.scored import ScoredRows
-from qin.slices import CALIBRATION_COLUMNS
-from qin.stage import run_stage
-from stages import paths
 
 app = typer.Typer(add_completion=False)
 

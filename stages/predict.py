@@ -6,20 +6,20 @@ python -m stages predict
 import numpy as np
 import typer
 
-from qin.build import place
-from qin.calibration.prior import shift_prior
-from qin.calibration.report import read_calibration
+from qin import paths
+from qin.calibrate.report import read_calibration
 from qin.config import load_params
-from qin.data.ids import read_ids
-from qin.data.loader import iterate_in_order
-from qin.data.segments import read_segments
-from qin.data.shards import ShardReader
-from qin.inference import check_same_schema, load_model, score_all, use_threads
-from qin.logits import sigmoid
-from qin.parent import end_with_dvc
-from qin.stage import run_stage
-from qin.submission import match_ids, read_submission_ids, write_submission
-from stages import paths
+from qin.metrics.logits import sigmoid
+from qin.model.scoring import check_same_schema, load_model, score_all, use_threads
+from qin.predict.submission import match_ids, read_submission_ids, write_submission
+from qin.prior import shift_prior
+from qin.raw.segments import read_segments
+from qin.runtime.parent import end_with_dvc
+from qin.runtime.stage import run_stage
+from qin.shards.files import ShardReader
+from qin.shards.ids import read_ids
+from qin.shards.loader import iterate_in_order
+from qin.train.build import place
 
 app = typer.Typer(add_completion=False)
 

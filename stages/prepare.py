@@ -5,15 +5,15 @@ python -m stages prepare
 
 import typer
 
-from qin.artifacts import atomic_directory, write_json
+from qin import paths
 from qin.config import load_params
-from qin.data.prepare import prepare_file
-from qin.data.raw import open_parquet
-from qin.data.statistics import headline
-from qin.parent import end_with_dvc
+from qin.prepare.file import prepare_file
+from qin.prepare.statistics import headline
+from qin.raw.parquet import open_parquet
+from qin.runtime.files import atomic_directory, write_json
+from qin.runtime.parent import end_with_dvc
+from qin.runtime.stage import run_stage
 from qin.schema import check_test_columns, resolve_schema
-from qin.stage import run_stage
-from stages import paths
 
 app = typer.Typer(add_completion=False)
 

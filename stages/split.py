@@ -5,15 +5,15 @@ python -m stages split
 
 import typer
 
-from qin.artifacts import atomic_directory, write_json
+from qin import paths
 from qin.config import load_params
-from qin.data.audit import audit, check
-from qin.data.raw import open_parquet
-from qin.data.split import assign_folds, read_split_columns, write_folds
-from qin.parent import end_with_dvc
+from qin.raw.parquet import open_parquet
+from qin.runtime.files import atomic_directory, write_json
+from qin.runtime.parent import end_with_dvc
+from qin.runtime.stage import run_stage
 from qin.schema import scalar_columns
-from qin.stage import run_stage
-from stages import paths
+from qin.split.audit import audit, check
+from qin.split.columns import assign_folds, read_split_columns, write_folds
 
 app = typer.Typer(add_completion=False)
 

@@ -5,15 +5,15 @@ python -m stages train
 
 import typer
 
-from qin.artifacts import atomic_directory, write_csv, write_json
+from qin import paths
 from qin.config import load_params
-from qin.data.shards import ShardReader
-from qin.data.split import read_folds
-from qin.fit import train
-from qin.inference import save_model, use_threads
-from qin.parent import end_with_dvc
-from qin.stage import run_stage
-from stages import paths
+from qin.model.scoring import save_model, use_threads
+from qin.runtime.files import atomic_directory, write_csv, write_json
+from qin.runtime.parent import end_with_dvc
+from qin.runtime.stage import run_stage
+from qin.shards.files import ShardReader
+from qin.split.columns import read_folds
+from qin.train.fit import train
 
 app = typer.Typer(add_completion=False)
 

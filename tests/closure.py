@@ -1,6 +1,6 @@
 """Modules that a stage runs."""
 
-from qin.provenance import import_closure
+from qin.runtime.provenance import import_closure
 
 PACKAGES = frozenset({"qin", "stages"})
 

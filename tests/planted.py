@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from qin.data.loader import Batch
-from qin.data.shards import ShardReader, ShardWriter, layout
+from qin.shards.files import ShardReader, ShardWriter, layout
+from qin.shards.loader import Batch
 from tests.logs import ITEM_BUCKETS, RECENT_MAX_LEN, SEQ_MAX_LEN, SHOP_BUCKETS, log_schema, make_log
 
 SCHEMA = log_schema(make_log(4))

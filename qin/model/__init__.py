@@ -1,1 +1,1 @@
-"""The network: embedding, target-conditioned sparse attention, quadratic network."""
+"""The trained model: a network with its schema and where it comes from, as files and as a scorer."""

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from qin.jit import njit
+from qin.runtime.jit import njit
 from qin.sample.columns import MAX_SEQUENCE_LENGTH, NUM_TOKENS
 
 RECENT_TOKENS = 100

@@ -12,7 +12,7 @@ import pyarrow as pa
 from qin.errors import ArtifactError, ConfigError
 from qin.sample.blocks import feature_schema, make_block, num_blocks, truth_schema
 from qin.sample.columns import LABEL, REFERENCE_TEST_ROWS, REFERENCE_TRAIN_ROWS, ROW_ID
-from qin.sample.groups import RowGroupWriter
+from qin.sample.row_groups import RowGroupWriter
 from qin.sample.streams import Split
 
 MAX_ROW_GROUP_ROWS = 1_000_000

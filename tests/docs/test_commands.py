@@ -12,7 +12,7 @@ from typer.main import get_command
 
 from qin.cli import app
 from tests.docs.test_pages import IDS, MARKDOWN
-from tests.workspace import SMALL, set_params
+from tests.project import SMALL, set_params
 from tools.console import plain_commands, shown_commands
 from tools.walk import PAGES, ROOT, copy_repository, walked
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.workspace import ROOT
+from tests.project import ROOT
 
 
 def run_in_process(stage: str) -> None:

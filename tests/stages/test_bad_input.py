@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.project import copy_project, set_params
 from tests.stages.run import run_as_command, run_in_process
-from tests.workspace import copy_project, set_params
 
 Corruption = Callable[[Path], object]
 
@@ -196,5 +196,5 @@ def test_full_disk_is_one_line(
     def write(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device", "data/prepared")
 
-    monkeypatch.setattr("qin.data.shards.ShardWriter.append", write)
+    monkeypatch.setattr("qin.shards.files.ShardWriter.append", write)
     assert fails("prepare", project, capfd) == "error: stage prepare: data/prepared: No space left on device"

@@ -14,8 +14,8 @@ import pytest
 from numpy.typing import NDArray
 
 from qin.scored import ScoredRows
+from tests.project import copy_project, set_params
 from tests.stages.run import run_in_process
-from tests.workspace import copy_project, set_params
 
 COLUMN = "inventory_id"
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qin.artifacts import read_exact_json, write_exact_json
-from qin.stage import STAGES
+from qin.runtime.files import read_exact_json, write_exact_json
+from qin.runtime.stage import STAGES
+from tests.project import copy_project, digests
 from tests.stages.run import run_in_process
-from tests.workspace import copy_project, digests
 
 
 @pytest.fixture(scope="module")

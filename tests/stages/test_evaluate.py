@@ -10,12 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from qin.importance import COLUMNS as IMPORTANCE_COLUMNS
-from qin.slices import CALIBRATION_COLUMNS
+from qin.evaluate.importance import COLUMNS as IMPORTANCE_COLUMNS
+from qin.evaluate.slices import CALIBRATION_COLUMNS
+from tests.experiments.test_compare import write_run
+from tests.metrics.test_ranking import sample
+from tests.project import ROOT, set_params
 from tests.stages.run import run_in_process
-from tests.test_metrics import sample
-from tests.test_run_comparison import write_run
-from tests.workspace import ROOT, set_params
 
 NUM_ROWS = 3_000
 SHOPS = ["a, b", None, "c"]

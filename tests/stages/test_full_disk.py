@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from qin.stage import STAGES
+from qin.runtime.stage import STAGES
+from tests.project import ROOT, copy_project, digests, set_params
 from tests.stages.run import run_in_process
-from tests.workspace import ROOT, copy_project, digests, set_params
 
 
 @pytest.fixture(scope="module")

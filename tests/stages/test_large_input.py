@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.workspace import ROOT, copy_project, set_params
+from tests.project import ROOT, copy_project, set_params
 
 pytestmark = pytest.mark.slow
 

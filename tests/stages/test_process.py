@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.workspace import ROOT, copy_project
+from tests.project import ROOT, copy_project
 
 # A number that no user has, with the right to read alone, because the interpreter may live in the home of root.
 USER = 31_234

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from qin.checkpoint import CheckpointStore
-from qin.training import Fit, save_interval
+from qin.train.checkpoint import CheckpointStore
+from qin.train.loop import Fit, save_interval
+from tests.project import copy_project, set_params
 from tests.stages.run import run_in_process
-from tests.workspace import copy_project, set_params
 
 OUTPUTS = ("artifacts", "metrics/train.json", "plots/train.csv")
 
@@ -97,7 +97,7 @@ def test_resumed_run_equals_uninterrupted_one(
     project: Path, monkeypatch: pytest.MonkeyPatch, table: str, passes: int
 ) -> None:
     if table == "row-wise":
-        monkeypatch.setattr("qin.build.SPARSE_TABLE_ROWS", 1)
+        monkeypatch.setattr("qin.train.build.SPARSE_TABLE_ROWS", 1)
         set_params(project / "params.yaml", {"train.ema_decay": None})
     if passes == 2:
         set_params(project / "params.yaml", TWO_PASSES)

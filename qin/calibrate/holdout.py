@@ -1,0 +1,113 @@
+"""Fit on one half of the validation fold, judge on the other, refit on all of it for deployment."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from qin.calibrate.calibrator import Method
+from qin.calibrate.fits import CalibratorFit, Objective, bias_test, check_objective, fit_calibrator
+from qin.calibrate.report import CalibrationReport, Metrics
+from qin.calibrate.shifts import fit_shifts
+from qin.metrics.logits import BoolArray, FloatArray, LabelArray, positive_rows
+from qin.metrics.ranking import probability_metrics, ranking_metrics
+from qin.prior import TrainingPrior
+from qin.raw.segments import Segments
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to calibrate.
+
+    Attributes:
+        method: see `Calibrator`.
+        objective: the loss to minimise; see `fit_calibrator`.
+        by: name of the column whose values get a shift each; None for one calibrator for all rows.
+    """
+
+    method: Method = "temperature"
+    objective: Objective = "log_loss"
+    by: str | None = None
+
+
+@dataclass(frozen=True)
+class CalibrationRows:
+    """The validation fold.
+
+    Attributes:
+        logit: ndarray of shape (n,), training scale.
+        label: ndarray of shape (n,) in {0, 1}.
+        segments: each row's value of the recipe's column, where it has one.
+    """
+
+    logit: FloatArray
+    label: LabelArray
+    segments: Segments | None = None
+
+    def where(self, mask: BoolArray) -> "CalibrationRows":
+        """Return the rows of a mask `(n,)`."""
+        segments = None if self.segments is None else self.segments.where(mask)
+        return CalibrationRows(self.logit[mask], self.label[mask], segments)
+
+
+def fit_and_judge(
+    rows: CalibrationRows, *, judge: BoolArray, prior: TrainingPrior, recipe: Recipe | None = None
+) -> CalibrationReport:
+    """Fit twice, without the rows that judge and with them, and judge the first fit.
+
+    Args:
+        rows: every row of the validation fold.
+        judge: bool ndarray of shape (n,), true for the rows to judge on; see `judge_half`.
+        prior: what the model was trained on.
+        recipe: what to fit; a temperature by default.
+
+    Raises:
+        ValueError: see `fit_calibrator`, which holds for all rows and for the fit half; or a half has one class only.
+    """
+    recipe = recipe or Recipe()
+    check_objective(method=recipe.method, objective=recipe.objective)
+    if judge.shape != rows.label.shape or judge.dtype != np.bool_:
+        raise ValueError(f"judge must be a mask over the labels: {judge.shape=}, {judge.dtype=}, {rows.label.shape=}")
+    parts = {"validation": rows, "fit_half": rows.where(~judge), "judge_half": rows.where(judge)}
+    rates = {"train": prior.base_rate, **{name: _base_rate(part, name) for name, part in parts.items()}}
+    judged = _fit(parts["fit_half"], recipe, offset=prior.offset).calibrator
+    deployed = _fit(rows, recipe, offset=prior.offset)
+    is_temperature = recipe.method == "temperature"
+    judging = parts["judge_half"]
+    return CalibrationReport(
+        deployed=deployed.calibrator,
+        judged=judged,
+        standard_errors=deployed.standard_errors,
+        objective=recipe.objective,
+        prior=prior,
+        base_rates=rates,
+        num_rows={name: int(part.label.size) for name, part in parts.items()},
+        before=_metrics(judging.logit, judging.label, base_rate=rates["train"]),
+        after=_metrics(
+            judged.apply(judging.logit, judging.segments),
+            judging.label,
+            base_rate=rates["fit_half" if judged.fits_prior else "train"],
+        ),
+        likelihood_ratio=bias_test(rows.logit, rows.label, offset=prior.offset) if is_temperature else None,
+    )
+
+
+def _base_rate(rows: CalibrationRows, name: str) -> float:
+    try:
+        return float(positive_rows(rows.logit, rows.label).mean())
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+
+
+def _fit(rows: CalibrationRows, recipe: Recipe, *, offset: float) -> CalibratorFit:
+    """Fit all rows' curve, then the segments' shifts beside it."""
+    fit = fit_calibrator(rows.logit, rows.label, method=recipe.method, objective=recipe.objective, offset=offset)
+    if recipe.by is None:
+        return fit
+    if rows.segments is None:
+        raise ValueError(f"the rows' segments are needed to calibrate by {recipe.by}")
+    shifts = fit_shifts(fit.calibrator.apply(rows.logit), rows.label == 1, rows.segments, column=recipe.by)
+    return replace(fit, calibrator=replace(fit.calibrator, segments=shifts))
+
+
+def _metrics(logit: FloatArray, label: LabelArray, *, base_rate: float) -> Metrics:
+    return {**ranking_metrics(logit, label), **probability_metrics(logit, label, base_rate=base_rate)}

@@ -1,0 +1,149 @@
+"""What the calibrate stage hands on: the calibrator to deploy, the one that was judged, and how they were found."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from qin.calibrate.calibrator import Calibrator
+from qin.calibrate.fits import LikelihoodRatio, Objective
+from qin.errors import ArtifactError
+from qin.prior import TrainingPrior
+from qin.runtime.files import check_keys, read_exact_json
+
+Metrics = dict[str, float | None]
+
+FORMAT = 2
+
+_COPIED = ("standard_errors", "objective", "base_rates", "num_rows", "before", "after")
+_FITTED = ("method", "temperature", "parameters", "offset", "segments")
+_FILE_KEYS = ("format", *_FITTED, "judged", "offset_parts", "likelihood_ratio", *_COPIED)
+_HEADLINE = ("ap", "log_loss", "wll")
+_BIAS_LEVEL = 0.01
+
+
+@dataclass(frozen=True)
+class CalibrationReport:
+    """What `artifacts/temperature.json` holds.
+
+    Attributes:
+        deployed: fitted on every validation row.
+        judged: fitted on the fit half only; `after` belongs to it.
+        standard_errors: of the deployed parameters; None for one that its bound holds at 0.
+        objective: the loss that was minimised.
+        prior: the train fold's click rate, and what training did to it: the parts of the offset.
+        base_rates: click rates: `train`, `validation`, `fit_half`, `judge_half`.
+        num_rows: rows: `validation`, `fit_half`, `judge_half`.
+        before: metrics of the judge half from the training logits as they are.
+        after: metrics of the judge half from the judged calibrator.
+        likelihood_ratio: of a temperature against a temperature and a bias, on every validation row; None for other
+            methods, and where that test does not exist.
+    """
+
+    deployed: Calibrator
+    judged: Calibrator
+    standard_errors: dict[str, float | None]
+    objective: Objective
+    prior: TrainingPrior
+    base_rates: dict[str, float]
+    num_rows: dict[str, int]
+    before: Metrics
+    after: Metrics
+    likelihood_ratio: LikelihoodRatio | None
+
+    @property
+    def base_rate(self) -> float:
+        """Click rate that the deployed calibrator's probabilities refer to, for `shift_prior`.
+
+        The validation fold's where the calibrator fits one; otherwise the train fold's, which the model learned.
+        """
+        return self.base_rates["validation" if self.deployed.fits_prior else "train"]
+
+    @property
+    def judged_base_rate(self) -> float:
+        """The same for the judged calibrator."""
+        return self.base_rates["fit_half" if self.judged.fits_prior else "train"]
+
+    def warnings(self) -> list[str]:
+        """Return what the user should know, a line each."""
+        test = self.likelihood_ratio
+        if test is None or test.p_value >= _BIAS_LEVEL:
+            return []
+        return [
+            "warning: a temperature alone leaves a bias in the probabilities: with a bias the log-likelihood is "
+            f"better by {test.statistic / 2.0:.1f} (p = {test.p_value:.2g}); consider calibration.method: platt"
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what the file holds, ready for JSON."""
+        deployed, judged, prior = asdict(self.deployed), asdict(self.judged), asdict(self.prior)
+        del prior["base_rate"]  # it is in `base_rates`
+        return {
+            "format": FORMAT,
+            "method": self.deployed.method,
+            "temperature": self.deployed.temperature,
+            "parameters": deployed["parameters"],
+            "standard_errors": self.standard_errors,
+            "offset": self.deployed.offset,
+            "offset_parts": prior,
+            "objective": self.objective,
+            "base_rates": self.base_rates,
+            "num_rows": self.num_rows,
+            "before": self.before,
+            "after": self.after,
+            "likelihood_ratio": None if self.likelihood_ratio is None else asdict(self.likelihood_ratio),
+            "segments": deployed["segments"],
+            "judged": {"parameters": judged["parameters"], "segments": judged["segments"]},
+        }
+
+    def headline(self) -> dict[str, Any]:
+        """Return what is worth a column in `dvc exp show`, the same keys for every method; evaluate has the rest."""
+        test, segments = self.likelihood_ratio, self.deployed.segments
+        return {
+            "temperature": self.deployed.temperature,
+            "temperature_standard_error": self.standard_errors.get("temperature"),
+            "offset": self.deployed.offset,
+            "likelihood_ratio": {
+                "statistic": None if test is None else test.statistic,
+                "p_value": None if test is None else test.p_value,
+            },
+            "segment_tau": None if segments is None else segments.tau,
+            "before": {name: self.before[name] for name in _HEADLINE},
+            "after": {name: self.after[name] for name in _HEADLINE},
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "CalibrationReport":
+        """Read what `to_dict` wrote.
+
+        Raises:
+            ValueError: another format, a key is missing or unknown, or a calibrator breaks a rule of its class.
+        """
+        if values.get("format") != FORMAT:
+            raise ValueError(f"format {values.get('format')!r}, expected {FORMAT}; run the calibrate stage again")
+        check_keys(values, _FILE_KEYS)
+        check_keys(values["judged"], ("parameters", "segments"))
+        check_keys(values["offset_parts"], ("pos_weight", "neg_ratio", "reweighted"))
+        test = values["likelihood_ratio"]
+        deployed = Calibrator.from_dict(values)
+        if values["temperature"] != deployed.temperature:
+            raise ValueError(f"temperature {values['temperature']} is not that of the parameters {deployed.parameters}")
+        return cls(
+            deployed=deployed,
+            judged=Calibrator.from_dict({**values, **values["judged"]}),
+            prior=TrainingPrior(base_rate=values["base_rates"]["train"], **values["offset_parts"]),
+            likelihood_ratio=None if test is None else LikelihoodRatio(**test),
+            **{name: values[name] for name in _COPIED},
+        )
+
+
+def read_calibration(path: Path) -> CalibrationReport:
+    """Read what the calibrate stage wrote.
+
+    Raises:
+        ArtifactError: If it is missing, damaged, of another format, or breaks a rule.
+    """
+    try:
+        return CalibrationReport.from_dict(read_exact_json(path))
+    except (ValueError, TypeError, KeyError) as error:  # the latter two where a part has another shape altogether
+        raise ArtifactError(f"{path}: {error}") from error

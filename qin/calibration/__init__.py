@@ -1,1 +1,0 @@
-"""From training logits to calibrated ones: known offset, fitted method, optional shift per segment, output prior."""

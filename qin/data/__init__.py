@@ -1,1 +1,0 @@
-"""The input side: encoding, shards on disk, folds, leakage audit, loader."""

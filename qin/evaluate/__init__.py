@@ -1,0 +1,1 @@
+"""Stage evaluate: figures, curves, slices, a baseline and the importance of fields."""

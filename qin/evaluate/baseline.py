@@ -1,0 +1,210 @@
+"""Gradient boosted trees on the same rows: the row that a network has to beat.
+
+A seeded, bounded sample of the train fold at its natural click rate is fitted with scikit-learn's histogram gradient
+boosting on the fields that the network reads. Few-valued categorical fields are categories, the others enter by their
+click rate, cross-fitted so that no row sees its own label. A sequence enters by its length, its last item, and how
+often the target item is in it, where the two share a vocabulary.
+
+Source: Friedman (2001), Greedy function approximation: a gradient boosting machine; Ke et al. (2017), LightGBM (the
+histogram algorithm); Micci-Barreca (2001), A preprocessing scheme for high-cardinality categorical attributes.
+"""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from sklearn.compose import ColumnTransformer
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.model_selection import StratifiedKFold
+from sklearn.preprocessing import OrdinalEncoder, TargetEncoder
+from threadpoolctl import threadpool_limits
+
+from qin.errors import DataError
+from qin.metrics.logits import BoolArray, Float64Array, FloatArray, IntArray, LabelArray
+from qin.metrics.paired import Difference, compare_losses, compare_rankings
+from qin.raw.hashing import hash_values, seed_of
+from qin.runtime.progress import log
+from qin.schema import Schema
+from qin.shards.files import ShardReader
+from qin.shards.loader import Batch, iterate_in_order, read_batch
+from qin.split.methods import TRAIN, Folds
+
+# Categories of a field that trees divide one by one; beyond them, their click rates are compared.
+MAX_CATEGORIES = 64
+
+# Of each class in the sample, so that every part of the cross-fitting and of the early stopping sees it.
+MIN_CLASS_ROWS = 10
+
+_RANKING = ("ap", "auc")
+_NUM_SE = 2.0
+
+
+def sample_rows(fold: Folds, *, max_rows: int, seed: int) -> IntArray:
+    """Draw rows of the train fold by a seeded hash of their number, ascending.
+
+    Args:
+        fold: fold of each row, `(num_rows,)`.
+        max_rows: rows to draw at most.
+        seed: seed of the hash.
+    """
+    rows = np.flatnonzero(fold == TRAIN)
+    if rows.size <= max_rows:
+        return rows
+    hashes, _ = hash_values(pa.array(rows), seed_of("baseline", seed))
+    smallest = np.argpartition(hashes, max_rows - 1)[:max_rows]
+    return np.sort(rows[smallest])
+
+
+def tabulate(batch: Batch, schema: Schema) -> tuple[IntArray, Float64Array]:
+    """Return what trees can read of a batch.
+
+    Returns:
+        Categories `(n, num_categorical + num_sequences)`: the buckets of the fields and of each sequence's last item, 0
+        for an empty sequence. Numbers `(n, num_numeric + num_sequences + num_shared)`: the numeric fields with NaN
+        where missing, the lengths, and for each sequence that shares a field's vocabulary how often it holds that
+        field's bucket.
+    """
+    categorical = batch.categorical.numpy().astype(np.int64)
+    position = {field.name: column for column, field in enumerate(schema.categorical)}
+    categories, numbers = [categorical], [batch.numeric.numpy().astype(np.float64)]
+    for field, tensor in zip(schema.sequences, batch.sequences, strict=True):
+        items = tensor.numpy()
+        is_valid = items != 0
+        last = is_valid.shape[1] - 1 - np.argmax(is_valid[:, ::-1], axis=1)  # of an empty sequence: any, all are 0
+        categories.append(items[np.arange(len(items)), last][:, None].astype(np.int64))
+        numbers.append(is_valid.sum(axis=1, dtype=np.float64)[:, None])
+        if field.vocabulary in position:
+            item = categorical[:, position[field.vocabulary], None]
+            numbers.append((is_valid & (items == item)).sum(axis=1, dtype=np.float64)[:, None])
+    return np.hstack(categories), np.hstack(numbers)
+
+
+class Trees:
+    """Fitted trees and the encoding of their inputs.
+
+    Args:
+        batch: rows to fit, with labels.
+        schema: names and kinds of its fields.
+        seed: of the cross-fitting and of the rows held out to stop early.
+    """
+
+    def __init__(self, batch: Batch, schema: Schema, *, seed: int) -> None:
+        assert batch.label is not None
+        label = batch.label.numpy()
+        self._schema = schema
+        categories, numbers = tabulate(batch, schema)
+        is_few = np.array([np.unique(column).size <= MAX_CATEGORIES for column in categories.T])
+        folds = StratifiedKFold(5, shuffle=True, random_state=seed % 2**32)
+        self._encoder = ColumnTransformer(
+            [
+                ("code", OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=np.nan), is_few),
+                ("rate", TargetEncoder(target_type="binary", cv=folds), ~is_few),
+            ]
+        )
+        encoded = self._encoder.fit_transform(categories, label)
+        self._model = HistGradientBoostingClassifier(
+            categorical_features=np.arange(is_few.sum()),
+            learning_rate=0.05,
+            max_iter=300,
+            l2_regularization=1.0,
+            early_stopping=True,
+            validation_fraction=0.1,
+            n_iter_no_change=20,
+            random_state=seed % 2**32,
+        ).fit(np.hstack([encoded, numbers]), label)
+
+    def logit(self, batch: Batch) -> Float64Array:
+        """Return the logits of a batch, `(n,)`."""
+        categories, numbers = tabulate(batch, self._schema)
+        encoded = self._encoder.transform(categories)
+        logit: Float64Array = self._model.decision_function(np.hstack([encoded, numbers]))
+        return logit
+
+
+def baseline_logits(
+    reader: ShardReader, fold: Folds, rows: IntArray, *, max_rows: int, seed: int, batch_size: int, num_threads: int
+) -> tuple[int, Float64Array]:
+    """Fit trees on a sample of the train fold and score other rows with them.
+
+    Args:
+        reader: the prepared train file.
+        fold: fold of each row, `(num_rows,)`.
+        rows: ascending numbers of the rows to score, `(n,)`.
+        max_rows: rows to fit at most.
+        seed: of the sample and of the fit.
+        batch_size: rows scored at a time.
+        num_threads: threads to use; the result does not depend on them.
+
+    Returns:
+        Rows fitted, and logits `(n,)`.
+
+    Raises:
+        DataError: the sample holds fewer than `MIN_CLASS_ROWS` rows of a class.
+    """
+    train = read_batch(reader, sample_rows(fold, max_rows=max_rows, seed=seed))
+    assert train.label is not None
+    num_clicks = int(train.label.sum())
+    if min(num_clicks, train.rows.size - num_clicks) < MIN_CLASS_ROWS:
+        raise DataError(
+            f"params.yaml: evaluate.baseline_rows: {train.rows.size} sampled rows hold {num_clicks} clicks, "
+            f"each class needs {MIN_CLASS_ROWS}; give more rows, or 0 for no baseline"
+        )
+    is_selected = np.zeros(reader.num_rows, dtype=np.bool_)
+    is_selected[rows] = True
+    with threadpool_limits(num_threads):
+        trees = Trees(train, reader.schema, seed=seed)
+        batches = iterate_in_order(reader, is_selected=is_selected, batch_size=batch_size)
+        logit, position = np.empty(rows.size), 0
+        for batch in batches:
+            logit[position : position + batch.rows.size] = trees.logit(batch)
+            position += batch.rows.size
+    return train.rows.size, logit
+
+
+def baseline_figures(
+    baseline: FloatArray,
+    network: FloatArray,
+    label: LabelArray,
+    *,
+    is_judge: BoolArray,
+    is_ranked: BoolArray,
+    cluster: IntArray | None = None,
+) -> dict[str, Any]:
+    """Compare the network with the baseline on the same rows; a warning says where it is clearly worse.
+
+    Args:
+        baseline: logits of the trees, `(n,)`, as fitted: at the natural click rate, without a calibrator.
+        network: calibrated logits of the network, `(n,)`, from a calibrator that was not fitted on the judging half.
+        label: labels, `(n,)`.
+        is_judge: rows on which probabilities are judged, `(n,)`.
+        is_ranked: rows on which the ranking is judged, `(n,)`.
+        cluster: see `qin.metrics.paired.compare_logits`.
+
+    Returns:
+        The baseline's `ap`, `auc`, `log_loss` and `wll`, and under `difference` the network's minus the baseline's,
+        each with its paired standard error `_se`, None where it cannot be estimated.
+    """
+    compared: dict[str, Difference] = {}
+    for compare, rows in ((compare_rankings, is_ranked), (compare_losses, is_judge)):
+        of_rows = None if cluster is None else cluster[rows]
+        compared |= compare(baseline[rows], network[rows], label[rows], cluster=of_rows)
+    for name, found in compared.items():
+        if _is_worse(name, found):
+            log.warning(
+                "the network is worse than gradient boosted trees: %s %.4g instead of %.4g, difference %.2g +- %.2g",
+                name,
+                found.second,
+                found.first,
+                found.difference,
+                found.standard_error,
+            )
+    difference: dict[str, float | None] = {}
+    for name, found in compared.items():
+        difference |= {name: found.difference, f"{name}_se": found.standard_error}
+    return {**{name: found.first for name, found in compared.items()}, "difference": difference}
+
+
+def _is_worse(name: str, found: Difference) -> bool:
+    """Whether the network's value is worse by more than chance explains."""
+    gain = found.difference if name in _RANKING else -found.difference
+    return found.standard_error is not None and gain < -_NUM_SE * found.standard_error

@@ -1,0 +1,184 @@
+"""The figures and curves of a trained, calibrated model on the validation fold."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from qin.calibrate.halves import judge_half
+from qin.calibrate.report import CalibrationReport
+from qin.evaluate.curves import Row, gains_curve, pr_curve, reliability_curve, roc_curve, score_histogram
+from qin.evaluate.slices import largest_segments, slice_calibration_rows, slice_figures
+from qin.metrics.gauc import grouped_auc
+from qin.metrics.logits import BoolArray, Float64Array, FloatArray, IntArray
+from qin.metrics.ranking import probability_metrics, ranking_counts
+from qin.metrics.standard_errors import (
+    Estimate,
+    competition_estimate,
+    probability_estimates,
+    ranking_estimates,
+    standard_error,
+    values_with_errors,
+)
+from qin.raw.segments import Segments
+from qin.scored import ScoredRows
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgedFold:
+    """The validation fold, ready to be judged on the original distribution: no downsampling, no weights.
+
+    Probabilities are judged on the half that the judged calibrator was not fitted on. Ranking uses every row, because a
+    calibrator keeps the order; shifts by segment do not, so with them the judged half ranks too, after calibration.
+
+    Attributes:
+        scored: training-scale logits and labels.
+        report: the calibration.
+        calibrated: logits from the judged calibrator, `(n,)`.
+        is_judge: rows of the judging half, `(n,)`.
+        ranking: logits that rank, `(n,)`.
+        is_ranked: rows that are ranked, `(n,)`.
+        segments: each row's segment, where the calibrator has shifts.
+        cluster: codes from 0 of what is drawn independently, such as users, `(n,)`; None for rows.
+    """
+
+    scored: ScoredRows
+    report: CalibrationReport
+    calibrated: Float64Array
+    is_judge: BoolArray
+    ranking: FloatArray
+    is_ranked: BoolArray
+    segments: Segments | None
+    cluster: IntArray | None
+
+    @classmethod
+    def of(
+        cls,
+        scored: ScoredRows,
+        report: CalibrationReport,
+        *,
+        judge_seed: int,
+        segments: Segments | None = None,
+        cluster: IntArray | None = None,
+    ) -> "JudgedFold":
+        """Apply the calibrators.
+
+        Args:
+            scored: Logits of the validation fold.
+            report: The calibration.
+            judge_seed: Seed that divided the halves.
+            segments: See the class, as for `cluster`.
+            cluster: See the class.
+        """
+        calibrated, is_judge = report.judged.apply(scored.logit, segments), judge_half(scored.row, seed=judge_seed)
+        return cls(
+            scored=scored,
+            report=report,
+            calibrated=calibrated,
+            is_judge=is_judge,
+            ranking=scored.logit if segments is None else calibrated,
+            is_ranked=np.ones(scored.row.size, np.bool_) if segments is None else is_judge,
+            segments=segments,
+            cluster=cluster,
+        )
+
+    def cluster_of(self, rows: BoolArray) -> IntArray | None:
+        """Return the clusters of the rows of a mask."""
+        return None if self.cluster is None else self.cluster[rows]
+
+
+def evaluate(fold: JudgedFold, *, num_bins: int) -> dict[str, Any]:
+    """Return the figures for `metrics/evaluate.json`; `name_se` is the standard error of `name`.
+
+    Args:
+        fold: The judged fold.
+        num_bins: Bins of the calibration error.
+
+    Returns:
+        Row counts, `ap`, `auc`, GAUC (None without clusters), the competition score, and under `after` what judges the
+        calibrated probabilities of the judging half; see `qin.metrics.probability.probability_metrics`.
+    """
+    label, judged, ranked = fold.scored.label, fold.is_judge, fold.is_ranked
+    base_rate = fold.report.judged_base_rate
+    ranking = ranking_estimates(fold.ranking[ranked], label[ranked])
+    probability = probability_estimates(fold.calibrated[judged], label[judged], base_rate=base_rate)
+    metrics = probability_metrics(fold.calibrated[judged], label[judged], base_rate=base_rate, num_bins=num_bins)
+    errors = values_with_errors(probability, label[judged] == 1, cluster=fold.cluster_of(judged))
+    scores = {
+        name: competition_estimate(ap=_among_all(ranking["ap"], ranked), wll=_among_all(probability[wll], judged))
+        for name, wll in (("natural", "wll"), ("balanced", "wll_balanced"))
+    }
+    return {
+        "rows": {"validation": int(label.size), "judged": int(np.count_nonzero(judged))},
+        "base_rate": float(label.mean()),
+        **values_with_errors(ranking, label[ranked] == 1, cluster=fold.cluster_of(ranked)),
+        **_gauc(fold),
+        "score": values_with_errors(scores, label == 1, cluster=fold.cluster),
+        "after": errors | metrics,
+    }
+
+
+def _among_all(estimate: Estimate, rows: BoolArray) -> Estimate:
+    """The same estimate as one over all rows, of which the others do not count."""
+    influence = np.zeros(rows.size)
+    influence[rows] = estimate.influence
+    return Estimate(estimate.value, influence)
+
+
+def _gauc(fold: JudgedFold) -> dict[str, float | int | None]:
+    """AUC within clusters, with the number of those that hold both classes and their share of the rows."""
+    names = ("gauc", "gauc_se", "gauc_num_groups", "gauc_row_share")
+    label, cluster = fold.scored.label[fold.is_ranked], fold.cluster_of(fold.is_ranked)
+    found = None if cluster is None else grouped_auc(fold.ranking[fold.is_ranked], label, cluster)
+    if found is None:
+        return dict.fromkeys(names)
+    error = standard_error(found.estimate.influence, label == 1, cluster=cluster)
+    values = (found.estimate.value, error, found.num_groups, found.num_rows / label.size)
+    return dict(zip(names, values, strict=True))
+
+
+def evaluate_slices(
+    fold: JudgedFold, segments_of: Mapping[str, Segments]
+) -> tuple[dict[str, dict[str, dict[str, Any]]], list[Row]]:
+    """Return figures by column and value for `artifacts/slices.json`, and the rows of the slices' calibration plot.
+
+    Args:
+        fold: The judged fold.
+        segments_of: Each row's value of each column; the values with few rows are pooled.
+    """
+    figures, points = {}, []
+    for column, segments in segments_of.items():
+        pooled = largest_segments(segments)
+        figures[column] = slice_figures(
+            fold.ranking,
+            fold.calibrated,
+            fold.scored.label,
+            is_ranked=fold.is_ranked,
+            is_judge=fold.is_judge,
+            segments=pooled,
+            cluster=fold.cluster,
+        )
+        logit, label = fold.calibrated[fold.is_judge], fold.scored.label[fold.is_judge]
+        points += slice_calibration_rows(column, logit, label, segments=pooled.where(fold.is_judge))
+    return figures, points
+
+
+def curves(fold: JudgedFold, *, num_bins: int, num_points: int) -> dict[str, list[Row]]:
+    """Return the rows of each plot by name.
+
+    Args:
+        fold: The judged fold.
+        num_bins: Bins of the reliability plot.
+        num_points: Points of a curve.
+    """
+    scored, is_judge, is_ranked = fold.scored, fold.is_judge, fold.is_ranked
+    counts = ranking_counts(fold.ranking[is_ranked], scored.label[is_ranked])
+    before, after, label = scored.logit[is_judge], fold.calibrated[is_judge], scored.label[is_judge]
+    return {
+        "pr": pr_curve(counts, num_points=num_points),
+        "roc": roc_curve(counts, num_points=num_points),
+        "gains": gains_curve(counts),
+        "reliability": reliability_curve(before, after, label, num_bins=num_bins),
+        "score_histogram": score_histogram(fold.report.deployed.apply(scored.logit, fold.segments), scored.label),
+    }

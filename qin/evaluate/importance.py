@@ -1,0 +1,266 @@
+"""Which fields the model uses: how much worse it scores when a field is taken from another row.
+
+A row's field is replaced by that of a donor, a random row of the same fold, so that the field keeps its distribution
+and loses its bond with the click and with the other fields; a sequence is replaced whole. The rise of the mean log loss
+is the field's importance, with its standard error paired row by row. It is the importance to this model: of two fields
+that say the same, each may look dispensable.
+
+For the most important fields, pairs are replaced together from the same donor. What the two lose beyond the sum of
+each alone is their interaction in the loss, negative where one can stand in for the other.
+
+Clicks are rare, so half of the judged rows are clicks where the fold has them, and each class has its own mean,
+weighted with its share of the fold: the figures are those of the fold, with the error of many clicks. Donors are drawn
+from all rows alike.
+
+Source: Breiman (2001), Random forests, section 10; Fisher, Rudin and Dominici (2019), All models are wrong, but many
+are useful, section 3 (model reliance); Liu and Owen (2006), Estimating mean dimensionality of analysis of variance
+decompositions (joint replacement of a set of variables).
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+import torch
+
+from qin.evaluate.curves import Row
+from qin.metrics.logits import Float64Array, FloatArray, IntArray, LabelArray
+from qin.metrics.ranking import ranking_counts
+from qin.metrics.standard_errors import ranking_estimates, standard_error
+from qin.runtime.progress import Progress
+from qin.schema import FieldKind, Schema
+from qin.shards.files import ShardReader
+from qin.shards.loader import Batch, read_batch
+
+COLUMNS = (
+    "name",
+    "kind",
+    "rank",
+    "log_loss_rise",
+    "log_loss_rise_se",
+    "auc_drop",
+    "auc_drop_se",
+    "ap_drop",
+)
+NUM_PAIRED_FIELDS = 8
+
+_SALT = 0x494D504F  # "IMPO": other users of the same seed draw other rows
+
+Scorer = Callable[[Batch], FloatArray]
+Calibration = Callable[[FloatArray, IntArray], Float64Array]
+
+
+def fold_importance(
+    reader: ShardReader,
+    rows: IntArray,
+    label: LabelArray,
+    *,
+    score: Scorer,
+    calibrate: Calibration,
+    max_rows: int,
+    seed: int,
+) -> list[Row]:
+    """Read a bounded number of a fold's rows and judge every field on them.
+
+    Args:
+        reader: the prepared file.
+        rows: ascending row numbers of the fold, `(num_rows,)`.
+        label: their labels.
+        score: training-scale logits `(n,)` of a batch of n rows.
+        calibrate: what turns logits `(n,)` into calibrated ones, given the rows' positions in the fold `(n,)`.
+        max_rows: rows to judge at most; as many are read as donors.
+        seed: seed of the draw.
+
+    Returns:
+        See `permutation_importance`.
+
+    Raises:
+        ValueError: see `draw_rows`.
+    """
+    drawn = draw_rows(label, max_rows=max_rows, seed=seed)
+    judged = read_batch(reader, rows[drawn.judged])
+    order = torch.from_numpy(np.argsort(np.argsort(drawn.donor)))
+    donor = read_batch(reader, rows[np.sort(drawn.donor)]).take(order)
+    return permutation_importance(
+        lambda batch: calibrate(score(batch), drawn.judged),
+        judged,
+        donor,
+        schema=reader.schema,
+        base_rate=float(label.mean()),
+    )
+
+
+@dataclass(frozen=True)
+class JudgedRows:
+    """Positions in a fold, each array of shape (n,).
+
+    Attributes:
+        judged: ascending, clicks over-represented.
+        donor: the row that each judged row takes a field from; each row is a donor at most once.
+    """
+
+    judged: IntArray
+    donor: IntArray
+
+
+def draw_rows(label: LabelArray, *, max_rows: int, seed: int) -> JudgedRows:
+    """Draw the judged rows of a fold, at most half of them clicks unless other rows run out, and their donors.
+
+    Args:
+        label: ndarray of shape (num_rows,) in {0, 1}.
+        max_rows: rows to judge at most; at least four, so that there is an error to estimate.
+        seed: seed of the draw.
+
+    Raises:
+        ValueError: `max_rows` is less than four.
+    """
+    if max_rows < 4:
+        raise ValueError(f"max_rows must be at least 4: {max_rows=}")
+    generator = np.random.default_rng((seed, _SALT))
+    num_rows = min(max_rows, label.size)
+    clicks, others = np.flatnonzero(label == 1), np.flatnonzero(label != 1)
+    num_clicks = max(min(clicks.size, num_rows // 2), num_rows - others.size)
+    drawn = (
+        generator.choice(clicks, num_clicks, replace=False),
+        generator.choice(others, num_rows - num_clicks, replace=False),
+    )
+    return JudgedRows(np.sort(np.concatenate(drawn)), generator.choice(label.size, num_rows, replace=False))
+
+
+@dataclass(frozen=True)
+class _Effect:
+    """What a replacement does to the figures.
+
+    Attributes:
+        log_loss: rise of each row's loss, (n,).
+        auc_influence: each row's contribution to the error of the drop, (n,).
+        auc: drop of the AUC.
+        ap: drop of the AP.
+    """
+
+    log_loss: Float64Array
+    auc_influence: Float64Array
+    auc: float
+    ap: float
+
+    def __sub__(self, other: "_Effect") -> "_Effect":
+        return _Effect(
+            self.log_loss - other.log_loss,
+            self.auc_influence - other.auc_influence,
+            self.auc - other.auc,
+            self.ap - other.ap,
+        )
+
+
+class _Judge:
+    """Turns logits of the judged rows into figures of the fold."""
+
+    def __init__(self, logit: Float64Array, label: LabelArray, *, base_rate: float) -> None:
+        self._is_positive = label == 1
+        self._sign = np.where(self._is_positive, -1.0, 1.0)
+        num_positives = int(self._is_positive.sum())
+        self._weight = base_rate / num_positives, (1.0 - base_rate) / (label.size - num_positives)
+        self._label = label
+        self._loss = self._losses(logit)
+        self._auc = ranking_estimates(logit, label)["auc"]
+        self._ap = self._average_precision(logit)
+
+    def effect(self, logit: Float64Array) -> _Effect:
+        auc = ranking_estimates(logit, self._label)["auc"]
+        return _Effect(
+            self._losses(logit) - self._loss,
+            self._auc.influence - auc.influence,
+            self._auc.value - auc.value,
+            self._ap - self._average_precision(logit),
+        )
+
+    def figures(self, effect: _Effect) -> dict[str, float]:
+        influence = effect.log_loss * np.where(self._is_positive, *self._weight)
+        for of_class in (self._is_positive, ~self._is_positive):
+            influence[of_class] -= influence[of_class].mean()
+        errors = [standard_error(array, self._is_positive) for array in (influence, effect.auc_influence)]
+        assert errors[0] is not None, "both classes have two rows"
+        assert errors[1] is not None
+        return {
+            "log_loss_rise": float(np.dot(effect.log_loss, np.where(self._is_positive, *self._weight))),
+            "log_loss_rise_se": errors[0],
+            "auc_drop": effect.auc,
+            "auc_drop_se": errors[1],
+            "ap_drop": effect.ap,
+        }
+
+    def _losses(self, logit: Float64Array) -> Float64Array:
+        return np.logaddexp(0.0, self._sign * logit)
+
+    def _average_precision(self, logit: Float64Array) -> float:
+        """AP with each class weighted to its share of the fold."""
+        counts = ranking_counts(logit, self._label)
+        true = counts.true_positives() * self._weight[0]
+        precision = true / (true + counts.false_positives() * self._weight[1])
+        return float(np.dot(counts.num_positives_at, precision) / counts.num_positives_at.sum())
+
+
+def permutation_importance(
+    score: Callable[[Batch], Float64Array], judged: Batch, donor: Batch, *, schema: Schema, base_rate: float
+) -> list[Row]:
+    """Replace each field in turn, then the pairs of the most important ones.
+
+    Args:
+        score: calibrated logits, float64 `(n,)`, of a batch of n rows.
+        judged: the rows to judge, with labels of both classes, two each at least.
+        donor: the rows that they take fields from, in the same order.
+        schema: names of the fields.
+        base_rate: click rate of the fold that `judged` stands for.
+
+    Returns:
+        Rows of the keys `COLUMNS`: `kind` is `field`, or `pair` where every figure is what the pair loses beyond the
+        sum of the two alone; `rank` counts from 1 by descending `log_loss_rise`, for pairs by its absolute value.
+        Drops of AUC and AP are positive where the ranking gets worse.
+    """
+    assert judged.label is not None
+    judge = _Judge(score(judged), judged.label.numpy(), base_rate=base_rate)
+    places = _places(schema)
+    num_paired = min(NUM_PAIRED_FIELDS, len(places))
+    num_scored = len(places) + num_paired + num_paired * (num_paired - 1) // 2
+    with Progress(num_scored, label="importance", unit="fields and pairs") as progress:
+
+        def effect(*names: str) -> _Effect:
+            progress.advance(1)
+            return judge.effect(score(_replaced(judged, donor, [places[name] for name in names])))
+
+        fields = [(name, judge.figures(effect(name))) for name in places]
+        fields.sort(key=lambda field: -field[1]["log_loss_rise"])
+        chosen = {name for name, _ in fields[:num_paired]}
+        alone = {name: effect(name) for name in places if name in chosen}  # in one order, so that revisions pair alike
+        pairs = [
+            (f"{first} x {second}", judge.figures(effect(first, second) - alone[first] - alone[second]))
+            for first, second in combinations(alone, 2)
+        ]
+    pairs.sort(key=lambda pair: -abs(pair[1]["log_loss_rise"]))
+    return [*_rows("field", fields), *_rows("pair", pairs)]
+
+
+def _rows(kind: str, ranked: list[tuple[str, dict[str, float]]]) -> Iterator[Row]:
+    for rank, (name, figures) in enumerate(ranked, start=1):
+        yield {"name": name, "kind": kind, "rank": rank, **figures}
+
+
+def _places(schema: Schema) -> dict[str, tuple[int, slice]]:
+    """Each field's tensor, counted as in `Batch.tensors`, and its columns there."""
+    places: dict[str, tuple[int, slice]] = {}
+    for tensor, kind in enumerate((FieldKind.CATEGORICAL, FieldKind.NUMERIC)):
+        for column, field in enumerate(schema.of_kind(kind)):
+            places[field.name] = tensor, slice(column, column + 1)
+    for number, field in enumerate(schema.sequences):
+        places[field.name] = 2 + number, slice(None)
+    return places
+
+
+def _replaced(judged: Batch, donor: Batch, places: list[tuple[int, slice]]) -> Batch:
+    tensors, sources = judged.tensors, donor.tensors
+    for tensor in {tensor for tensor, _ in places}:
+        tensors[tensor] = torch.clone(tensors[tensor])
+    for tensor, columns in places:
+        tensors[tensor][:, columns] = sources[tensor][:, columns]
+    return judged.with_tensors(tensors)

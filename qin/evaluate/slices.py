@@ -1,0 +1,128 @@
+"""The same figures for the rows of one value of a column: where a model ranks or calibrates worse than elsewhere."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from qin.evaluate.curves import Row, wilson_interval
+from qin.metrics.logits import BoolArray, FloatArray, IntArray, LabelArray, sigmoid
+from qin.metrics.standard_errors import Estimate, calibration_ratio_estimate, ranking_estimates, standard_error
+from qin.raw.segments import Segments
+
+OTHER = "other"
+MAX_VALUES = 20
+
+CALIBRATION_COLUMNS = ("column", "value", "num_rows", "predicted", "observed", "lower", "upper")
+
+_RANKING = ("ap", "auc")
+
+
+def largest_segments(segments: Segments, *, max_values: int = MAX_VALUES) -> Segments:
+    """Keep the values with the most rows and pool the rest as `other`, so that a column of many values stays readable.
+
+    Args:
+        segments: value of each row.
+        max_values: values to keep; a tie goes to the first by name.
+
+    Returns:
+        The kept values in their old order; then, if there are more, what was pooled. Where a kept value is itself
+        `other`, the pool is called `other values`.
+    """
+    if len(segments.names) <= max_values:
+        return segments
+    num_rows = np.bincount(segments.code, minlength=len(segments.names))
+    kept = np.sort(np.argsort(-num_rows, kind="stable")[:max_values])
+    number = np.full(len(segments.names), max_values, dtype=np.int32)
+    number[kept] = np.arange(max_values, dtype=np.int32)
+    names = tuple(segments.names[code] for code in kept)
+    return Segments((*names, OTHER if OTHER not in names else f"{OTHER} values"), number[segments.code])
+
+
+def slice_figures(
+    logit: FloatArray,
+    calibrated: FloatArray,
+    label: LabelArray,
+    *,
+    is_ranked: BoolArray,
+    is_judge: BoolArray,
+    segments: Segments,
+    cluster: IntArray | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Return figures of each value's rows, by value.
+
+    Args:
+        logit: ndarray of shape (n,), which ranks.
+        calibrated: ndarray of shape (n,), whose probabilities are judged.
+        label: ndarray of shape (n,) in {0, 1}.
+        is_ranked: bool ndarray of shape (n,), the rows that count for ranking.
+        is_judge: bool ndarray of shape (n,), those that count for calibration.
+        segments: value of each row; see `largest_segments`.
+        cluster: ndarray of shape (n,), see `qin.metrics.standard_errors.standard_error`.
+
+    Returns:
+        `rows`, `base_rate`, and `ap`, `auc` and `calibration_ratio` each with its standard error `_se`; None where the
+        rows hold one class only, or see one class in a single cluster.
+    """
+    figures = {}
+    for name, rows in _rows_of(segments):
+        ranked, judged = rows[is_ranked[rows]], rows[is_judge[rows]]
+        ranking = ranking_estimates(logit[ranked], label[ranked]) if _has_both(label[ranked]) else {}
+        ratio = calibration_ratio_estimate(calibrated[judged], label[judged]) if _has_both(label[judged]) else None
+        values = {"rows": {"validation": rows.size, "judged": judged.size}, "base_rate": float(label[rows].mean())}
+        for metric in _RANKING:
+            values |= _with_error(metric, ranking.get(metric), label, ranked, cluster)
+        figures[name] = values | _with_error("calibration_ratio", ratio, label, judged, cluster)
+    return figures
+
+
+def slice_calibration_rows(column: str, calibrated: FloatArray, label: LabelArray, *, segments: Segments) -> list[Row]:
+    """Return observed against predicted click rates of each value that has rows.
+
+    Args:
+        column: its name.
+        calibrated: ndarray of shape (n,), calibrated logits of rows that the calibrator was not fitted on.
+        label: ndarray of shape (n,) in {0, 1}.
+        segments: value of each row; see `largest_segments`.
+
+    Returns:
+        Rows `column`, `value`, `num_rows`, `predicted` (mean probability), `observed` (share of clicks), `lower` and
+        `upper` (Wilson 95% interval of `observed`, rows taken as independent).
+    """
+    found: list[Row] = []
+    for name, rows in _rows_of(segments):
+        num_positives = int(np.count_nonzero(label[rows] == 1))
+        lower, upper = wilson_interval(num_positives, num_rows=rows.size)
+        row: Row = {
+            "column": column,
+            "value": name,
+            "num_rows": rows.size,
+            "predicted": float(sigmoid(calibrated[rows].astype(np.float64)).mean()),
+            "observed": num_positives / rows.size,
+            "lower": lower,
+            "upper": upper,
+        }
+        found.append(row)
+    return found
+
+
+def _rows_of(segments: Segments) -> Iterator[tuple[str, IntArray]]:
+    """Yield each value that has rows, and their positions, ascending."""
+    order = np.argsort(segments.code, kind="stable")
+    bounds = np.searchsorted(segments.code[order], np.arange(len(segments.names) + 1))
+    for name, start, stop in zip(segments.names, bounds[:-1], bounds[1:], strict=True):
+        if stop > start:
+            yield name, order[start:stop]
+
+
+def _has_both(label: LabelArray) -> bool:
+    return bool(np.any(label == 1) and np.any(label == 0))
+
+
+def _with_error(
+    name: str, estimate: Estimate | None, label: LabelArray, rows: IntArray, cluster: IntArray | None
+) -> dict[str, float | None]:
+    if estimate is None:
+        return {name: None, f"{name}_se": None}
+    own = None if cluster is None else cluster[rows]
+    return {name: estimate.value, f"{name}_se": standard_error(estimate.influence, label[rows] == 1, cluster=own)}

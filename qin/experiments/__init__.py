@@ -1,0 +1,1 @@
+"""Several runs: comparing them, sweeping over settings, drawing them."""

@@ -1,0 +1,224 @@
+"""Whether two runs differ on the validation rows that they share, or by chance; what `qin compare` prints."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from qin.calibrate.halves import judge_half
+from qin.errors import ConfigError, DataError
+from qin.experiments.runs import Run
+from qin.metrics.gauc import grouped_auc
+from qin.metrics.logits import Float64Array, IntArray, LabelArray, prior_logit
+from qin.metrics.paired import Difference, compare_logits, paired_difference
+from qin.metrics.standard_errors import Estimate, competition_estimate, ranking_estimates, wll_estimate
+from qin.raw.segments import read_segments
+
+LOWER_IS_BETTER = frozenset({"log_loss", "wll", "wll_balanced"})
+
+_ORDER = ("ap", "auc", "gauc", "log_loss", "wll", "wll_balanced", "score_natural", "score_balanced")
+_LIKELY, _CLEAR = 1.959963984540054, 3.2905267314919255  # two-sided 5% and 0.1% of the standard normal
+
+_FIGURES = ("first", "second", "difference", "standard_error")
+_FOOTNOTE = (
+    "noise: within 1.96 standard errors, likely: beyond, better: beyond 3.29. They cover which rows are validated, "
+    "not the seed of training."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharedRows:
+    """The validation rows of both runs.
+
+    Attributes:
+        names: of the runs.
+        row: row numbers in the train file, ascending, `(n,)`.
+        label: `(n,)`.
+        calibrated: each run's calibrated logits, `(n,)`.
+        base_rates: click rate that each run's probabilities refer to.
+        num_unshared: rows that only the first run has, and only the second.
+        is_half: whether these are the rows of the judging half only.
+    """
+
+    names: tuple[str, str]
+    row: IntArray
+    label: LabelArray
+    calibrated: tuple[Float64Array, Float64Array]
+    base_rates: tuple[float, float]
+    num_unshared: tuple[int, int]
+    is_half: bool
+
+
+def shared_rows(first: Run, second: Run, *, train: str | None = None, judge_seed: int | None = None) -> SharedRows:
+    """Match two runs' rows by number.
+
+    Calibrators are the deployed ones, fitted on each run's whole fold: with one to three parameters their optimism,
+    about half a nat per parameter over all rows, is far below the standard error and nearly the same in both runs.
+    Shifts by segment have many parameters and change the ranking, so if a run has them both are judged on the half
+    that the judged calibrators were not fitted on.
+
+    Args:
+        first: one run.
+        second: the other.
+        train: the raw file, for shifts by segment.
+        judge_seed: seed that divided the halves, for shifts by segment.
+
+    Raises:
+        QinError: If no row is shared, a label differs, the shared rows hold one class only, or what shifts by segment
+            need is missing or was another in a run.
+    """
+    runs = (first, second)
+    row, *places = np.intersect1d(first.scored.row, second.scored.row, assume_unique=True, return_indices=True)
+    if not row.size:
+        raise DataError(f"{first.name} and {second.name} have no validation row in common: their folds are disjoint")
+    num_unshared = (first.scored.row.size - row.size, second.scored.row.size - row.size)
+    _check_labels(runs, row, places)
+    is_half = any(run.report.deployed.segments is not None for run in runs)
+    calibrated = [_calibrated(run, is_half=is_half, train=train, judge_seed=judge_seed) for run in runs]
+    kept = judge_half(row, seed=judge_seed) if is_half and judge_seed is not None else np.ones(row.size, np.bool_)
+    label = first.scored.label[places[0]][kept]
+    if label.min() == label.max():
+        raise DataError(f"the {label.size} validation rows that both runs have are all of label {label[0]}")
+    base_rates = [run.report.judged_base_rate if is_half else run.report.base_rate for run in runs]
+    return SharedRows(
+        names=(first.name, second.name),
+        row=row[kept],
+        label=label,
+        calibrated=(calibrated[0][places[0]][kept], calibrated[1][places[1]][kept]),
+        base_rates=(base_rates[0], base_rates[1]),
+        num_unshared=num_unshared,
+        is_half=is_half,
+    )
+
+
+def _check_labels(runs: tuple[Run, Run], row: IntArray, places: list[IntArray]) -> None:
+    labels = [run.scored.label[place] for run, place in zip(runs, places, strict=True)]
+    if not np.array_equal(labels[0], labels[1]):
+        at = int(np.argmax(labels[0] != labels[1]))
+        raise DataError(
+            f"row {row[at]}: label {labels[0][at]} in {runs[0].name}, {labels[1][at]} in {runs[1].name}; "
+            "the runs are not of the same log"
+        )
+
+
+def _calibrated(run: Run, *, is_half: bool, train: str | None, judge_seed: int | None) -> Float64Array:
+    """Return the logits of all of a run's rows, from its judged calibrator if only half of them will count."""
+    scored, report = run.scored, run.report
+    if not is_half:
+        return report.deployed.apply(scored.logit)
+    if train is None or judge_seed is None:
+        raise ConfigError("params.yaml: file not found; shifts by segment need its data.train and calibration.seed")
+    if np.count_nonzero(judge_half(scored.row, seed=judge_seed)) != report.num_rows["judge_half"]:
+        raise DataError(f"{run.name}: its halves were not drawn with calibration.seed {judge_seed} of params.yaml here")
+    shifts = report.judged.segments
+    segments = None if shifts is None else read_segments(train, shifts.column, scored.row)
+    return report.judged.apply(scored.logit, segments)
+
+
+def compare_runs(rows: SharedRows, *, cluster: IntArray | None = None) -> dict[str, Difference]:
+    """Compare on the shared rows.
+
+    Args:
+        rows: see `shared_rows`.
+        cluster: ndarray of shape (n,), codes from 0 of what is drawn independently, such as users; None for rows.
+
+    Returns:
+        `ap`, `auc`, `gauc` (with clusters of which one at least holds both classes), `log_loss`, `wll`, `wll_balanced`,
+        and the competition score for both priors as `score_natural` and `score_balanced`.
+    """
+    found = compare_logits(*rows.calibrated, rows.label, cluster=cluster)
+    first, second = (
+        _further_estimates(logit, rows.label, base_rate=base_rate, cluster=cluster)
+        for logit, base_rate in zip(rows.calibrated, rows.base_rates, strict=True)
+    )
+    for name, estimate in first.items():
+        found[name] = paired_difference(estimate, second[name], is_positive=rows.label == 1, cluster=cluster)
+    return {name: found[name] for name in _ORDER if name in found}
+
+
+def _further_estimates(
+    logit: Float64Array, label: LabelArray, *, base_rate: float, cluster: IntArray | None
+) -> dict[str, Estimate]:
+    ap, natural = ranking_estimates(logit, label)["ap"], wll_estimate(logit, label)
+    balanced = wll_estimate(logit, label, offset=-prior_logit(base_rate))
+    grouped = None if cluster is None else grouped_auc(logit, label, cluster)
+    return {
+        "wll_balanced": balanced,
+        "score_natural": competition_estimate(ap=ap, wll=natural),
+        "score_balanced": competition_estimate(ap=ap, wll=balanced),
+        **({} if grouped is None else {"gauc": grouped.estimate}),
+    }
+
+
+def z_score(row: Difference) -> float | None:
+    """Return the difference in standard errors; None without a standard error above 0."""
+    return row.difference / row.standard_error if row.standard_error else None
+
+
+def verdict(name: str, row: Difference) -> str:
+    """Say in words what a difference means.
+
+    Returns:
+        `identical`; `noise` within 1.96 standard errors; `B likely better` (or A) beyond that; `B better` beyond 3.29,
+        where chance alone gets once in a thousand times; `unknown` without a standard error.
+    """
+    if row.difference == 0.0:
+        return "identical" if row.standard_error == 0.0 else "noise"
+    if row.standard_error is None:
+        return "unknown"
+    size = abs(row.difference)
+    if size < _LIKELY * row.standard_error:
+        return "noise"
+    winner = "B" if (row.difference < 0.0) == (name in LOWER_IS_BETTER) else "A"
+    return f"{winner} better" if size >= _CLEAR * row.standard_error else f"{winner} likely better"
+
+
+def comparison_json(
+    rows: SharedRows, found: dict[str, Difference], *, clusters: dict[str, Any] | None
+) -> dict[str, Any]:
+    """Return everything in one JSON object with stable keys."""
+    return {
+        "first": rows.names[0],
+        "second": rows.names[1],
+        "rows": {
+            "shared": int(rows.row.size),
+            "positives": int(np.count_nonzero(rows.label == 1)),
+            "is_half": rows.is_half,
+            "only_first": rows.num_unshared[0],
+            "only_second": rows.num_unshared[1],
+        },
+        "clusters": clusters,
+        "metrics": {
+            name: {**asdict(row), "z": z_score(row), "verdict": verdict(name, row)} for name, row in found.items()
+        },
+    }
+
+
+def comparison_text(report: dict[str, Any]) -> str:
+    """Return the same for reading: a table, above it what was compared, below it what a standard error covers."""
+    rows, clusters = report["rows"], report["clusters"]
+    unit = "rows taken as independent" if clusters is None else f"by {clusters['column']}, {clusters['num']:,} clusters"
+    half = " (the judged half, as a calibrator shifts by segment)" if rows["is_half"] else ""
+    lines = [
+        f"A = {report['first']}, B = {report['second']}",
+        f"{rows['shared']:,} validation rows of both{half}, {rows['positives']:,} of them clicked",
+        f"standard errors: {unit}",
+    ]
+    if rows["only_first"] or rows["only_second"]:
+        lines.append(
+            f"warning: the folds differ ({rows['only_first']:,} more rows in A's, {rows['only_second']:,} in B's): "
+            "the models were trained on different rows, some on rows that the other was validated on"
+        )
+    table = [("metric", "A", "B", "B - A", "std. error", "z", "verdict")]
+    for name, row in report["metrics"].items():
+        figures = [_number(row[key], "+" if key == "difference" else "") for key in _FIGURES]
+        table.append((name, *figures, "" if row["z"] is None else f"{row['z']:+.1f}", row["verdict"]))
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for name, *cells, words in table:
+        aligned = [cell.rjust(width) for cell, width in zip(cells, widths[1:-1], strict=True)]
+        lines.append("  ".join([name.ljust(widths[0]), *aligned, words]))
+    return "\n".join([*lines, _FOOTNOTE])
+
+
+def _number(value: float | None, sign: str) -> str:
+    return "" if value is None else f"{value:{sign}.5f}"

@@ -1,0 +1,83 @@
+"""Finding a run: files of a folder or the workspace, or those of a Git revision or DVC experiment in DVC's cache."""
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from dvc.api import DVCFileSystem
+from dvc.exceptions import DvcException
+from dvc_data.index.index import DataIndexError
+
+from qin.calibrate.report import CalibrationReport, read_calibration
+from qin.errors import ArtifactError
+from qin.scored import ScoredRows
+
+WORKSPACE = "workspace"
+VALIDATION = "artifacts/validation"
+CALIBRATOR = "artifacts/temperature.json"
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one run left of its validation fold.
+
+    Attributes:
+        name: as the user gave it.
+        scored: logits and labels.
+        report: the calibration.
+    """
+
+    name: str
+    scored: ScoredRows
+    report: CalibrationReport
+
+
+def read_run(name: str, *, root: Path = Path()) -> Run:
+    """Read a run by name.
+
+    Args:
+        name: `workspace`; a folder that is a checkout or its `artifacts/validation`, with `temperature.json` beside it;
+            or else a revision or experiment of the repository.
+        root: the repository.
+
+    Raises:
+        ArtifactError: If there is no such run, or its files are missing or damaged.
+    """
+    folder = _validation_folder(name, root)
+    if folder is not None:
+        return _read(name, folder, folder.parent / Path(CALIBRATOR).name)
+    with tempfile.TemporaryDirectory(prefix="qin-run-") as copy:
+        validation, calibrator = Path(copy) / Path(VALIDATION).name, Path(copy) / Path(CALIBRATOR).name
+        _fetch(name, root, {VALIDATION: validation, CALIBRATOR: calibrator})
+        return _read(name, validation, calibrator)
+
+
+def _validation_folder(name: str, root: Path) -> Path | None:
+    if name == WORKSPACE:
+        return root / VALIDATION
+    folders = [folder for folder in (Path(name), Path(name) / VALIDATION) if (folder / "facts.json").is_file()]
+    return folders[0] if folders else None
+
+
+def _fetch(name: str, root: Path, copies: dict[str, Path]) -> None:
+    """Copy outputs of a revision; they come from DVC's cache, or from the default remote if there is one."""
+    try:
+        files = DVCFileSystem(url=str(root), rev=name)
+        for path, copy in copies.items():
+            files.get(path, str(copy), recursive=True)
+    except DvcException as error:
+        raise ArtifactError(
+            f"{name}: neither {WORKSPACE}, nor a folder with {VALIDATION}, nor a revision or experiment "
+            f"of this repository ({error})"
+        ) from error
+    except (FileNotFoundError, DataIndexError) as error:
+        raise ArtifactError(
+            f"{name}: {path} is not in DVC's cache; run `dvc pull` if a remote has it, or `dvc repro` at that revision"
+        ) from error
+
+
+def _read(name: str, validation: Path, calibrator: Path) -> Run:
+    try:
+        return Run(name, ScoredRows.read(validation), read_calibration(calibrator))
+    except ArtifactError as error:
+        raise ArtifactError(f"{name}: {error}") from error

@@ -1,0 +1,1 @@
+"""Metrics from logits and their standard errors; NumPy alone, without settings."""

@@ -1,0 +1,1 @@
+"""The network, pure PyTorch: it knows neither settings nor columns."""

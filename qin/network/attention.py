@@ -1,0 +1,185 @@
+"""Target-conditioned sparse attention: what, in the user's history, matters for this target item."""
+
+import math
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import nn
+
+from qin.network.kernels.attention import attended_sums
+
+ScoreNorm = Literal["none", "length", "sqrt_length"]
+ScoreBias = Literal["none", "constant", "recency"]
+
+_NUM_RECENCIES = 16  # the last item, the 2 before it, the 4 before those, and so on: up to 65,535 items
+
+
+class TargetAttention(nn.Module):
+    """Adds to the target item the part of the behaviour sequence that it attends to.
+
+    The published form is ``W_o sum_i relu(W_q t . W_k x_i / sqrt(d_a)) W_v x_i + t``. Without a softmax the
+    projections leave the sum: with ``u = W_k^T W_q t`` the score is ``u . x_i / sqrt(d_a)``, and with
+    ``c = sum_i relu(score_i) x_i`` the output is ``W_o W_v c + t``. No history item is ever projected, so the
+    cost per item is two dot products of length ``sequence_dim``. The result is the same up to rounding.
+
+    Source: QIN (arXiv 2504.17699), the equations of "Adaptive Sparse Target Attention".
+    NOTE[DIFF]: the defaults are the published form. ``num_heads`` divides query, key and value space as in Vaswani
+    et al. (2017). ``norm`` divides ``c`` by the history's length or its root, because the published sum grows with
+    it. ``bias`` adds a learned number to the score, the same for all items or by recency; it starts at 1, so that
+    training starts from a pooled history instead of from scores near zero, of which the relu passes half. ``scale``
+    multiplies the score before the bias: with small embeddings it is a product of small numbers and stays near zero.
+    ``target_values`` multiplies ``c`` by ``1 + W_g t``, the target-aware representation of TIN (arXiv 2308.08487)
+    taken out of the sum.
+
+    Args:
+        target_dim: width of the target item, ``dt``.
+        sequence_dim: width of one history item, ``ds``.
+        attention_dim: width of the query and key space over all heads, ``A``.
+        num_heads: heads, a divisor of ``A``.
+        norm: what the sum over the history is divided by.
+        bias: what is added to the scores.
+        scale: what the scores are multiplied by.
+        target_values: whether the values depend on the target.
+
+    Shape:
+        - target: ``(batch, dt)``
+        - sequence: ``(batch, seq, ds)``
+        - is_valid: ``(batch, seq)``, bool, true where a position holds an item
+        - query, keys: as target and sequence; what the scores are made of, where they have embeddings of their own
+          (DARE, arXiv 2410.02604)
+        - output: ``(batch, dt)``; exactly ``target`` where the history is empty
+
+    Raises:
+        ValueError: A size is below 1, ``num_heads`` does not divide ``attention_dim``, or an input's shape or type
+            breaks the rules above.
+    """
+
+    def __init__(
+        self,
+        target_dim: int,
+        *,
+        sequence_dim: int,
+        attention_dim: int,
+        num_heads: int = 1,
+        norm: ScoreNorm = "none",
+        bias: ScoreBias = "none",
+        scale: float = 1.0,
+        target_values: bool = False,
+    ) -> None:
+        if min(target_dim, sequence_dim, attention_dim, num_heads) < 1:
+            raise ValueError(
+                f"every size must be at least 1, got {target_dim=}, {sequence_dim=}, {attention_dim=}, {num_heads=}"
+            )
+        if attention_dim % num_heads:
+            raise ValueError(f"num_heads must divide attention_dim, got {num_heads=}, {attention_dim=}")
+        if norm not in get_args(ScoreNorm) or bias not in get_args(ScoreBias):
+            raise ValueError(f"unknown option, got {norm=}, {bias=}")
+        if not 0.0 < scale < math.inf:
+            raise ValueError(f"the scale must be positive and finite, got {scale=}")
+        super().__init__()
+        self.attention_dim, self.num_heads = attention_dim, num_heads
+        self.norm, self.bias, self.scale = norm, bias, scale
+        self.query = nn.Linear(target_dim, attention_dim, bias=False)  # W_q (A, dt)
+        self.key = nn.Linear(sequence_dim, attention_dim, bias=False)  # W_k (A, ds)
+        self.value = nn.Linear(sequence_dim, attention_dim, bias=False)  # W_v (A, ds)
+        self.output = nn.Linear(attention_dim, target_dim, bias=False)  # W_o (dt, A)
+        self.gate = nn.Linear(target_dim, sequence_dim, bias=False) if target_values else None  # W_g (ds, dt)
+        num_biases = {"none": 0, "constant": 1, "recency": _NUM_RECENCIES}[bias]
+        self.score_bias = nn.Parameter(torch.ones(num_biases, num_heads)) if num_biases else None
+
+    def forward(
+        self,
+        target: torch.Tensor,
+        sequence: torch.Tensor,
+        is_valid: torch.Tensor,
+        *,
+        query: torch.Tensor | None = None,
+        keys: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Attend from each target item to its own history; shapes as in the class description."""
+        query = target if query is None else query
+        self._check(target, sequence, is_valid)
+        self._check(query, sequence if keys is None else keys, is_valid)
+        is_tiled = sequence.device.type == "cpu" and sequence.dtype == torch.float32
+        sums = self._tiled_sums if is_tiled else self._whole_sums
+        context = self._scaled(sums(self._directions(query), keys, sequence, is_valid), is_valid, target)
+        output: torch.Tensor = self.output(self._values(context))
+        return output + target
+
+    def _directions(self, query: torch.Tensor) -> torch.Tensor:
+        """``u / sqrt(d_a)`` of each head, ``(batch, heads, ds)``."""
+        heads, width = self.num_heads, self.attention_dim // self.num_heads
+        factor = self.scale / math.sqrt(width)
+        if heads == 1:  # the same, without a copy by einsum
+            direction: torch.Tensor = self.query(query) @ self.key.weight * factor
+            return direction.unsqueeze(1)
+        key_weight = self.key.weight.view(heads, width, -1)
+        return torch.einsum("bhw,hwd->bhd", self.query(query).view(-1, heads, width), key_weight) * factor
+
+    def _tiled_sums(
+        self, direction: torch.Tensor, keys: torch.Tensor | None, sequence: torch.Tensor, is_valid: torch.Tensor
+    ) -> torch.Tensor:
+        """``c`` of each head, ``(batch, heads, ds)``."""
+        bias = torch.zeros(1, self.num_heads) if self.score_bias is None else self.score_bias
+        return attended_sums(sequence, keys, direction, is_valid, bias, bias_of_age(is_valid.shape[1], self.bias))
+
+    def _whole_sums(
+        self, direction: torch.Tensor, keys: torch.Tensor | None, sequence: torch.Tensor, is_valid: torch.Tensor
+    ) -> torch.Tensor:
+        """What `_tiled_sums` computes, up to rounding, in a few operations on whole batches."""
+        score = torch.bmm(sequence if keys is None else keys, direction.transpose(1, 2))
+        if self.score_bias is not None:
+            score = score + (self.score_bias if self.bias == "constant" else self.score_bias[recencies(is_valid)])
+        # Masked before the relu, so whatever stands in a padded position gets a gradient of exactly zero.
+        weight = F.relu(score.masked_fill(~is_valid.unsqueeze(2), 0.0))
+        return torch.bmm(weight.transpose(1, 2), sequence)
+
+    def _values(self, context: torch.Tensor) -> torch.Tensor:
+        """``W_v c`` of all heads, one after the other, ``(batch, A)``."""
+        if self.num_heads == 1:
+            projected: torch.Tensor = self.value(context.squeeze(1))
+            return projected
+        value_weight = self.value.weight.view(self.num_heads, -1, context.shape[2])
+        return torch.einsum("bhd,hwd->bhw", context, value_weight).flatten(1)
+
+    def _scaled(self, context: torch.Tensor, is_valid: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Sums divided by the history's length or its root, times what the target makes of them."""
+        if self.norm != "none":
+            length = is_valid.sum(dim=1).clamp_min(1).to(context.dtype).view(-1, 1, 1)
+            context = context / (length if self.norm == "length" else length.sqrt())
+        if self.gate is not None:
+            context = context * (1.0 + self.gate(target)).unsqueeze(1)
+        return context
+
+    def _check(self, target: torch.Tensor, sequence: torch.Tensor, is_valid: torch.Tensor) -> None:
+        target_dim, sequence_dim = self.query.in_features, self.key.in_features
+        if target.dim() != 2 or target.shape[1] != target_dim:
+            raise ValueError(f"target must be (batch, {target_dim}), got {tuple(target.shape)}")
+        batch = target.shape[0]
+        if sequence.dim() != 3 or sequence.shape[0] != batch or sequence.shape[2] != sequence_dim:
+            raise ValueError(f"sequence must be ({batch}, seq, {sequence_dim}), got {tuple(sequence.shape)}")
+        if is_valid.shape != sequence.shape[:2] or is_valid.dtype != torch.bool:
+            raise ValueError(
+                f"is_valid must be bool of shape {tuple(sequence.shape[:2])}, "
+                f"got {is_valid.dtype} of {tuple(is_valid.shape)}"
+            )
+
+
+def recencies(is_valid: torch.Tensor) -> torch.Tensor:
+    """The recency of each position: the base-2 logarithm, rounded down, of one plus the valid positions after it.
+
+    Args:
+        is_valid: ``(batch, seq)``, bool; the newest item stands last.
+
+    Returns:
+        Integers ``(batch, seq)`` from 0 to 15; arbitrary where not valid.
+    """
+    num_after = is_valid.sum(dim=1, keepdim=True) - is_valid.cumsum(dim=1)
+    exponent: torch.Tensor = torch.frexp((num_after + 1).to(torch.float32)).exponent.to(torch.int64) - 1
+    return exponent.clamp(0, _NUM_RECENCIES - 1)
+
+
+def bias_of_age(seq: int, bias: ScoreBias) -> torch.Tensor:
+    """Which score bias an item gets, by the number of valid items after it, int64, ``(seq,)``."""
+    return recencies(torch.ones(1, seq, dtype=torch.bool))[0].flip(0) * (bias == "recency")

@@ -1,0 +1,230 @@
+"""Inputs of the network: one fused embedding table, and standardised numeric fields with missing flags."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import nn
+
+from qin.network.kernels.row_gradient import from_rows, sum_by_row
+
+PADDING_BUCKET = 0
+NULL_BUCKET = 1
+MIN_BUCKETS = 2  # padding and null; values start at bucket 2
+
+
+class FusedEmbedding(nn.Module):
+    """One table for all vocabularies, with an offset for each.
+
+    Buckets count from zero within their vocabulary: 0 is padding, 1 is null, 2 and above are values. Padding of
+    every vocabulary reads row 0 of the table, which is zero and never receives a gradient; an update that
+    is zero for a zero gradient and a zero weight (SGD, Adam, AdamW, with or without weight decay) leaves it so.
+
+    The table starts at zero; ``QIN.init_parameters`` draws it.
+
+    Args:
+        num_buckets: buckets of each vocabulary, padding and null included.
+        dim: width of an embedding.
+        sparse: whether the table's gradient is a sparse tensor of the rows that were read, without a buffer of the
+            table's size; for ``qin.train.row_adam.RowWiseAdam``. On a CPU each row is in it once, in ascending order.
+
+    Raises:
+        ValueError: There is no vocabulary, one has fewer than 2 buckets, or ``dim`` is below 1.
+    """
+
+    offsets: torch.Tensor
+    num_buckets: torch.Tensor
+
+    def __init__(self, num_buckets: Sequence[int], *, dim: int, sparse: bool = False) -> None:
+        if not num_buckets or min(num_buckets) < MIN_BUCKETS:
+            raise ValueError(f"every vocabulary needs at least {MIN_BUCKETS} buckets, got {list(num_buckets)}")
+        if dim < 1:
+            raise ValueError(f"the embedding width must be at least 1, got {dim=}")
+        super().__init__()
+        self.dim = dim
+        self.sparse = sparse
+        sizes = torch.tensor(num_buckets, dtype=torch.int64)
+        self.register_buffer("num_buckets", sizes, persistent=False)
+        self.register_buffer("offsets", sizes.cumsum(0) - sizes, persistent=False)
+        self.embedding_table = nn.Parameter(torch.zeros(sum(num_buckets), dim))
+
+    def forward(self, buckets: torch.Tensor) -> torch.Tensor:
+        """Read one embedding for each of the first ``fields`` vocabularies.
+
+        Args:
+            buckets: ``(batch, fields)``, any integer type; column ``f`` counts in vocabulary ``f``.
+
+        Returns:
+            Embeddings, ``(batch, fields, dim)``.
+
+        Raises:
+            ValueError: The shape or type is wrong, or a bucket lies outside its vocabulary (checked on the CPU
+                only: elsewhere the check would stall the device).
+        """
+        return self.read(buckets, (), vocabularies=())[0]
+
+    def read(
+        self, buckets: torch.Tensor, sequences: Sequence[torch.Tensor], *, vocabularies: Sequence[int]
+    ) -> list[torch.Tensor]:
+        """Read the fields as ``forward`` does and behaviour sequences, whose gradients then come as one.
+
+        A dense gradient has the table's size, so one for each of three reads took half of a step on a log with 400,000
+        rows in its table.
+
+        Args:
+            buckets: as of ``forward``.
+            sequences: ``(batch, seq)`` each, any integer type; 0 is padding and gives a zero vector.
+            vocabularies: the index of each sequence's vocabulary.
+
+        Returns:
+            Embeddings of the fields, ``(batch, fields, dim)``, then of each sequence, ``(batch, seq, dim)``.
+
+        Raises:
+            ValueError: As for ``forward``, or a vocabulary does not exist.
+        """
+        rows = [self._rows(self.field_index(buckets), self.offsets[: buckets.shape[1]])]
+        for sequence, vocabulary in zip(sequences, vocabularies, strict=True):
+            rows.append(self._rows(self.sequence_index(sequence, field=vocabulary), self.offsets[vocabulary]))
+        return self._gather(rows)
+
+    def lookup(self, buckets: torch.Tensor, *, field: int) -> torch.Tensor:
+        """Read behaviour sequences of one vocabulary, ``(batch, seq)``, alone; see ``read``."""
+        return self._gather([self._rows(self.sequence_index(buckets, field=field), self.offsets[field])])[0]
+
+    def field_index(self, buckets: torch.Tensor) -> torch.Tensor:
+        """The buckets ``(batch, fields)`` of the first ``fields`` vocabularies as int64, checked as in ``forward``."""
+        if buckets.dim() != 2 or buckets.shape[1] > len(self.offsets):
+            raise ValueError(
+                f"buckets must be (batch, fields) with at most {len(self.offsets)} fields, got {tuple(buckets.shape)}"
+            )
+        return _checked(buckets, limit=self.num_buckets[: buckets.shape[1]])
+
+    def sequence_index(self, buckets: torch.Tensor, *, field: int) -> torch.Tensor:
+        """The buckets ``(batch, seq)`` of one vocabulary as int64, checked as in ``read``."""
+        if buckets.dim() != 2:
+            raise ValueError(f"buckets must be (batch, seq), got {tuple(buckets.shape)}")
+        if not 0 <= field < len(self.offsets):
+            raise ValueError(f"field must be in [0, {len(self.offsets)}), got {field=}")
+        return _checked(buckets, limit=self.num_buckets[field])
+
+    def _gather(self, rows: list[torch.Tensor]) -> list[torch.Tensor]:
+        if rows[0].device.type != "cpu":
+            return [F.embedding(row, self.embedding_table, padding_idx=0, sparse=self.sparse) for row in rows]
+        gather = _GatherRowsSparsely if self.sparse else _GatherRows
+        return list(gather.apply(self.embedding_table, *rows))  # type: ignore[no-untyped-call]
+
+    def _rows(self, index: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
+        return (index + offset).masked_fill_(index == PADDING_BUCKET, 0)
+
+
+class _GatherRows(torch.autograd.Function):
+    """``F.embedding(row, table, padding_idx=0)`` of several ``row``, whose backward pass takes a third of the time.
+
+    On a CPU ``index_add_`` sums each row's gradients in order, whatever the number of threads. On a GPU it uses
+    atomics, which is why the embedding kernel is kept there.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, table: torch.Tensor, *rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        ctx.save_for_backward(*rows)
+        ctx.table_rows = table.shape[0]
+        return tuple(F.embedding(row, table) for row in rows)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        table_grad = grad_outputs[0].new_zeros(ctx.table_rows, grad_outputs[0].shape[-1])
+        for row, grad in zip(ctx.saved_tensors, grad_outputs, strict=True):
+            table_grad.index_add_(0, row.reshape(-1), grad.reshape(-1, grad.shape[-1]))
+        table_grad[0] = 0.0
+        return table_grad, *(None for _ in grad_outputs)
+
+
+class _GatherRowsSparsely(_GatherRows):
+    """``F.embedding(row, table, padding_idx=0, sparse=True)`` of several ``row``, whose gradient holds each row once.
+
+    The sums are those of ``_GatherRows``, bit for bit. Popular rows are read many times, so summing here leaves PyTorch
+    less to add up over the lookups of a batch; coalesced gradients add up to a coalesced one.
+    """
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        row = torch.cat([row.reshape(-1) for row in ctx.saved_tensors])
+        grad = torch.cat([grad.reshape(-1, grad.shape[-1]) for grad in grad_outputs])
+        rows, sums = sum_by_row(row, grad, num_rows=ctx.table_rows, padding_row=0)
+        return from_rows(rows, sums, num_rows=ctx.table_rows), *(None for _ in grad_outputs)
+
+
+def _checked(buckets: torch.Tensor, *, limit: torch.Tensor) -> torch.Tensor:
+    if buckets.is_floating_point() or buckets.is_complex() or buckets.dtype == torch.bool:
+        raise ValueError(f"buckets must be integers, got {buckets.dtype}")
+    index = buckets.to(torch.int64)  # torch has no arithmetic for the uint16 that blocks are stored in
+    if index.device.type == "cpu":
+        _check_range(index, limit=limit)
+    return index
+
+
+def _check_range(index: torch.Tensor, *, limit: torch.Tensor) -> None:
+    if not index.numel():
+        return
+    lowest, highest = torch.aminmax(index, dim=0)  # per column; one pass, where comparing every element takes four
+    if (lowest >= 0).all() and (highest < limit).all():
+        return
+    row, column = ((index < 0) | (index >= limit)).nonzero()[0].tolist()
+    allowed = limit.expand_as(index)[row, column].item()
+    raise ValueError(
+        f"a bucket must be in [0, {allowed}) here, got {index[row, column].item()} at row {row}, column {column}"
+    )
+
+
+def signed_log(x: torch.Tensor) -> torch.Tensor:
+    """Return ``sign(x) * log(1 + |x|)``, which shortens heavy tails and keeps zero and the sign."""
+    return torch.copysign(torch.log1p(x.abs()), x)
+
+
+class NumericNormalizer(nn.Module):
+    """Standardised signed logs of numeric fields, then their missing flags.
+
+    Args:
+        mean: mean of each field's signed log over the train fold's non-missing values, ``(fields,)``.
+        std: standard deviation of the same; 0 for a constant or always missing field, whose output is then 0.
+
+    Shape:
+        - raw: ``(batch, fields)``, NaN where missing
+        - output: ``(batch, 2 * fields)``, float32: values (0 where missing), then
+          flags (1 where missing)
+
+    Raises:
+        ValueError: ``mean`` and ``std`` are not finite ``(fields,)`` vectors, or a ``std`` is negative.
+    """
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, mean: torch.Tensor, std: torch.Tensor) -> None:
+        if mean.dim() != 1 or mean.shape != std.shape:
+            raise ValueError(f"mean and std must be (fields,), got {tuple(mean.shape)} and {tuple(std.shape)}")
+        if not (mean.isfinite().all() and std.isfinite().all() and (std >= 0).all()):
+            raise ValueError(f"mean must be finite, std finite and not negative, got {mean=}, {std=}")
+        super().__init__()
+        self.register_buffer("mean", mean.detach().to(torch.float32, copy=True))
+        self.register_buffer("std", std.detach().to(torch.float32, copy=True))
+
+    @property
+    def num_fields(self) -> int:
+        """Number of numeric fields; 0 is allowed."""
+        return self.mean.shape[0]
+
+    def forward(self, raw: torch.Tensor) -> torch.Tensor:
+        """Map raw values to the block the network reads; shapes as in the class description."""
+        self.check(raw)
+        raw = raw.to(self.mean.dtype)
+        is_missing = raw.isnan()
+        is_constant = self.std == 0
+        standard = (signed_log(raw) - self.mean) / self.std.masked_fill(is_constant, 1.0)
+        return torch.cat((standard.masked_fill(is_missing | is_constant, 0.0), is_missing.to(standard.dtype)), dim=1)
+
+    def check(self, raw: torch.Tensor) -> None:
+        """Check the shape of raw values; see the class description."""
+        if raw.dim() != 2 or raw.shape[1] != self.num_fields:
+            raise ValueError(f"numeric values must be (batch, {self.num_fields}), got {tuple(raw.shape)}")

@@ -1,0 +1,232 @@
+"""A network that only scores, on the CPU: weights folded and converted once, rows computed tile by tile."""
+
+import copy
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from qin.network.attention import TargetAttention, bias_of_age
+from qin.network.embedding import FusedEmbedding
+from qin.network.kernels.bf16 import bits_of, round_rows
+from qin.network.kernels.scoring import advance, advance_bf16, attend, multiply, read_fields, standardise
+from qin.network.qin import QIN
+from qin.network.quadratic import QuadraticLayer
+
+# Rows computed at a time: their activations stay in a core's cache from layer to layer, and a matrix product of this
+# height is as fast as a large one.
+TILE_ROWS = 512
+
+Float32Array = npt.NDArray[np.float32]
+Int64Array = npt.NDArray[np.int64]
+
+
+class FrozenQIN:
+    """Computes what a `QIN` in evaluation mode does, with its weights as they are now.
+
+    The rows of a quadratic layer and the projections of the attention are folded once, and matrices that are used in
+    bfloat16 are converted once. Histories are read, scored and added up without a copy of them. Residuals, attention,
+    norms and the logit are float32, as in `QIN`. Every tile has the same number of rows, the last one padded, so a
+    row's logit does not depend on how many others there are.
+
+    Args:
+        network: Its weights must be float32, on the CPU. Its tables are shared, all else is copied.
+
+    Raises:
+        ValueError: If the weights are of another type or on another device.
+    """
+
+    def __init__(self, network: QIN) -> None:
+        weight = network.embedding.embedding_table
+        if weight.dtype != torch.float32 or weight.device.type != "cpu":
+            raise ValueError(f"weights must be float32 on the CPU, got {weight.dtype} on {weight.device}")
+        stack, separate = network.network, network.attention_embedding
+        self._network, self._dim, self._in_bf16 = network, stack.dim, network.use_bf16
+        self._targets = np.array(network.inputs.target_fields, np.int64)
+        with torch.no_grad():
+            values = self._values = _Table(network.embedding)
+            keys = self._keys = values if separate is None else _Table(separate)
+            self._attentions = [
+                _FrozenAttention(attention, keys=keys, values=values, vocabulary=vocabulary)
+                for attention, vocabulary in zip(network.attentions, network.inputs.sequence_vocabulary, strict=True)
+            ]
+            self._numeric = _FrozenNumeric(network)
+            self._layers = [
+                _FrozenLayer(*parts, in_bf16=network.use_bf16)
+                for parts in zip(stack.layers, stack.norms, stack.activations, strict=True)
+            ]
+            self._fc = copy.deepcopy(stack.fc)
+
+    def __call__(
+        self, categorical: torch.Tensor, numeric: torch.Tensor, sequences: Sequence[torch.Tensor]
+    ) -> torch.Tensor:
+        """Logits `(batch,)`; arguments and errors as of `QIN.forward`."""
+        parts = [tile() for tile in self.tiles(categorical, numeric, sequences)]
+        return torch.cat(parts) if parts else torch.empty(0)
+
+    def tiles(
+        self, categorical: torch.Tensor, numeric: torch.Tensor, sequences: Sequence[torch.Tensor]
+    ) -> list[Callable[[], torch.Tensor]]:
+        """Check a batch and cut it into pieces of work that give consecutive logits and may run in any thread."""
+        self._network.check_inputs(categorical, numeric, sequences)
+        self._network.normalizer.check(numeric)
+        embedding = self._network.embedding
+        fields = embedding.field_index(categorical).contiguous()
+        histories = [
+            embedding.sequence_index(part, field=vocabulary).contiguous()
+            for part, vocabulary in zip(sequences, self._network.inputs.sequence_vocabulary, strict=True)
+        ]
+        cuts = [slice(start, start + TILE_ROWS) for start in range(0, len(fields), TILE_ROWS)]
+        return [partial(self._tile, fields[cut], numeric[cut], [part[cut] for part in histories]) for cut in cuts]
+
+    @torch.inference_mode()
+    def _tile(self, fields: torch.Tensor, numeric: torch.Tensor, histories: list[torch.Tensor]) -> torch.Tensor:
+        num_rows = len(fields)
+        x = torch.empty(TILE_ROWS, self._dim)
+        x[num_rows:] = 0.0
+        self._read(fields.numpy(), numeric, histories, x[:num_rows])
+        if self._in_bf16:
+            half = torch.empty(x.shape, dtype=torch.bfloat16)
+            round_rows(x.numpy(), bits_of(half))
+        for layer in self._layers:
+            if self._in_bf16:
+                half = half @ layer.weight
+                advance_bf16(x.numpy(), bits_of(half), *layer.rest)
+            else:
+                advance(x.numpy(), (x @ layer.weight).numpy(), *layer.rest)
+        logit: torch.Tensor = self._fc(x)
+        return logit[:num_rows, 0]
+
+    def _read(self, fields: Int64Array, numeric: torch.Tensor, histories: list[torch.Tensor], x: torch.Tensor) -> None:
+        """Write what the quadratic network reads into `x`, `(rows, dim)`."""
+        inputs = x.numpy()
+        position = self._values.read(fields, np.arange(fields.shape[1]), inputs)
+        target = query = np.empty((len(fields), self._targets.size * self._values.dim), np.float32)
+        self._values.read(fields, self._targets, target)
+        if self._keys is not self._values:
+            query = np.empty_like(target)
+            self._keys.read(fields, self._targets, query)
+        for attention, history in zip(self._attentions, histories, strict=True):
+            inputs[:, position : position + target.shape[1]] = attention(target, query, history.numpy())
+            position += target.shape[1]
+        self._numeric.write(numeric, x[:, position:])
+
+
+class _Table:
+    """An embedding table and its vocabularies, as arrays."""
+
+    def __init__(self, embedding: FusedEmbedding) -> None:
+        self.weight, self.dim = embedding.embedding_table.detach().numpy(), embedding.dim
+        self.offset, self.limit = embedding.offsets.numpy(), embedding.num_buckets.numpy()
+
+    def read(self, buckets: Int64Array, fields: Int64Array, out: Float32Array) -> int:
+        """Write some fields' embeddings into the first columns of `out`; return how many those are."""
+        read_fields(buckets, fields, self.offset, self.weight, out)
+        return fields.size * self.dim
+
+
+class _FrozenAttention:
+    """`TargetAttention` over rows of a table, its projections folded.
+
+    Of each head, `u = D t` with `D = scale W_k^T W_q / sqrt(width)` scores the history, and `W_o W_v` maps the
+    sums.
+    """
+
+    def __init__(self, attention: nn.Module, *, keys: _Table, values: _Table, vocabulary: int) -> None:
+        assert isinstance(attention, TargetAttention)
+        self._keys, self._values = keys.weight, values.weight
+        self._offset = int(values.offset[vocabulary])
+        self._heads, dim = attention.num_heads, values.dim
+        width = attention.attention_dim // self._heads
+        query, key, value = (
+            module.weight.double().view(self._heads, width, -1)  # (heads, width, dt or ds)
+            for module in (attention.query, attention.key, attention.value)
+        )
+        output = attention.output.weight.double().view(-1, self._heads, width)  # (dt, heads, width)
+        direction = torch.einsum("hwt,hwd->thd", query, key) * (attention.scale / width**0.5)
+        self._direction = direction.reshape(-1, self._heads * dim).float().numpy()  # (dt, heads * ds)
+        self._projection = torch.einsum("hwd,ohw->hdo", value, output).reshape(self._heads * dim, -1).float().numpy()
+        self._gate = None if attention.gate is None else attention.gate.weight.t().contiguous().numpy()  # (dt, ds)
+        self._score_bias = None if attention.score_bias is None else attention.score_bias.clone()
+        self._bias, self._norm = attention.bias, attention.norm
+
+    def __call__(self, target: Float32Array, query: Float32Array, history: Int64Array) -> Float32Array:
+        """Attention outputs `(rows, dt)` of targets and queries `(rows, dt)` and histories' buckets `(rows, seq)`."""
+        (num_rows, seq), dim = history.shape, self._values.shape[1]
+        direction = _multiply(query, self._direction).reshape(num_rows, -1, dim)
+        context = np.empty_like(direction)
+        arguments = self._bias_of_age(seq), self._divisor(seq), context
+        attend(history, self._offset, self._keys, self._values, direction, *arguments)
+        if self._gate is not None:
+            context *= 1.0 + _multiply(target, self._gate)[:, None]
+        return target + _multiply(context.reshape(num_rows, -1), self._projection)
+
+    def _bias_of_age(self, seq: int) -> Float32Array:
+        """What is added to the score of an item by the number of items after it, `(seq, heads)`."""
+        if self._score_bias is None:
+            return np.zeros((seq, self._heads), np.float32)
+        return np.asarray(self._score_bias[bias_of_age(seq, self._bias)])
+
+    def _divisor(self, seq: int) -> Float32Array:
+        """What a sum is divided by, by the history's length, `(seq + 1,)`."""
+        length = np.arange(seq + 1, dtype=np.float32).clip(1.0)
+        if self._norm == "none":
+            return np.ones_like(length)
+        return length if self._norm == "length" else np.sqrt(length)
+
+
+class _FrozenNumeric:
+    """The numeric block: `NumericNormalizer` with its weights, then the periodic embedding if there is one."""
+
+    def __init__(self, network: QIN) -> None:
+        self._normalizer, self._periodic = copy.deepcopy(network.normalizer), copy.deepcopy(network.periodic)
+        self._weight = network.numeric_weight.detach().numpy().copy()
+
+    def write(self, raw: torch.Tensor, out: torch.Tensor) -> None:
+        """Write the block of raw values `(rows, fields)` into `out`."""
+        raw, num_fields = raw.float(), raw.shape[1]
+        mean, std = self._normalizer.mean.numpy(), self._normalizer.std.numpy()
+        log = torch.log1p(raw.abs())
+        standardise(raw.numpy(), log.numpy(), mean, std, self._weight, out[:, : 2 * num_fields].numpy())
+        if self._periodic is not None:
+            out[:, 2 * num_fields :] = self._periodic(self._normalizer(raw)[:, :num_fields])
+
+
+class _FrozenLayer:
+    """What a residual quadratic layer is made of, its rows folded.
+
+    Attributes:
+        weight: `W` transposed, `(dim, dim)`.
+        rest: The last four arguments of `advance`.
+    """
+
+    def __init__(self, layer: nn.Module, norm: nn.Module, activation: nn.Module, *, in_bf16: bool) -> None:
+        assert isinstance(layer, QuadraticLayer)
+        weight, bias = layer.folded()
+        self.weight = weight.t().to(torch.bfloat16 if in_bf16 else torch.float32).contiguous()
+        slope = float(activation.weight) if isinstance(activation, nn.PReLU) else 1.0
+        eps, scale, shift = _folded_norm(norm, bias)
+        self.rest = bias.numpy(), (layer.rectified, eps, slope), scale.numpy(), shift.numpy()
+
+
+def _folded_norm(norm: nn.Module, like: torch.Tensor) -> tuple[float, torch.Tensor, torch.Tensor]:
+    """The epsilon of an RMS norm, or -1, with the scale and shift that follow, `(dim,)` each."""
+    if isinstance(norm, nn.BatchNorm1d):
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+        return -1.0, scale, norm.bias - norm.running_mean * scale
+    if isinstance(norm, nn.RMSNorm):
+        eps = torch.finfo(torch.float32).eps if norm.eps is None else norm.eps
+        return eps, norm.weight.clone(), torch.zeros_like(like)
+    assert isinstance(norm, nn.Identity), "every norm of the quadratic network has its folded form"
+    return -1.0, torch.ones_like(like), torch.zeros_like(like)
+
+
+def _multiply(rows: Float32Array, matrix: Float32Array) -> Float32Array:
+    out = np.empty((len(rows), matrix.shape[1]), np.float32)
+    multiply(rows, matrix, out)
+    return out

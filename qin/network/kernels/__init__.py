@@ -1,0 +1,1 @@
+"""Fast forms for CPUs of what `qin.network` defines, under the same names."""

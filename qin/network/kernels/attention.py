@@ -1,0 +1,161 @@
+"""The attention's sums over histories on the CPU, forward and backward, in one pass each over every history."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch.autograd.function import once_differentiable
+
+from qin.network.threads import in_tiles
+from qin.runtime.jit import njit
+
+_SUMS_IN_REGISTERS = {"reassoc", "contract", "nsz"}  # no flag that would make NaN or infinity undefined
+
+
+def attended_sums(
+    values: torch.Tensor,
+    keys: torch.Tensor | None,
+    direction: torch.Tensor,
+    is_valid: torch.Tensor,
+    bias: torch.Tensor,
+    bias_of_age: torch.Tensor,
+) -> torch.Tensor:
+    """`sum_i relu(direction . key_i + bias) value_i` of each head over the valid items, with gradients.
+
+    The result does not depend on the number of threads.
+
+    Args:
+        values: `(batch, seq, dim)`, float32, on the CPU, as all others.
+        keys: As `values`; None where they are the same.
+        direction: `(batch, heads, dim)`.
+        is_valid: `(batch, seq)`, bool.
+        bias: `(num_biases, heads)`.
+        bias_of_age: Which bias an item gets, by the number of valid items after it, int64, `(seq,)`.
+
+    Returns:
+        `(batch, heads, dim)`.
+    """
+    fixed = is_valid.contiguous().numpy(), bias_of_age.numpy()
+    arguments = (values, keys, direction, bias, fixed)
+    out: torch.Tensor = _AttendedSums.apply(*arguments)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _AttendedSums(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *arguments: Any) -> torch.Tensor:
+        values, keys, direction, bias, fixed = arguments
+        values, direction = values.contiguous(), direction.contiguous()
+        keys = values if keys is None else keys.contiguous()
+        score, out = values.new_empty(*values.shape[:2], direction.shape[1]), torch.empty_like(direction)
+        arrays = [*_arrays(values, keys, direction, score), fixed[0]]
+        constants, (sums,) = (bias.detach().numpy(), fixed[1]), _arrays(out)
+        in_tiles(len(values), lambda rows: _attend(tuple(array[rows] for array in arrays), *constants, sums[rows]))
+        ctx.save_for_backward(values, keys, direction, score)
+        ctx.fixed, ctx.num_biases, ctx.has_keys = fixed, len(bias), arguments[1] is not None
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        values, keys, direction, score = ctx.saved_tensors
+        grad_values, grad_direction = torch.empty_like(values), torch.zeros_like(direction)
+        grad_keys = torch.empty_like(keys) if ctx.has_keys else grad_values
+        arrays = [*_arrays(values, keys, direction, score), ctx.fixed[0]]
+        grads, (above,) = _arrays(grad_values, grad_keys, grad_direction), _arrays(grad_outputs[0].contiguous())
+
+        def work(rows: slice) -> Any:
+            grad_bias = np.zeros((ctx.num_biases, direction.shape[1]))  # of all items: float32 would lose digits
+            parts = tuple(array[rows] for array in arrays), ctx.fixed[1], above[rows], tuple(one[rows] for one in grads)
+            _attend_back(*parts, grad_bias)
+            return grad_bias
+
+        grad_bias = torch.from_numpy(np.sum(in_tiles(len(values), work), axis=0)).float()
+        return grad_values, grad_keys if ctx.has_keys else None, grad_direction, grad_bias, None
+
+
+def _arrays(*tensors: torch.Tensor) -> list[Any]:
+    return [tensor.detach().numpy() for tensor in tensors]
+
+
+@njit(nogil=True, fastmath=_SUMS_IN_REGISTERS)
+def _attend(arrays: Any, bias: Any, bias_of_age: Any, out: Any) -> None:
+    """Write scores before the relu, `(n, seq, heads)`, arbitrary where not valid, and sums; see `attended_sums`.
+
+    Args:
+        arrays: Values, keys, directions, scores, and which items are valid.
+        bias: `(num_biases, heads)`.
+        bias_of_age: `(seq,)`.
+        out: Sums, `(n, heads, dim)`.
+    """
+    values, keys, direction, score, is_valid = arrays
+    out[:] = np.float32(0.0)
+    for i in range(values.shape[0]):
+        age = np.sum(is_valid[i])
+        for position in range(values.shape[1]):
+            if not is_valid[i, position]:
+                continue
+            age -= 1
+            for head in range(direction.shape[1]):
+                score[i, position, head] = bias[bias_of_age[age], head]
+            _attend_item(keys[i, position], values[i, position], direction[i], score[i, position], out[i])
+
+
+@njit(nogil=True, fastmath=_SUMS_IN_REGISTERS)
+def _attend_item(key: Any, value: Any, direction: Any, score: Any, out: Any) -> None:
+    for head in range(direction.shape[0]):
+        query, total = direction[head], out[head]
+        found = score[head]
+        for d in range(key.size):
+            found += query[d] * key[d]
+        score[head] = found
+        weight = np.float32(0.0) if found < 0.0 else found  # a NaN stays
+        for d in range(value.size):
+            total[d] += weight * value[d]
+
+
+@njit(nogil=True)
+def _attend_back(arrays: Any, bias_of_age: Any, above: Any, grads: Any, grad_bias: Any) -> None:
+    """Write the gradients of values and keys, and add to the others.
+
+    Args:
+        arrays: As in `_attend`.
+        bias_of_age: See there.
+        above: Gradient of the sums, `(n, heads, dim)`.
+        grads: Of values, keys and directions; the first two may be one array.
+        grad_bias: `(num_biases, heads)`.
+    """
+    values, keys, direction, score, is_valid = arrays
+    grad_values, grad_keys, grad_direction = grads
+    for i in range(values.shape[0]):
+        age = np.sum(is_valid[i])
+        for position in range(values.shape[1]):
+            grad_values[i, position] = np.float32(0.0)
+            grad_keys[i, position] = np.float32(0.0)
+            if not is_valid[i, position]:
+                continue
+            age -= 1
+            item = keys[i, position], values[i, position], score[i, position]
+            item_grads = grad_keys[i, position], grad_values[i, position], grad_bias[bias_of_age[age]]
+            _attend_item_back(item, direction[i], above[i], item_grads, grad_direction[i])
+
+
+@njit(nogil=True, fastmath=_SUMS_IN_REGISTERS)
+def _attend_item_back(item: Any, direction: Any, above: Any, item_grads: Any, grad_direction: Any) -> None:
+    (key, value, score), (grad_key, grad_value, grad_bias) = item, item_grads
+    for head in range(direction.shape[0]):
+        weight = score[head]
+        if weight <= 0.0:
+            continue
+        query, grad_sum, grad_query = direction[head], above[head], grad_direction[head]
+        grad_score = np.float32(0.0)
+        for d in range(value.size):
+            grad_score += grad_sum[d] * value[d]
+        # One loop for each: value and key, or their gradients, may be the same memory.
+        for d in range(value.size):
+            grad_value[d] += weight * grad_sum[d]
+        for d in range(value.size):
+            grad_key[d] += grad_score * query[d]
+        for d in range(value.size):
+            grad_query[d] += grad_score * key[d]
+        grad_bias[head] += grad_score

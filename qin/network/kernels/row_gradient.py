@@ -1,0 +1,174 @@
+"""Gradients of single rows of a table: what many reads of the same row add up to, without a buffer of the table's size.
+
+The sum of a row runs over its reads in their order, so its bytes depend neither on the number of threads nor on
+the other rows; it equals what `index_add_` into a dense gradient gives. PyTorch's own `coalesce` leaves the order open.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from qin.runtime.jit import njit
+
+NO_PADDING = -1
+
+_DIGIT_BITS = 11
+_POSITION_BITS = 32
+_THREAD_ITEMS = 1 << 15  # below this, starting a second thread costs more than it saves
+
+
+def sum_by_row(
+    row: torch.Tensor, grad: torch.Tensor, *, num_rows: int, padding_row: int = NO_PADDING
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Add up the gradients of each row.
+
+    Args:
+        row: Row of the table that each gradient belongs to, int64, `(reads,)`.
+        grad: Gradients, `(reads, dim)`.
+        num_rows: Rows of the table.
+        padding_row: A row to leave out, or `NO_PADDING`.
+
+    Returns:
+        Distinct rows in ascending order, int64, `(distinct,)`, and their sums, `(distinct, dim)`.
+
+    Raises:
+        ValueError: If the shapes do not match, or a row lies outside the table (checked on the CPU only: elsewhere the
+            check would stall the device).
+    """
+    if row.dim() != 1 or grad.dim() != 2 or len(row) != len(grad):
+        raise ValueError(f"row must be (reads,) and grad (reads, dim), got {tuple(row.shape)} and {tuple(grad.shape)}")
+    if grad.device.type != "cpu" or grad.dtype not in (torch.float32, torch.float64):
+        return _sum_with_torch(row, grad, padding_row)
+    if len(row) > 1 << _POSITION_BITS or num_rows > 1 << (64 - _POSITION_BITS):
+        raise ValueError(f"at most 2**32 reads of 2**32 rows can be added up, got {len(row)} of {num_rows}")
+    bits = max(1, (num_rows - 1).bit_length())
+    in_range, packed = _pack(row.contiguous().numpy(), num_rows, padding_row)
+    if not in_range:
+        raise ValueError(f"a row must be in [0, {num_rows}), got {int(row.min())} to {int(row.max())}")
+    packed = _sort(packed, bits)
+    rows, start = _runs(packed)
+    sums = grad.new_zeros(rows.size, grad.shape[1])
+    arrays = packed, start, grad.contiguous().numpy(), sums.numpy()
+
+    def add(first: int, last: int) -> None:
+        _add_runs(*arrays, first, last)
+
+    in_parallel(add, np.searchsorted(start, even_cuts(packed.size)))
+    return torch.from_numpy(rows), sums
+
+
+def merged(grad: torch.Tensor) -> torch.Tensor:
+    """A sparse gradient with every row once, in ascending order.
+
+    Args:
+        grad: Sparse gradient of a table, `(num_rows, dim)`, rows in any order and any number of times.
+
+    Returns:
+        The same gradient, coalesced; `grad` itself if it is so already.
+    """
+    if grad.is_coalesced():
+        return grad
+    row, values = grad._indices()[0], grad._values()
+    if not _is_ascending(row):  # autograd forgets that a gradient is coalesced when it hands it over
+        row, values = sum_by_row(row, values, num_rows=grad.shape[0])
+    return from_rows(row, values, num_rows=grad.shape[0])
+
+
+def from_rows(rows: torch.Tensor, values: torch.Tensor, *, num_rows: int) -> torch.Tensor:
+    """A coalesced sparse gradient, `(num_rows, dim)`, of distinct ascending rows and their values."""
+    size = (num_rows, values.shape[1])
+    return torch.sparse_coo_tensor(rows[None], values, size, is_coalesced=True, check_invariants=False)
+
+
+def in_parallel(work: Callable[[int, int], None], cuts: npt.NDArray[np.int64]) -> None:
+    """Call `work(cuts[i], cuts[i + 1])` for every `i`, each in its own thread; kernels must release Python's lock."""
+    ranges = list(zip(cuts[:-1].tolist(), cuts[1:].tolist(), strict=True))
+    if len(ranges) == 1:
+        work(*ranges[0])
+        return
+    with ThreadPoolExecutor(len(ranges)) as pool:
+        for future in [pool.submit(work, *part) for part in ranges]:
+            future.result()
+
+
+def even_cuts(num_items: int) -> npt.NDArray[np.int64]:
+    """Bounds of nearly equal parts of a number of items: one part per torch thread, fewer if there is little to do."""
+    num_parts = max(1, min(torch.get_num_threads(), num_items // _THREAD_ITEMS))
+    return np.arange(num_parts + 1) * num_items // num_parts
+
+
+def _is_ascending(row: torch.Tensor) -> bool:
+    return bool((row[1:] > row[:-1]).all())
+
+
+def _sum_with_torch(row: torch.Tensor, grad: torch.Tensor, padding_row: int) -> tuple[torch.Tensor, torch.Tensor]:
+    if padding_row != NO_PADDING:
+        is_read = row != padding_row
+        row, grad = row[is_read], grad[is_read]
+    rows, position = torch.unique(row, return_inverse=True)
+    sums = grad.new_zeros(len(rows), grad.shape[1])
+    return rows, sums.index_put_((position,), grad, accumulate=True)  # sorts on a GPU; index_add_ has atomics there
+
+
+@njit(nogil=True)
+def _pack(row: Any, num_rows: int, padding_row: int) -> tuple[bool, Any]:
+    """Row and position of each read in one word, padding left out; whether all rows lie in the table."""
+    packed = np.empty(row.size, np.uint64)
+    num_reads = 0
+    for position in range(row.size):
+        if row[position] < 0 or row[position] >= num_rows:
+            return False, packed[:0]
+        if row[position] != padding_row:
+            packed[num_reads] = np.uint64(row[position]) << np.uint64(_POSITION_BITS) | np.uint64(position)
+            num_reads += 1
+    return True, packed[:num_reads]
+
+
+@njit(nogil=True)
+def _sort(packed: Any, bits: int) -> Any:
+    """Sort by row; stable, so that positions of a row stay in order (radix sort, least significant digit first)."""
+    spare = np.empty_like(packed)
+    num_passes = (bits + _DIGIT_BITS - 1) // _DIGIT_BITS
+    digit_bits = (bits + num_passes - 1) // num_passes
+    mask = np.uint64((1 << digit_bits) - 1)
+    for number in range(num_passes):
+        shift = np.uint64(_POSITION_BITS + number * digit_bits)
+        place = np.zeros((1 << digit_bits) + 1, np.int64)
+        for word in packed:
+            place[np.int64(word >> shift & mask) + 1] += 1
+        for i in range(1, place.size):
+            place[i] += place[i - 1]
+        for word in packed:
+            digit = np.int64(word >> shift & mask)
+            spare[place[digit]] = word
+            place[digit] += 1
+        packed, spare = spare, packed
+    return packed
+
+
+@njit(nogil=True)
+def _runs(packed: Any) -> tuple[Any, Any]:
+    """Distinct rows of sorted words, `(distinct,)`, and where each begins and the last one ends, `(distinct + 1,)`."""
+    rows, start = np.empty(packed.size, np.int64), np.empty(packed.size + 1, np.int64)
+    num_rows = 0
+    for i in range(packed.size):
+        row = np.int64(packed[i] >> np.uint64(_POSITION_BITS))
+        if num_rows == 0 or rows[num_rows - 1] != row:
+            rows[num_rows], start[num_rows] = row, i
+            num_rows += 1
+    start[num_rows] = packed.size
+    return rows[:num_rows].copy(), start[: num_rows + 1]
+
+
+@njit(nogil=True)
+def _add_runs(packed: Any, start: Any, values: Any, sums: Any, first: int, last: int) -> None:
+    position_mask = np.uint64((1 << _POSITION_BITS) - 1)
+    for run in range(first, last):  # plain indices: a view of each row would cost more than the sum
+        for i in range(start[run], start[run + 1]):
+            position = np.int64(packed[i] & position_mask)
+            for d in range(values.shape[1]):
+                sums[run, d] += values[position, d]

@@ -1,0 +1,159 @@
+"""Kernels of a network that only scores, on the CPU: one pass over each row's data, nothing of the size of a history.
+
+They compute what `embedding`, `attention` and `quadratic` define, in float32; sums run in vector registers, so their
+order, and with it the last digits, depends on the processor, but neither on other rows nor on the number of threads.
+A NaN stays a NaN everywhere. Arrays are C-contiguous unless said otherwise, buckets int64.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from qin.network.kernels.bf16 import round_row, widen_row
+from qin.runtime.jit import njit
+
+PADDING_ROW = 0
+
+_SUMS_IN_REGISTERS = {"reassoc", "contract", "nsz"}  # no flag that would make NaN or infinity undefined
+
+
+@njit(nogil=True)
+def read_fields(buckets: Any, fields: Any, offset: Any, table: Any, out: Any) -> None:
+    """Write the embeddings of some fields, one after the other, into each row of `out`.
+
+    Args:
+        buckets: Of all fields, `(n, num_fields)`; inside their vocabularies.
+        fields: Which of them to read, `(k,)`.
+        offset: First row of each field's vocabulary in the table, `(num_fields or more,)`.
+        table: `(table_rows, dim)`.
+        out: `(n, at least k * dim)`.
+    """
+    dim = table.shape[1]
+    for i in range(buckets.shape[0]):
+        for k in range(fields.size):
+            bucket = buckets[i, fields[k]]
+            row = PADDING_ROW if bucket == 0 else bucket + offset[fields[k]]
+            for d in range(dim):
+                out[i, k * dim + d] = table[row, d]
+
+
+@njit(nogil=True, fastmath=_SUMS_IN_REGISTERS)
+def attend(
+    buckets: Any, offset: int, keys: Any, values: Any, direction: Any, bias_of_age: Any, divisor: Any, out: Any
+) -> None:
+    """Read, score and add up each history: `sum_i relu(direction . key_i + bias) value_i / divisor` of each head.
+
+    Args:
+        buckets: `(n, seq)`, padding anywhere; inside their vocabulary.
+        offset: First row of the vocabulary in the tables.
+        keys: Table of what is scored, `(table_rows, dim)`.
+        values: Table of what is added up, `(table_rows, dim)`; may be the same.
+        direction: `(n, heads, dim)`.
+        bias_of_age: Added to the score of an item by the number of valid items after it, `(seq, heads)`.
+        divisor: By the number of valid items, `(seq + 1,)`.
+        out: `(n, heads, dim)`.
+    """
+    seq, num_heads, dim = buckets.shape[1], out.shape[1], out.shape[2]
+    row = np.empty(seq, np.int64)
+    for i in range(buckets.shape[0]):
+        length = 0
+        for position in range(seq):
+            if buckets[i, position] != 0:
+                row[length] = buckets[i, position] + offset
+                length += 1
+        for head in range(num_heads):
+            # Views, and no branch on the score, which is negative as often as not: twice as fast.
+            query, total = direction[i, head], out[i, head]
+            total[:] = 0.0
+            for k in range(length):
+                score = np.float32(0.0)
+                for d in range(dim):
+                    score += query[d] * keys[row[k], d]
+                score += bias_of_age[length - 1 - k, head]
+                score = np.float32(0.0) if score < 0.0 else score
+                for d in range(dim):
+                    total[d] += score * values[row[k], d]
+            for d in range(dim):
+                total[d] /= divisor[length]
+
+
+@njit(nogil=True, fastmath=_SUMS_IN_REGISTERS)
+def multiply(rows: Any, matrix: Any, out: Any) -> None:
+    """`rows @ matrix` for a small matrix: BLAS rounds a row by its place among the others.
+
+    Args:
+        rows: `(n, k)`.
+        matrix: `(k, m)`.
+        out: `(n, m)`.
+    """
+    for i in range(rows.shape[0]):
+        total = out[i]
+        total[:] = 0.0
+        for k in range(matrix.shape[0]):
+            for d in range(matrix.shape[1]):
+                total[d] += rows[i, k] * matrix[k, d]
+
+
+@njit(nogil=True)
+def standardise(raw: Any, log: Any, mean: Any, std: Any, weight: Any, out: Any) -> None:
+    """Standardised signed logs, then missing flags, both weighted.
+
+    Args:
+        raw: Values, NaN where missing, `(n, fields)`.
+        log: `log(1 + |raw|)`, `(n, fields)`.
+        mean: Of each field's signed log, `(fields,)`.
+        std: Its standard deviation, `(fields,)`; the value is 0 where it is 0.
+        weight: `(2 * fields,)`.
+        out: `(n, 2 * fields)`, not necessarily contiguous.
+    """
+    num_fields = raw.shape[1]
+    for i in range(raw.shape[0]):
+        for field in range(num_fields):
+            is_missing = np.isnan(raw[i, field])
+            value = (np.copysign(log[i, field], raw[i, field]) - mean[field]) / (std[field] or np.float32(1.0))
+            out[i, field] = np.float32(0.0) if is_missing or std[field] == 0.0 else value * weight[field]
+            out[i, num_fields + field] = weight[num_fields + field] if is_missing else np.float32(0.0)
+
+
+@njit(nogil=True, fastmath=_SUMS_IN_REGISTERS)
+def advance(x: Any, product: Any, bias: Any, options: Any, scale: Any, shift: Any) -> None:
+    """One residual quadratic layer after its matrix product, in place: `x += activation(norm(x * (product + bias)))`.
+
+    Args:
+        x: `(n, dim)`.
+        product: `W x`, the layer's rows folded, `(n, dim)`.
+        bias: `(dim,)`.
+        options: Whether `product + bias` passes a relu; epsilon of an RMS norm, negative without one; slope of the
+            activation below zero, 1 without one.
+        scale: Of the norm, `(dim,)`; ones without one.
+        shift: Of the norm, `(dim,)`; zeros without one.
+    """
+    for i in range(x.shape[0]):
+        _advance_row(x[i], product[i], bias, options, scale, shift)
+
+
+@njit(nogil=True, fastmath=_SUMS_IN_REGISTERS)
+def advance_bf16(x: Any, bits: Any, bias: Any, options: Any, scale: Any, shift: Any) -> None:
+    """`advance` where the product is bfloat16, given by its bits, uint16; they are replaced by those of `x`."""
+    product = np.empty(x.shape[1], np.float32)
+    for i in range(x.shape[0]):
+        widen_row(bits[i], product)
+        _advance_row(x[i], product, bias, options, scale, shift)
+        round_row(x[i], bits[i])
+
+
+@njit(nogil=True, fastmath=_SUMS_IN_REGISTERS)
+def _advance_row(x: Any, product: Any, bias: Any, options: Any, scale: Any, shift: Any) -> None:
+    rectified, eps, slope = options
+    zero, norm, below = np.float32(0.0), np.float32(1.0), np.float32(slope)
+    if eps >= 0.0:
+        squares = zero
+        for d in range(x.size):
+            total = product[d] + bias[d]
+            term = x[d] * (zero if rectified and total < zero else total)
+            squares += term * term
+        norm = np.float32(1.0) / np.sqrt(squares / np.float32(x.size) + np.float32(eps))
+    for d in range(x.size):
+        total = product[d] + bias[d]
+        term = x[d] * (zero if rectified and total < zero else total) * norm * scale[d] + shift[d]
+        x[d] += below * term if term < zero else term

@@ -1,0 +1,166 @@
+"""The quadratic network: each layer multiplies its input by a linear function of itself."""
+
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import nn
+
+from qin.network.dropout import NOTHING_DROPPED, Mask, dropout
+from qin.network.kernels.quadratic import TiledLayer, run_layers
+
+Activation = Literal["after", "inside"]
+Norm = Literal["none", "batch", "rms"]
+
+
+class QuadraticLayer(nn.Module):
+    """Computes ``x * sum_r dropout(W_r x + b_r)``.
+
+    Nothing stands between the rows and their sum when dropout is off, so the rows are folded into one matrix:
+    ``x * ((sum_r W_r) x + sum_r b_r)`` costs one product instead of ``num_rows``, and gives every row the same
+    gradient as before. The parameters stay ``(num_rows * dim, dim)``, row after row, because the optimizer's
+    path, and with it the effective step size, depends on their number. Rows differ in training only by dropout.
+
+    Source: QIN (arXiv 2504.17699), the Khatri-Rao quadratic layer.
+
+    Args:
+        dim: width of the input and output.
+        num_rows: number of linear functions in the sum.
+        dropout: probability of dropping an element of one row, in [0, 1). It acts in training mode, through
+            torch's global random generator, and costs the fold.
+        rectified: whether the sum passes a relu before the product, ``x * relu(sum_r W_r x + b_r)``.
+
+    Shape:
+        - input and output: ``(batch, dim)``
+
+    Raises:
+        ValueError: ``dim`` or ``num_rows`` is below 1, or ``dropout`` is outside [0, 1).
+    """
+
+    def __init__(self, dim: int, *, num_rows: int, dropout: float, rectified: bool = False) -> None:
+        if min(dim, num_rows) < 1:
+            raise ValueError(f"sizes must be at least 1, got {dim=}, {num_rows=}")
+        if not 0.0 <= dropout < 1.0:
+            raise ValueError(f"dropout must be in [0, 1), got {dropout=}")
+        super().__init__()
+        self.num_rows = num_rows
+        self.dropout = dropout
+        self.rectified = rectified
+        self.linear = nn.Linear(dim, num_rows * dim)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Multiply ``(batch, dim)`` by the sum of its rows."""
+        total = self._sum_of_rows(x)
+        return x * (F.relu(total) if self.rectified else total)
+
+    def _sum_of_rows(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training and self.dropout > 0.0:
+            dim = self.linear.in_features
+            return dropout(self.linear(x), self.dropout, self.training).view(-1, self.num_rows, dim).sum(dim=1)
+        return F.linear(x, *self.folded())
+
+    def folded(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The sums of the rows' matrices, ``(dim, dim)``, and of their biases, ``(dim,)``."""
+        dim = self.linear.in_features
+        weight = self.linear.weight.view(self.num_rows, dim, dim).sum(dim=0)
+        return weight, self.linear.bias.view(self.num_rows, dim).sum(dim=0)
+
+
+class QuadraticNetwork(nn.Module):
+    """A stack of residual quadratic layers, then a linear function to one logit.
+
+    The published order is quadratic product, batch norm, activation, dropout, residual: the activation stands after
+    the product. Inside it, ``x * relu(W x) + x``, the network trains better, because no product is cut to zero on
+    the way that carries ``x`` itself.
+
+    Source: QIN (arXiv 2504.17699), the quadratic neural network; the order follows the authors' implementation.
+    RMS norm: Zhang and Sennrich (2019).
+
+    Args:
+        dim: width of the input and of every layer.
+        num_layers: number of quadratic layers.
+        num_rows: rows of each quadratic layer.
+        activation: ``after`` the product (PReLU, published) or ``inside`` it (ReLU).
+        norm: what each product passes: nothing, batch norm (published), or RMS norm.
+        dropout: probability for each layer's output, in [0, 1).
+        row_dropout: probability for the rows, in [0, 1); see ``QuadraticLayer``.
+
+    Shape:
+        - input: ``(batch, dim)``
+        - output: logits, ``(batch,)``
+
+    Raises:
+        ValueError: A size is below 1, a dropout is outside [0, 1), or the input is not ``(batch, dim)``.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        num_layers: int,
+        num_rows: int,
+        activation: Activation = "after",
+        norm: Norm = "none",
+        dropout: float = 0.0,
+        row_dropout: float = 0.0,
+    ) -> None:
+        if num_layers < 1:
+            raise ValueError(f"the network needs at least one layer, got {num_layers=}")
+        if not 0.0 <= dropout < 1.0:
+            raise ValueError(f"dropout must be in [0, 1), got {dropout=}")
+        if activation not in get_args(Activation) or norm not in get_args(Norm):
+            raise ValueError(f"unknown option, got {activation=}, {norm=}")
+        super().__init__()
+        self.dim = dim
+        self.dropout = dropout
+        is_inside = activation == "inside"
+        self.layers = nn.ModuleList(
+            QuadraticLayer(dim, num_rows=num_rows, dropout=row_dropout, rectified=is_inside) for _ in range(num_layers)
+        )
+        self.norms = nn.ModuleList(_make_norm(norm, dim) for _ in range(num_layers))
+        self.activations = nn.ModuleList(nn.Identity() if is_inside else nn.PReLU() for _ in range(num_layers))
+        self.fc = nn.Linear(dim, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map ``(batch, dim)`` to logits ``(batch,)``."""
+        if x.dim() != 2 or x.shape[1] != self.dim:
+            raise ValueError(f"the input must be (batch, {self.dim}), got {tuple(x.shape)}")
+        x = self._tiled(x) if self._is_tiled(x) else self._whole(x)
+        with torch.autocast(x.device.type, enabled=False):  # or a logit of 4 would be known to 0.016
+            logit: torch.Tensor = self.fc(x)
+        return logit.squeeze(1)
+
+    def _whole(self, x: torch.Tensor) -> torch.Tensor:
+        """The layers' output, one operation after the other on the whole batch."""
+        for layer, norm, activation in zip(self.layers, self.norms, self.activations, strict=True):
+            x = x + dropout(activation(norm(layer(x))), self.dropout, self.training)
+        return x
+
+    def _is_tiled(self, x: torch.Tensor) -> bool:
+        """Whether the layers' output is computed by tiles, which needs rows that no norm couples or scales."""
+        is_plain = all(isinstance(norm, nn.Identity) for norm in self.norms)
+        return is_plain and x.device.type == "cpu" and x.dtype == torch.float32
+
+    def _tiled(self, x: torch.Tensor) -> torch.Tensor:
+        """What `_whole` computes, up to rounding."""
+        plans, weights, biases = [], [], []
+        for layer, activation in zip(self.layers, self.activations, strict=True):
+            assert isinstance(layer, QuadraticLayer)
+            is_activated = isinstance(activation, nn.PReLU)
+            has_row_dropout = self.training and layer.dropout > 0.0
+            row_mask = Mask.draw(layer.dropout) if has_row_dropout else NOTHING_DROPPED
+            mask = Mask.draw(self.dropout) if self.training else NOTHING_DROPPED
+            plans.append(TiledLayer(layer.rectified, is_activated, row_mask, mask))
+            weight, bias = (layer.linear.weight, layer.linear.bias) if has_row_dropout else layer.folded()
+            weights.append(weight)
+            biases.append(bias)
+        slopes = [a.weight if isinstance(a, nn.PReLU) else torch.ones(1) for a in self.activations]
+        is_bf16 = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
+        dtype = torch.bfloat16 if is_bf16 else torch.float32
+        return run_layers(x, plans, weights=weights, biases=biases, slopes=slopes, dtype=dtype)
+
+
+def _make_norm(norm: Norm, dim: int) -> nn.Module:
+    if norm == "batch":
+        return nn.BatchNorm1d(dim)
+    return nn.RMSNorm(dim) if norm == "rms" else nn.Identity()

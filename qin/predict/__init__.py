@@ -1,0 +1,1 @@
+"""Stage predict: calibrated probabilities of the test file."""

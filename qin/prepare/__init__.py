@@ -1,0 +1,1 @@
+"""Stage prepare: the raw log as shards of fixed width."""

@@ -1,0 +1,151 @@
+"""Encoding of record batches: raw columns to the arrays that shards hold. Stateless, so nothing is fitted here."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from qin.errors import DataError
+from qin.prepare.sequences import BadTokenError, encode_sequence
+from qin.raw.hashing import FIRST_VALUE_BUCKET, NULL_BUCKET, bucket_of, hash_values, seed_of
+from qin.runtime.jit import njit
+from qin.schema import Field, Schema
+from qin.shards.files import Arrays, Group
+
+
+@njit(nogil=True)
+def _to_buckets(hashes: Any, is_null: Any, num_values: np.uint64, out: Any) -> None:
+    for i in range(out.size):
+        out[i] = np.uint64(NULL_BUCKET) if is_null[i] else bucket_of(hashes[i], num_values)
+
+
+@njit(nogil=True)
+def _copy_finite(values: Any, out: Any) -> tuple[int, int]:
+    """Copy values; returns how many are NaN, and the first infinite one's position or -1."""
+    num_missing, first_infinite = 0, -1
+    for i in range(values.size):
+        value = values[i]
+        out[i] = value
+        if not np.isfinite(value):
+            if np.isnan(value):
+                num_missing += 1
+            elif first_infinite < 0:
+                first_infinite = i
+    return num_missing, first_infinite
+
+
+@dataclass(frozen=True)
+class EncodedBatch:
+    """One encoded batch.
+
+    Attributes:
+        arrays: The shard groups' arrays.
+        hashes: Per categorical field, its values' hashes and which are null.
+        lengths: Per sequence, full lengths in tokens.
+        num_missing: Per numeric field, missing values.
+    """
+
+    arrays: Arrays
+    hashes: Mapping[str, tuple[npt.NDArray[np.uint64], npt.NDArray[np.bool_]]]
+    lengths: Mapping[str, npt.NDArray[np.int64]]
+    num_missing: npt.NDArray[np.int64]
+
+
+class BatchEncoder:
+    """Encodes the batches of one file; safe to call from several threads."""
+
+    def __init__(self, schema: Schema, groups: tuple[Group, ...], *, file: str) -> None:
+        self._schema = schema
+        self._groups = {group.name: group for group in groups}
+        self._file = file
+        self._seeds = {name: seed_of(name, schema.hash_seed) for name in schema.vocabularies}
+
+    def __call__(self, first_row: int, batch: pa.RecordBatch) -> EncodedBatch:
+        """Encode one batch.
+
+        Raises:
+            DataError: Naming the first row that breaks a rule, in the first column that has one.
+        """
+        arrays = {name: group.empty(batch.num_rows) for name, group in self._groups.items()}
+        hashes = {}
+        for position, field in enumerate(self._schema.categorical):
+            column = batch.column(field.name)
+            values, is_null = self._categorical(column, field, first_row)
+            num_values = np.uint64(field.num_buckets - FIRST_VALUE_BUCKET)
+            _to_buckets(values, is_null, num_values, arrays["categorical"][:, position])
+            hashes[field.name] = (values, is_null)
+        missing = np.zeros(len(self._schema.numeric), np.int64)
+        for position, field in enumerate(self._schema.numeric):
+            out = arrays["numeric"][:, position]
+            missing[position] = self._numeric(batch.column(field.name), field.name, first_row, out)
+        lengths = {
+            field.name: self._sequence(batch.column(field.name), field, first_row, arrays[f"sequence.{field.name}"])
+            for field in self._schema.sequences
+        }
+        if "label" in self._groups:
+            label = batch.column(self._schema.label)
+            arrays["label"][:, 0] = encode_label(label, file=self._file, column=self._schema.label, first_row=first_row)
+        return EncodedBatch(arrays, hashes, lengths, missing)
+
+    def _categorical(
+        self, column: pa.Array, field: Field, first_row: int
+    ) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.bool_]]:
+        if pa.types.is_floating(column.type):
+            self._refuse_infinite(column, field.name, first_row)
+        return hash_values(column, self._seeds[field.vocabulary])
+
+    def _numeric(self, column: pa.Array, name: str, first_row: int, out: npt.NDArray[np.float32]) -> int:
+        """Fill `out (num_rows,)`, NaN where missing; returns how many are."""
+        values = pc.cast(column, pa.float32(), safe=False).to_numpy(zero_copy_only=False)
+        num_missing, row = _copy_finite(values, out)
+        if row >= 0:
+            value = column[row].as_py()
+            rule = "infinite" if np.isinf(value) else "too large for 32-bit floats"
+            raise DataError(f"{self._file}: column {name}, row {first_row + row}: {rule}: {value!r}")
+        return num_missing
+
+    def _refuse_infinite(self, column: pa.Array, name: str, first_row: int) -> None:
+        is_infinite = np.isinf(column.to_numpy(zero_copy_only=False))
+        if is_infinite.any():
+            row = int(np.flatnonzero(is_infinite)[0])
+            raise DataError(f"{self._file}: column {name}, row {first_row + row}: infinite: {column[row].as_py()!r}")
+
+    def _sequence(self, column: pa.Array, field: Field, first_row: int, out: npt.NDArray[Any]) -> Any:
+        try:
+            return encode_sequence(column, num_buckets=field.num_buckets, seed=self._seeds[field.vocabulary], out=out)
+        except BadTokenError as error:
+            token = error.token
+            shown = token if len(token) <= 60 else f"{token[:28]}...{token[-28:]}"
+            raise DataError(
+                f"{self._file}: column {field.name}, row {first_row + error.row}: a token is not an integer: {shown!r}"
+            ) from error
+
+
+def encode_label(array: pa.Array, *, file: str, column: str, first_row: int) -> npt.NDArray[np.uint8]:
+    """Check and convert labels.
+
+    Args:
+        array: Booleans or numbers, each 0 or 1.
+        file: File that the labels come from, for messages.
+        column: Column that the labels come from, for messages.
+        first_row: Row number of the first label in the file.
+
+    Returns:
+        Labels `(num_rows,)`.
+
+    Raises:
+        DataError: If a label is null, NaN, or neither 0 nor 1, or the column does not hold numbers.
+    """
+    kind = array.type
+    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
+        raise DataError(f"{file}: column {column}: labels must be numbers 0 and 1, the type is {kind}")
+    values = np.asarray(array.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False))
+    is_bad = (values != 0) & (values != 1)  # NaN and null are neither
+    if is_bad.any():
+        row = int(np.flatnonzero(is_bad)[0])
+        raise DataError(f"{file}: column {column}, row {first_row + row}: label must be 0 or 1: {array[row].as_py()!r}")
+    return values.astype(np.uint8)

@@ -1,0 +1,77 @@
+"""From a raw Parquet file to shards: decode in order, encode in threads, write in order."""
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+from qin.errors import DataError
+from qin.prepare.encode import BatchEncoder
+from qin.prepare.statistics import FileStatistics
+from qin.raw.parquet import map_batches, open_parquet, read_batches
+from qin.runtime.files import write_json
+from qin.runtime.progress import Progress
+from qin.schema import Schema
+from qin.shards.files import ShardWriter, layout
+from qin.shards.ids import IDS, IdWriter
+
+STATISTICS = "statistics.json"
+
+
+def prepare_file(
+    file: str,
+    folder: Path,
+    *,
+    schema: Schema,
+    with_label: bool,
+    shard_rows: int,
+    batch_rows: int,
+    num_threads: int,
+) -> dict[str, Any]:
+    """Encode a raw file into `folder`; prepared row `i` is raw row `i`.
+
+    Args:
+        file: Path of the raw Parquet file, also its name in messages.
+        folder: Existing empty folder for shards, manifest, and (without labels) the ids.
+        schema: The resolved columns.
+        with_label: True for train, False for a file to predict, which has ids instead.
+        shard_rows: Rows per shard.
+        batch_rows: Rows decoded at a time.
+        num_threads: Threads that encode.
+
+    Returns:
+        Statistics by column, which are also in `statistics.json` of the folder.
+
+    Raises:
+        DataError: Naming the first bad value.
+    """
+    groups = layout(schema, with_label=with_label)
+    num_rows = open_parquet(file).metadata.num_rows
+    writer = ShardWriter(folder, groups, num_rows=num_rows, shard_rows=shard_rows)
+    encoder = BatchEncoder(schema, groups, file=file)
+    statistics = FileStatistics(schema)
+    columns = [*(field.name for field in schema.fields), schema.label if with_label else schema.id]
+    batches = read_batches(file, columns=columns, batch_rows=batch_rows)
+    with (
+        nullcontext() if with_label else IdWriter(folder, file=file, column=schema.id) as ids,
+        Progress(num_rows, label=f"prepare {file}") as progress,
+    ):
+        for first_row, raw, encoded in map_batches(encoder, batches, num_threads=num_threads):
+            writer.append(encoded.arrays)
+            statistics.update(encoded)
+            if ids is not None:
+                ids.append(raw.column(schema.id), first_row=first_row)
+            progress.advance(raw.num_rows)
+    summary = statistics.summary()
+    if with_label:
+        summary = {**summary, **_two_classes(statistics.label_summary(), file=file, column=schema.label)}
+    writer.close(schema=schema, other_files=() if with_label else (IDS,))
+    write_json(folder / STATISTICS, summary)
+    return summary
+
+
+def _two_classes(summary: dict[str, float | int], *, file: str, column: str) -> dict[str, float | int]:
+    if summary["base_rate"] in (0, 1):
+        raise DataError(
+            f"{file}: column {column}: all labels are {summary['base_rate']:.0f}; training needs both classes"
+        )
+    return summary

@@ -1,0 +1,101 @@
+"""What prepare counts while it encodes: missing values, base rate, distinct values and hash collisions, lengths."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from qin.prepare.distinct import VocabularyCounter
+from qin.prepare.encode import EncodedBatch
+from qin.schema import Field, Schema
+
+_LONGEST_COUNTED = 1 << 16
+_QUANTILES = (("p25", 0.25), ("p50", 0.5), ("p75", 0.75), ("p99", 0.99))
+
+
+class _Lengths:
+    """Exact distribution of sequence lengths; lengths of 65,536 and more are counted together."""
+
+    def __init__(self) -> None:
+        self._counts = np.zeros(_LONGEST_COUNTED + 1, np.int64)
+        self._total = 0
+        self._max = 0
+
+    def update(self, lengths: Any) -> None:
+        self._counts += np.bincount(np.minimum(lengths, _LONGEST_COUNTED), minlength=_LONGEST_COUNTED + 1)
+        self._total += int(lengths.sum())
+        self._max = max(self._max, int(lengths.max(initial=0)))
+
+    def summary(self, max_len: int) -> dict[str, float | int]:
+        num_rows = int(self._counts.sum())
+        cumulative = np.cumsum(self._counts)
+        quantiles = {name: int(np.searchsorted(cumulative, share * num_rows)) for name, share in _QUANTILES}
+        return {
+            "mean": self._total / num_rows,
+            **quantiles,
+            "max": self._max,
+            "empty": int(self._counts[0]),
+            "truncated": int(self._counts[max_len + 1 :].sum()),
+        }
+
+
+class FileStatistics:
+    """Accumulates over the batches of one file; independent of how rows are batched."""
+
+    def __init__(self, schema: Schema) -> None:
+        self._schema = schema
+        self._num_rows = 0
+        self._num_clicks = 0
+        self._num_missing = np.zeros(len(schema.numeric), np.int64)
+        self._num_null = dict.fromkeys((field.name for field in schema.categorical), 0)
+        self._distinct = {field.name: VocabularyCounter(field.num_buckets) for field in schema.categorical}
+        self._lengths = {field.name: _Lengths() for field in schema.sequences}
+
+    def update(self, batch: EncodedBatch) -> None:
+        """Add one encoded batch."""
+        self._num_rows += len(batch.arrays["categorical"])
+        if "label" in batch.arrays:
+            self._num_clicks += int(batch.arrays["label"].sum())
+        self._num_missing += batch.num_missing
+        for field in self._schema.categorical:
+            hashes, is_null = batch.hashes[field.name]
+            self._num_null[field.name] += int(is_null.sum())
+            self._distinct[field.name].update(hashes, is_null)
+        for name, lengths in batch.lengths.items():
+            self._lengths[name].update(lengths)
+
+    def summary(self) -> dict[str, Any]:
+        """Plain JSON values with stable keys; a collision is a distinct value that shares another one's bucket."""
+        nulls = {**self._num_null}
+        nulls |= {f.name: int(n) for f, n in zip(self._schema.numeric, self._num_missing, strict=True)}
+        return {
+            "num_rows": self._num_rows,
+            "nulls": {name: count for name, count in nulls.items() if count},
+            "vocabularies": {field.name: self._vocabulary(field) for field in self._schema.categorical},
+            "sequences": {f.name: self._lengths[f.name].summary(f.max_len) for f in self._schema.sequences},
+        }
+
+    def label_summary(self) -> dict[str, float | int]:
+        """Clicks and base rate of a file with labels."""
+        return {"num_clicks": self._num_clicks, "base_rate": self._num_clicks / self._num_rows}
+
+    def _vocabulary(self, field: Field) -> dict[str, Any]:
+        counter = self._distinct[field.name]
+        return {
+            "num_distinct": counter.estimate,
+            "is_exact": counter.is_exact,
+            "num_buckets": field.num_buckets,
+            "collisions": max(0, counter.estimate - counter.num_used),
+        }
+
+
+def headline(statistics: Mapping[str, Any]) -> dict[str, Any]:
+    """What is worth a column in `dvc exp show`: totals instead of a figure for each of a hundred input columns."""
+    nulls = list(statistics["nulls"].values())
+    collisions = [figures["collisions"] for figures in statistics["vocabularies"].values()]
+    return {
+        **{key: statistics[key] for key in ("num_rows", "num_clicks", "base_rate") if key in statistics},
+        "nulls": {"columns": len(nulls), "values": sum(nulls)},
+        "collisions": {"columns": sum(count > 0 for count in collisions), "values": sum(collisions)},
+        "sequences": statistics["sequences"],
+    }

@@ -1,0 +1,1 @@
+"""The raw log: Parquet columns, their hashes, values and segments."""

@@ -1,0 +1,256 @@
+"""Stable 64-bit hashing of column values by their canonical text.
+
+The hash of a value is a function of its canonical text alone, so `3`, `3.0` and `"3"` are equal, in every column
+type, process and release. Text that is a canonical integer of 64 bits (`-?(0|[1-9][0-9]*)`, no `-0`) is hashed by
+its number, which spares number columns the detour over text; all other text is hashed by its UTF-8 bytes, one at a
+time up to 64 of them and else eight at a time, because whole histories may serve as keys.
+
+A hash has two steps: the value's own, which needs no seed and is the costly one, and a mix with a seed.
+
+Source: FNV-1a (Fowler, Noll, Vo) over bytes; the finalizer is SplitMix64 (Steele, Lea, Flood, OOPSLA 2014).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from qin.runtime.jit import njit
+from qin.schema import is_string
+
+PADDING_BUCKET, NULL_BUCKET, FIRST_VALUE_BUCKET = 0, 1, 2
+
+UInt64Array = npt.NDArray[np.uint64]
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
+_MIX_2 = np.uint64(0x94D049BB133111EB)
+_FNV_BASIS = np.uint64(0xCBF29CE484222325)
+_FNV_PRIME = np.uint64(0x100000001B3)
+_TEXT_SALT = np.uint64(0xD6E8FEB86659FD93)
+_MAX_INT_DIGITS = 19
+_LONG_TEXT_BYTES = 64
+
+
+@njit(nogil=True, inline="always")
+def mix(value: np.uint64) -> np.uint64:
+    """SplitMix64's finalizer: a bijection of 64-bit integers that scatters them."""
+    value = (value ^ (value >> np.uint64(30))) * _MIX_1
+    value = (value ^ (value >> np.uint64(27))) * _MIX_2
+    return value ^ (value >> np.uint64(31))
+
+
+@njit(nogil=True, inline="always")
+def _unseeded_int(value: np.int64) -> np.uint64:
+    return mix(np.uint64(value) + _GOLDEN)
+
+
+@njit(nogil=True, inline="always")
+def hash_int(value: np.int64, seed: np.uint64) -> np.uint64:
+    """Hash of the text of an integer."""
+    return mix(_unseeded_int(value) ^ seed)
+
+
+@njit(nogil=True, inline="always")
+def bucket_of(value: np.uint64, num_values: np.uint64) -> np.uint64:
+    """Reduce a hash to a bucket; 0 and 1 are padding and null. A multiplication is several times faster than `%`."""
+    return np.uint64(FIRST_VALUE_BUCKET) + (((value >> np.uint64(32)) * num_values) >> np.uint64(32))
+
+
+@njit(nogil=True)
+def parse_int(data: npt.NDArray[np.uint8], start: int, stop: int) -> tuple[bool, np.int64]:
+    """Whether `data[start:stop]` is an integer in canonical decimal form that fits 64 bits, and its value."""
+    first = start
+    negative = stop > start and data[start] == 45
+    if negative:
+        first += 1
+    digits = stop - first
+    if digits < 1 or digits > _MAX_INT_DIGITS:
+        return False, np.int64(0)
+    if data[first] == 48 and (digits > 1 or negative):
+        return False, np.int64(0)
+    total = np.uint64(0)
+    for i in range(first, stop):
+        digit = data[i] - np.uint8(48)
+        if digit > 9:
+            return False, np.int64(0)
+        total = total * np.uint64(10) + np.uint64(digit)
+    limit = np.uint64(9223372036854775808) if negative else np.uint64(9223372036854775807)
+    if total > limit:
+        return False, np.int64(0)
+    value = np.int64(total)
+    return True, (-value if negative else value)
+
+
+@njit(nogil=True, inline="always")
+def _word(data: npt.NDArray[np.uint8], start: int) -> np.uint64:
+    value = np.uint64(0)
+    for i in range(8):
+        value |= np.uint64(data[start + i]) << np.uint64(8 * i)
+    return value
+
+
+@njit(nogil=True)
+def _unseeded_text(data: npt.NDArray[np.uint8], start: int, stop: int) -> np.uint64:
+    is_int, value = parse_int(data, start, stop)
+    if is_int:
+        return _unseeded_int(value)
+    state = _FNV_BASIS
+    if stop - start > _LONG_TEXT_BYTES:
+        while stop - start >= 8:
+            state = mix(state ^ _word(data, start))
+            start += 8
+    for i in range(start, stop):
+        state = (state ^ np.uint64(data[i])) * _FNV_PRIME
+    return mix(state ^ _TEXT_SALT)
+
+
+@njit(nogil=True)
+def hash_text(data: npt.NDArray[np.uint8], start: int, stop: int, seed: np.uint64) -> np.uint64:
+    """Hash of the text `data[start:stop]`."""
+    return mix(_unseeded_text(data, start, stop) ^ seed)
+
+
+@njit(nogil=True)
+def _unseeded_texts(data: Any, offsets: Any, out: UInt64Array) -> None:
+    for i in range(out.size):
+        out[i] = _unseeded_text(data, offsets[i], offsets[i + 1])
+
+
+@njit(nogil=True)
+def _unseeded_ints(values: Any, out: UInt64Array) -> None:
+    for i in range(out.size):
+        out[i] = _unseeded_int(np.int64(values[i]))
+
+
+@njit(nogil=True)
+def _unseeded_whole_floats(values: Any, out: UInt64Array, is_other: Any) -> int:
+    """Hash the floats that are 64-bit integers; mark the others in `is_other` and count them."""
+    num_others = 0
+    for i in range(out.size):
+        value = np.float64(values[i])
+        if -(2.0**63) <= value < 2.0**63 and value == np.floor(value):
+            out[i] = _unseeded_int(np.int64(value))
+        else:
+            is_other[i] = True
+            num_others += 1
+    return num_others
+
+
+@njit(nogil=True)
+def _seeded(values: UInt64Array, seed: np.uint64) -> UInt64Array:
+    out = np.empty_like(values)
+    for i in range(values.size):
+        out[i] = mix(values[i] ^ seed)
+    return out
+
+
+@njit(nogil=True)
+def _combine(total: UInt64Array, values: UInt64Array) -> None:
+    for i in range(total.size):
+        total[i] = mix(total[i] * _FNV_PRIME + values[i])
+
+
+def seed_of(name: str, seed: int) -> np.uint64:
+    """The hash seed of a named purpose: a field's vocabulary, a fold, a sampler."""
+    data = np.frombuffer(f"{seed}:{name}".encode(), dtype=np.uint8)
+    return np.uint64(hash_text(data, 0, data.size, np.uint64(0)))
+
+
+def utf8_buffers(array: pa.Array) -> tuple[npt.NDArray[np.uint8], npt.NDArray[Any]]:
+    """The bytes and the `num_rows + 1` offsets of a string array, without a copy where Arrow allows it."""
+    if pa.types.is_string_view(array.type):
+        array = array.cast(pa.large_string())
+    offset_type = np.dtype(np.int64 if pa.types.is_large_string(array.type) else np.int32)
+    _, offset_buffer, data_buffer = array.buffers()
+    if len(array) == 0 or offset_buffer is None:
+        return np.zeros(0, np.uint8), np.zeros(len(array) + 1, offset_type)
+    offsets = np.frombuffer(offset_buffer, offset_type)[array.offset : array.offset + len(array) + 1]
+    data = np.zeros(0, np.uint8) if data_buffer is None else np.frombuffer(data_buffer, np.uint8)
+    return data, offsets
+
+
+@dataclass(frozen=True)
+class HashedColumn:
+    """A column's hashes before any seed.
+
+    Attributes:
+        unseeded: `(num_rows,)`, arbitrary where null.
+        is_null: `(num_rows,)`; NaN counts as null.
+    """
+
+    unseeded: UInt64Array
+    is_null: npt.NDArray[np.bool_]
+
+
+def hash_values(array: pa.Array, seed: np.uint64) -> tuple[UInt64Array, npt.NDArray[np.bool_]]:
+    """Hash each value's canonical text.
+
+    Args:
+        array: See `hash_column`.
+        seed: From `seed_of`.
+
+    Returns:
+        Hashes `(num_rows,)`, arbitrary where null, and `is_null (num_rows,)`; NaN counts as null.
+    """
+    column = hash_column(array)
+    return _seeded(column.unseeded, seed), column.is_null
+
+
+def hash_column(array: pa.Array) -> HashedColumn:
+    """The part of hashing that does not depend on a seed.
+
+    Args:
+        array: Booleans, integers, floats, strings, dates, times, or a dictionary of these.
+    """
+    kind = array.type
+    if pa.types.is_dictionary(kind):
+        return _hash_dictionary(array)
+    if pa.types.is_floating(kind):
+        return _hash_floats(array)
+    is_null = array.is_null().to_numpy(zero_copy_only=False)
+    out = np.empty(len(array), np.uint64)
+    if pa.types.is_integer(kind) and kind != pa.uint64():
+        _unseeded_ints(array.fill_null(0).to_numpy(zero_copy_only=False), out)
+    else:
+        _unseeded_texts(*utf8_buffers(array if is_string(kind) else pc.cast(array, pa.string())), out)
+    return HashedColumn(out, is_null)
+
+
+def _hash_dictionary(array: pa.Array) -> HashedColumn:
+    values = hash_column(array.dictionary)
+    codes = array.indices.fill_null(0).to_numpy(zero_copy_only=False)
+    missing = array.indices.is_null().to_numpy(zero_copy_only=False)
+    if not values.unseeded.size:
+        return HashedColumn(np.zeros(len(array), np.uint64), np.ones(len(array), np.bool_))
+    return HashedColumn(values.unseeded[codes], missing | values.is_null[codes])
+
+
+def _hash_floats(array: pa.Array) -> HashedColumn:
+    if pa.types.is_float16(array.type):  # Numba has no half floats
+        array = array.cast(pa.float32())
+    values = array.to_numpy(zero_copy_only=False)
+    out = np.empty(len(array), np.uint64)
+    is_null = np.isnan(values)
+    is_other = np.zeros(len(array), np.bool_)
+    if _unseeded_whole_floats(values, out, is_other) > is_null.sum():
+        rows = np.flatnonzero(is_other & ~is_null)
+        text = pc.cast(pa.array(values[rows], array.type), pa.string())
+        others = np.empty(rows.size, np.uint64)
+        _unseeded_texts(*utf8_buffers(text), others)
+        out[rows] = others
+    return HashedColumn(out, is_null)
+
+
+def hash_rows(columns: Sequence[HashedColumn], seed: np.uint64) -> UInt64Array:
+    """One hash per row over several columns in order; null is a value like any other."""
+    total = np.full(columns[0].unseeded.size, seed, np.uint64)
+    for column in columns:
+        hashes = _seeded(column.unseeded, seed)
+        hashes[column.is_null] = _GOLDEN
+        _combine(total, hashes)
+    return total

@@ -1,0 +1,116 @@
+"""Columns of a raw file that group rows without being inputs of the model: segments by name, clusters by number."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from qin.errors import DataError, SchemaError
+from qin.raw.hashing import hash_values, seed_of
+from qin.raw.parquet import open_parquet, read_batches
+from qin.schema import is_list
+
+NULL = "null"
+_BATCH_ROWS = 65536
+
+Rows = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Segments:
+    """Which value of a column each row has.
+
+    Attributes:
+        names: Distinct values as canonical text, ascending; null is `null`.
+        code: Index into `names` of each row, `(num_rows,)`.
+    """
+
+    names: tuple[str, ...]
+    code: npt.NDArray[np.int32]
+
+    def where(self, rows: npt.NDArray[np.bool_] | npt.NDArray[np.int64]) -> "Segments":
+        """Return the rows of a mask `(num_rows,)`, or those at some positions, with all names."""
+        return Segments(self.names, self.code[rows])
+
+
+def read_segments(file: str | Path, column: str, rows: Rows) -> Segments:
+    """Read a column's values at some rows; memory is bounded by the batch and the number of distinct values.
+
+    Args:
+        file: Parquet file.
+        column: Its name.
+        rows: Row numbers, ascending, `(num_rows,)`.
+
+    Raises:
+        SchemaError: If the file has no such column, or it holds lists.
+        DataError: If the file cannot be read, or has fewer rows than that.
+    """
+    number: dict[str, int] = {}
+    code = np.empty(rows.size, np.int32)
+    for place, values in _selected(file, column, rows):
+        encoded = canonical_text(values).dictionary_encode()
+        known = [number.setdefault(name, len(number)) for name in encoded.dictionary.to_pylist()]
+        code[place] = np.array(known, np.int32)[encoded.indices.to_numpy()]
+    names = sorted(number)
+    rank = np.empty(len(names), np.int32)
+    rank[[number[name] for name in names]] = np.arange(len(names))
+    return Segments(tuple(names), rank[code])
+
+
+def read_clusters(file: str | Path, column: str, rows: Rows) -> npt.NDArray[np.int64]:
+    """Number the groups of rows that share a value of a key column; a row whose key is null is a group of its own.
+
+    Args:
+        file: Parquet file.
+        column: Its name.
+        rows: Row numbers, ascending, `(num_rows,)`.
+
+    Returns:
+        Numbers from 0 on without a gap, `(num_rows,)`, in no meaningful order.
+
+    Raises:
+        SchemaError: If the file has no such column, or it holds lists.
+        DataError: If the file cannot be read, or has fewer rows than that.
+    """
+    hashes, is_null = np.empty(rows.size, np.uint64), np.empty(rows.size, np.bool_)
+    for place, values in _selected(file, column, rows):
+        hashes[place], is_null[place] = hash_values(values, seed_of("cluster", 0))
+    cluster = np.empty(rows.size, np.int64)
+    keys, cluster[~is_null] = np.unique(hashes[~is_null], return_inverse=True)
+    cluster[is_null] = keys.size + np.arange(np.count_nonzero(is_null))
+    return cluster
+
+
+def canonical_text(values: pa.Array) -> pa.Array:
+    """The text that `qin.raw.hashing` hashes values by: 3, 3.0 and "3" are "3"; null and NaN are "null"."""
+    if pa.types.is_dictionary(values.type):
+        values = values.cast(values.type.value_type)
+    if not pa.types.is_floating(values.type):
+        return pc.fill_null(values.cast(pa.string()), NULL)
+    number = values.cast(pa.float64())
+    is_whole = pc.and_(pc.equal(pc.floor(number), number), pc.less(pc.abs(number), 2.0**63))
+    whole = pc.if_else(is_whole, number, None).cast(pa.int64()).cast(pa.string())
+    text = pc.if_else(pc.is_nan(values), None, values.cast(pa.string()))
+    return pc.fill_null(pc.coalesce(whole, text), NULL)
+
+
+def _selected(file: str | Path, column: str, rows: Rows) -> Iterator[tuple[slice, pa.Array]]:
+    """The column's values at the wanted rows of each batch, and their place among the wanted rows."""
+    with open_parquet(file) as opened:
+        names, num_rows = opened.schema_arrow.names, opened.metadata.num_rows
+        if column not in names:
+            raise SchemaError(f"{file}: no column {column}")
+        if is_list(opened.schema_arrow.field(column).type):
+            raise SchemaError(f"{file}: column {column}: lists cannot group rows")
+    if rows.size and rows[-1] >= num_rows:
+        raise DataError(f"{file}: has {num_rows} rows, row {rows[-1]} was asked for; it is not the file of this run")
+    done = 0
+    for first_row, batch in read_batches(file, columns=[column], batch_rows=_BATCH_ROWS):
+        stop = int(np.searchsorted(rows, first_row + batch.num_rows))
+        if stop > done:
+            yield slice(done, stop), batch.column(0).take(pa.array(rows[done:stop] - first_row))
+        done = stop

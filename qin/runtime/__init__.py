@@ -1,0 +1,1 @@
+"""What every stage stands on: files, the process, progress, provenance; without PyTorch."""

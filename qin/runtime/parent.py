@@ -1,0 +1,53 @@
+"""A stage ends when the `dvc` that started it does, and outlives everything else that did."""
+
+import ctypes
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import PurePath
+
+import psutil
+
+from qin.runtime.host import ancestors, command_line, is_alive
+
+_PR_SET_PDEATHSIG = 1
+_WATCH_SECONDS = 0.5
+
+
+def end_with_dvc() -> None:
+    """End this process by SIGTERM when the nearest `dvc` above it is gone; without one, nothing is bound.
+
+    A shell may stand between the two, and may live on when `dvc` is killed. Where `dvc` is the parent itself and the
+    system can send a signal at its death, that is asked for; otherwise a thread looks for it.
+    """
+    parent = os.getppid()
+    dvc = next((process for process in ancestors() if is_dvc(command_line(process))), None)
+    if dvc is None:
+        return
+    if dvc.pid == parent and _signal_at_parents_death():
+        if os.getppid() != parent:  # it died before the request
+            raise SystemExit(1)
+        return
+    threading.Thread(target=_watch, args=(dvc,), daemon=True, name="watch dvc").start()
+
+
+def is_dvc(command: list[str]) -> bool:
+    """Whether a command line is that of `dvc`: the program, a script of that name under Python, or `-m dvc`."""
+    words = [word for word in command if word == "-m" or not word.startswith("-")]  # without an interpreter's options
+    names = [PurePath(word).stem for word in words[:2]]
+    return "dvc" in names or words[1:3] == ["-m", "dvc"]
+
+
+def _signal_at_parents_death() -> bool:
+    """Ask for SIGTERM when the parent dies; False where the system has no such signal."""
+    if sys.platform != "linux":
+        return False
+    return bool(ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM) == 0)
+
+
+def _watch(process: psutil.Process) -> None:
+    while is_alive(process):
+        time.sleep(_WATCH_SECONDS)
+    os.kill(os.getpid(), signal.SIGTERM)

@@ -1,0 +1,1 @@
+"""Prepared files, folds of their rows, and batches of both."""

@@ -1,0 +1,241 @@
+"""The prepared log on disk: fixed-width little-endian arrays in shards of equal row counts, and a manifest.
+
+A shard file holds its groups one after the other, each a row-major `(num_rows, width)` array:
+`categorical`, `numeric`, one `sequence.<name>` each, and `label` (train). Fixed widths make any range of rows a
+single read per group and shard, without a memory map, so resident memory is what was asked for.
+"""
+
+import os
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from qin.errors import ArtifactError
+from qin.runtime.files import file_crc32, read_exact_json, write_exact_json
+from qin.schema import Schema
+
+FORMAT = 2
+MANIFEST = "manifest.json"
+_BLOCK_BYTES = 1 << 20
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Group:
+    """One array per shard: its name, NumPy dtype string and values per row."""
+
+    name: str
+    dtype: str
+    width: int
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row."""
+        return np.dtype(self.dtype).itemsize * self.width
+
+    def empty(self, num_rows: int) -> npt.NDArray[Any]:
+        """A zeroed array of this group."""
+        return np.zeros((num_rows, self.width), self.dtype)
+
+
+def layout(schema: Schema, *, with_label: bool) -> tuple[Group, ...]:
+    """The groups of a prepared file, in file order; bucket numbers take 16 bits where all of them fit."""
+    groups = [Group("categorical", _bucket_dtype([f.num_buckets for f in schema.categorical]), len(schema.categorical))]
+    groups.append(Group("numeric", "<f4", len(schema.numeric)))
+    groups += [Group(f"sequence.{f.name}", _bucket_dtype([f.num_buckets]), f.max_len) for f in schema.sequences]
+    if with_label:
+        groups.append(Group("label", "|u1", 1))
+    return tuple(groups)
+
+
+def _bucket_dtype(num_buckets: Sequence[int]) -> str:
+    return "<u2" if max(num_buckets, default=0) <= 1 << 16 else "<i4"
+
+
+class ShardWriter:
+    """Writes `num_rows` rows into shards of `shard_rows`; the result does not depend on how rows were batched.
+
+    Rows go straight to their place in the file, so nothing is held back here.
+
+    Args:
+        folder: Existing empty folder.
+        groups: Arrays of each shard.
+        num_rows: Rows that will be appended.
+        shard_rows: Rows per shard; the last may have fewer.
+    """
+
+    def __init__(self, folder: Path, groups: Sequence[Group], *, num_rows: int, shard_rows: int) -> None:
+        self._folder, self._groups = folder, tuple(groups)
+        self._num_rows, self._shard_rows = num_rows, shard_rows
+        self._row = 0
+        self._shards: list[dict[str, Any]] = []
+
+    def append(self, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Add rows; every group has the same number of them.
+
+        Raises:
+            ValueError: If there are more rows than were announced.
+        """
+        num_rows, taken = len(next(iter(arrays.values()))), 0
+        if self._row + num_rows > self._num_rows:
+            raise ValueError(f"num_rows was {self._num_rows}, got {self._row + num_rows} rows")
+        while taken < num_rows:
+            number, row = divmod(self._row, self._shard_rows)
+            if row == 0:
+                self._begin_shard(number)
+            take = min(num_rows - taken, self._shards[number]["num_rows"] - row)
+            self._write(number, row, {name: array[taken : taken + take] for name, array in arrays.items()})
+            taken += take
+            self._row += take
+
+    def close(self, *, schema: Schema, other_files: Sequence[str] = ()) -> None:
+        """Write the manifest.
+
+        Args:
+            schema: The resolved columns.
+            other_files: Names of finished files in the folder that `ShardReader.verify` checks as well.
+
+        Raises:
+            ValueError: If there are fewer rows than were announced.
+        """
+        if self._row != self._num_rows:
+            raise ValueError(f"num_rows was {self._num_rows}, got {self._row} rows")
+        manifest = {
+            "format": FORMAT,
+            "num_rows": self._num_rows,
+            "shard_rows": self._shard_rows,
+            "groups": [asdict(group) for group in self._groups],
+            "shards": self._shards,
+            "schema": schema.to_json(),
+            "other_files": {name: file_crc32(self._folder / name) for name in other_files},
+        }
+        write_exact_json(self._folder / MANIFEST, manifest)
+
+    def _begin_shard(self, number: int) -> None:
+        size = min(self._shard_rows, self._num_rows - number * self._shard_rows)
+        checksums = {group.name: 0 for group in self._groups}
+        self._shards.append({"file": f"{number:05d}.bin", "num_rows": size, "crc32": checksums})
+
+    def _write(self, number: int, row: int, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+        shard, offset = self._shards[number], 0
+        path = self._folder / shard["file"]
+        with path.open("r+b" if row else "wb") as file:
+            for group in self._groups:
+                data = np.ascontiguousarray(arrays[group.name], group.dtype).reshape(-1).view(np.uint8).data
+                shard["crc32"][group.name] = zlib.crc32(data, shard["crc32"][group.name])
+                _write_at(file.fileno(), data, offset + row * group.row_bytes, path)
+                offset += group.row_bytes * shard["num_rows"]
+
+
+def _crc32_of_next(file: IO[bytes], num_bytes: int) -> int:
+    checksum, done = 0, 0
+    while done < num_bytes and (block := file.read(min(_BLOCK_BYTES, num_bytes - done))):
+        checksum, done = zlib.crc32(block, checksum), done + len(block)
+    return checksum
+
+
+def _write_at(descriptor: int, data: memoryview, offset: int, path: Path) -> None:
+    """Write all of `data`; unlike `os.pwrite`, errors name the file."""
+    while data:
+        try:
+            num_bytes = os.pwrite(descriptor, data, offset)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        data, offset = data[num_bytes:], offset + num_bytes
+
+
+class ShardReader:
+    """Reads ranges of rows of a prepared file.
+
+    Raises:
+        ArtifactError: If the manifest or a shard is missing, or a shard's size is not what the manifest says.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        manifest = read_exact_json(folder / MANIFEST)
+        if manifest.get("format") != FORMAT:
+            raise ArtifactError(f"{folder / MANIFEST}: format {manifest.get('format')!r}, expected {FORMAT}")
+        self.num_rows: int = manifest["num_rows"]
+        self.shard_rows: int = manifest["shard_rows"]
+        self.schema = Schema.from_json(manifest["schema"])
+        self.manifest = manifest
+        self._groups = {group["name"]: Group(**group) for group in manifest["groups"]}
+        self._shards: list[dict[str, Any]] = manifest["shards"]
+        row_bytes = sum(group.row_bytes for group in self._groups.values())
+        for shard in self._shards:
+            self._check_size(folder / shard["file"], shard["num_rows"] * row_bytes)
+
+    def verify(self) -> None:
+        """Read every file once and compare checksums, which takes a second per gigabyte, or what the disk takes.
+
+        Raises:
+            ArtifactError: Naming the file that is damaged or missing, and the group in a shard.
+        """
+        for shard in self._shards:
+            path = self.folder / shard["file"]
+            with path.open("rb") as file:
+                for group in self.groups:
+                    checksum = _crc32_of_next(file, group.row_bytes * shard["num_rows"])
+                    if checksum != shard["crc32"][group.name]:
+                        raise ArtifactError(f"{path}: {group.name}: damaged; run the prepare stage again")
+        for name, checksum in self.manifest["other_files"].items():
+            path = self.folder / name
+            if not path.exists() or file_crc32(path) != checksum:
+                raise ArtifactError(f"{path}: damaged or missing; run the prepare stage again")
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """The groups of each shard, in file order."""
+        return tuple(self._groups.values())
+
+    def read(self, group: str, start: int, stop: int) -> npt.NDArray[Any]:
+        """Rows `start` to `stop` of a group, as an array `(stop - start, width)`; see `read_into`."""
+        if stop < start:
+            raise ValueError(f"rows must be a range inside 0 to {self.num_rows}, got {start=} {stop=}")
+        spec = self._groups[group]
+        out = np.empty((stop - start, spec.width), spec.dtype)
+        self.read_into(group, start, out)
+        return out
+
+    def read_into(self, group: str, start: int, out: npt.NDArray[Any]) -> None:
+        """Fill `out (num_rows, width)`, contiguous and of the group's type, with its rows from `start` on.
+
+        Raises:
+            ValueError: If the rows are not inside the file.
+            ArtifactError: If the shard has been truncated since the reader was made.
+        """
+        stop = start + len(out)
+        if not 0 <= start <= stop <= self.num_rows:
+            raise ValueError(f"rows must be a range inside 0 to {self.num_rows}, got {start=} {stop=}")
+        spec = self._groups[group]
+        for number in range(start // self.shard_rows, -(-stop // self.shard_rows) if spec.width else 0):
+            first = number * self.shard_rows
+            low, high = max(start, first), min(stop, first + self.shard_rows)
+            self._read_shard(number, spec, low - first, out[low - start : high - start])
+
+    def _read_shard(self, number: int, spec: Group, row: int, part: npt.NDArray[Any]) -> None:
+        path = self.folder / self._shards[number]["file"]
+        offset = row * spec.row_bytes
+        for group in self.groups:
+            if group.name == spec.name:
+                break
+            offset += group.row_bytes * self._shards[number]["num_rows"]
+        with path.open("rb") as file:
+            num_bytes = os.preadv(file.fileno(), [part.data], offset)
+            if num_bytes != part.nbytes:
+                raise ArtifactError(f"{path}: truncated: {num_bytes} bytes at {offset}, expected {part.nbytes}")
+
+    def _check_size(self, path: Path, expected: int) -> None:
+        try:
+            size = path.stat().st_size
+        except FileNotFoundError as error:
+            raise ArtifactError(f"{path}: file not found; run the prepare stage") from error
+        if size != expected:
+            raise ArtifactError(f"{path}: has {size} bytes, expected {expected}; run the prepare stage again")

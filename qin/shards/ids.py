@@ -1,0 +1,94 @@
+"""The ids of a file to predict: streamed to disk as text, checked to be all different."""
+
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from qin.errors import DataError
+from qin.raw.hashing import hash_values, seed_of
+from qin.runtime.files import named_errors
+
+IDS = "ids.arrow"
+_BLOCK_ROWS = 65536
+_SCHEMA = pa.schema([("id", pa.string())])
+
+
+class IdWriter:
+    """Writes ids in row order, in blocks of fixed size, and holds one block and a hash of 8 bytes per id.
+
+    Args:
+        folder: Existing folder.
+        file: File that the ids come from, for messages.
+        column: Column that they come from, for messages.
+    """
+
+    def __init__(self, folder: Path, *, file: str, column: str) -> None:
+        self._path, self._file, self._column = folder / IDS, file, column
+        self._seed = seed_of("id", 0)
+        self._hashes: list[npt.NDArray[np.uint64]] = []
+        self._pending: list[pa.Array] = []
+        self._sink = pa.OSFile(str(self._path), "wb")
+        self._writer = pa.ipc.new_file(self._sink, _SCHEMA)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with named_errors(self._path):
+            if kind is None:
+                self._write(sum(len(part) for part in self._pending))
+            self._writer.close()
+            self._sink.close()
+        if kind is None:
+            self._check_different()
+
+    def append(self, array: pa.Array, *, first_row: int) -> None:
+        """Add the ids of a batch.
+
+        Raises:
+            DataError: If one is missing.
+        """
+        text = array.cast(pa.string())
+        is_missing = pc.fill_null(pc.equal(text, ""), True).to_numpy(zero_copy_only=False)
+        if is_missing.any():
+            row = first_row + int(np.flatnonzero(is_missing)[0])
+            raise DataError(f"{self._file}: column {self._column}, row {row}: id is missing")
+        self._hashes.append(hash_values(text, self._seed)[0])
+        self._pending.append(text)
+        num_pending = sum(len(part) for part in self._pending)
+        with named_errors(self._path):
+            self._write(num_pending - num_pending % _BLOCK_ROWS)
+
+    def _write(self, num_rows: int) -> None:
+        """Write so many pending rows, in blocks that do not show how rows were batched."""
+        if not num_rows:
+            return
+        pending = pa.concat_arrays(self._pending)
+        for start in range(0, num_rows, _BLOCK_ROWS):
+            block = pending.slice(start, min(_BLOCK_ROWS, num_rows - start))
+            self._writer.write_batch(pa.record_batch([pa.concat_arrays([block])], schema=_SCHEMA))
+        self._pending = [pa.concat_arrays([pending.slice(num_rows)])]
+
+    def _check_different(self) -> None:
+        hashes = np.concatenate(self._hashes)
+        ordered = np.sort(hashes)
+        if not (ordered[1:] == ordered[:-1]).any():
+            return
+        is_first = np.zeros(hashes.size, np.bool_)
+        is_first[np.unique(hashes, return_index=True)[1]] = True
+        row = int(np.flatnonzero(~is_first)[0])
+        value = read_ids(self._path.parent)[row].as_py()
+        raise DataError(f"{self._file}: column {self._column}, row {row}: id occurs twice: {value!r}")
+
+
+def read_ids(folder: Path) -> pa.ChunkedArray:
+    """The ids of a prepared file, in row order, as text."""
+    with pa.OSFile(str(folder / IDS)) as source:
+        return pa.ipc.open_file(source).read_all().column("id")

@@ -1,0 +1,1 @@
+"""Stage split: the fold of each row, and the audit for leakage."""

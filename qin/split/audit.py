@@ -1,0 +1,67 @@
+"""The leakage audit: what the two folds share that they should not."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from qin.errors import DataError
+from qin.split.columns import SplitColumns
+from qin.split.membership import is_in
+from qin.split.methods import EXCLUDED, TRAIN, VALIDATION, Assignment, Hashes
+
+_Mask = npt.NDArray[np.bool_]
+
+# What each method must keep apart.
+_MUST_NOT_OVERLAP = {"stratified": None, "group_user": "group", "group_session": "session", "time": None}
+
+
+def audit(columns: SplitColumns, assignment: Assignment, *, method: str) -> dict[str, Any]:
+    """Measure sizes, class shares and leakage of an assignment.
+
+    Returns:
+        JSON values for `metrics/split.json`: `rows`, `base_rate`, `val_share`, `overlap` (keys in both folds), `cold`
+        (share of validation rows whose key is not in train), `duplicates` (rows of validation that equal a train row
+        in the row key), `time` (last of train, first of validation).
+    """
+    fold = assignment.fold
+    is_train, is_val = fold == TRAIN, fold == VALIDATION
+    figures: dict[str, Any] = {
+        "method": method,
+        "rows": {"train": int(is_train.sum()), "val": int(is_val.sum()), "excluded": int((fold == EXCLUDED).sum())},
+        "base_rate": {"train": float(columns.label[is_train].mean()), "val": float(columns.label[is_val].mean())},
+        "val_share": float(is_val.mean()),
+        "duplicates": _in_both(columns.row_hash, is_train, is_val)[1],
+        "overlap": {},
+        "cold": {},
+    }
+    for name, hashes in sorted(columns.keys.items()):
+        num_keys, num_rows = _in_both(hashes, is_train, is_val)
+        figures["cold"][name] = 1 - num_rows / int(is_val.sum())
+        if name != "target":
+            figures["overlap"][name] = num_keys
+    if columns.time is not None:
+        last, first = columns.time[is_train].max(), columns.time[is_val].min()
+        figures["time"] = {"in_order": bool(last < first)}
+    return {**figures, **assignment.details}
+
+
+def check(figures: dict[str, Any], *, file: str) -> None:
+    """End the stage where a must of the method does not hold.
+
+    Raises:
+        DataError: If groups overlap under a group method, or times under the time method.
+    """
+    method = figures["method"]
+    key = _MUST_NOT_OVERLAP[method]
+    if key is not None and figures["overlap"][key]:
+        raise DataError(f"{file}: split.method {method}: {figures['overlap'][key]} {key}s are in both folds; must be 0")
+    if method == "time" and not figures["time"]["in_order"]:
+        raise DataError(f"{file}: split.method time: a train row is not earlier than every validation row")
+
+
+def _in_both(hashes: Hashes, is_train: _Mask, is_val: _Mask) -> tuple[int, int]:
+    """Keys that are in both folds, and the validation rows that have one of them."""
+    keys, counts = np.unique(hashes[is_val], return_counts=True)
+    is_seen = is_in(keys, hashes[is_train])
+    return int(is_seen.sum()), int(counts[is_seen].sum())

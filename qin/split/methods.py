@@ -1,0 +1,217 @@
+"""The folds: which rows train and which validate, as pure functions of hashes, labels and times.
+
+Membership is a threshold on a seeded hash of the row or group, so it does not depend on the order of rows. Thresholds
+are returned and can be given back (frozen), after which appended rows never move old ones. Hashes are cut to 53 bits,
+so that thresholds are exact in JSON and YAML.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from qin.runtime.jit import njit
+from qin.split.membership import is_in
+
+TRAIN, VALIDATION, EXCLUDED = 0, 1, 2
+
+# A group above this share of all rows could move the validation share visibly, so it is placed, not drawn.
+LARGE_GROUP_SHARE = 0.0025
+_LARGE = "large_"
+
+_POSITION_SHIFT = np.uint64(11)
+_CHUNK_ROWS = 1 << 20
+
+Folds = npt.NDArray[np.uint8]
+Hashes = npt.NDArray[np.uint64]
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """Folds and what determines them.
+
+    Attributes:
+        fold: `(num_rows,)`, TRAIN, VALIDATION or EXCLUDED.
+        thresholds: Integers that reproduce the assignment on more rows; empty for time.
+        details: What the method reports, as JSON values.
+    """
+
+    fold: Folds
+    thresholds: dict[str, int]
+    details: dict[str, Any]
+
+
+def stratified(
+    label: npt.NDArray[np.uint8], row_hash: Hashes, *, val_ratio: float, thresholds: Mapping[str, int] | None
+) -> Assignment:
+    """Draw the same share of each class, exact to one row (rows with equal hashes stay together).
+
+    Args:
+        label: `(num_rows,)`, 0 or 1.
+        row_hash: `(num_rows,)`, a seeded hash of what identifies each row.
+        val_ratio: Share of each class in validation.
+        thresholds: `label_0` and `label_1` of an earlier run, or None to compute them.
+
+    Raises:
+        ValueError: If a frozen threshold is missing.
+    """
+    position = row_hash >> _POSITION_SHIFT
+    fold = np.zeros(label.size, np.uint8)
+    used = {}
+    for value in (0, 1):
+        is_class = label == value
+        name = f"label_{value}"
+        used[name] = _smallest(position[is_class], val_ratio) if thresholds is None else _frozen(thresholds, name)
+        fold[is_class & (position < np.uint64(used[name]))] = VALIDATION
+    return Assignment(fold, used, {})
+
+
+def _smallest(position: Hashes, share: float) -> int:
+    """The threshold below which this share of the positions is."""
+    count = round(share * position.size)
+    if count == position.size:
+        return 1 << 53
+    position.partition(count)
+    return int(position[count])
+
+
+def grouped(group_hash: Hashes, *, val_ratio: float, thresholds: Mapping[str, int] | None) -> Assignment:
+    """Draw whole groups.
+
+    Groups below `LARGE_GROUP_SHARE` of the rows are in validation when their hash is below a threshold. Larger ones
+    are placed one by one, in the order of their hashes, as long as they fit; so the validation share is within half
+    the largest small group of `val_ratio` wherever the large groups allow it.
+
+    Args:
+        group_hash: `(num_rows,)`, a seeded hash of each row's group.
+        val_ratio: Share of rows in validation.
+        thresholds: `group` and `large_<hash>` of an earlier run, or None to compute them.
+
+    Raises:
+        ValueError: If a frozen threshold is missing.
+    """
+    groups, counts = _groups(group_hash)
+    used = _group_thresholds(groups, counts, val_ratio) if thresholds is None else dict(thresholds)
+    details = {
+        "num_groups": groups.size,
+        "num_groups_val": int(_place_groups(groups, used).sum()),
+        "largest_group": int(counts.max()),
+    }
+    fold = np.empty(group_hash.size, np.uint8)
+    for start in range(0, fold.size, _CHUNK_ROWS):
+        rows = slice(start, start + _CHUNK_ROWS)
+        fold[rows] = _place_groups(group_hash[rows] >> _POSITION_SHIFT, used)
+    return Assignment(fold, used, details)
+
+
+def _groups(group_hash: Hashes) -> tuple[Hashes, npt.NDArray[np.int32]]:
+    """Positions of the distinct groups, ascending, and rows of each; `np.unique` would take twice the memory."""
+    position = group_hash >> _POSITION_SHIFT
+    position.sort()
+    counts = np.zeros(position.size, np.int32)
+    num_groups = _collapse(position, counts)
+    return position[:num_groups], counts[:num_groups]
+
+
+@njit(nogil=True)
+def _collapse(values: Hashes, counts: npt.NDArray[np.int32]) -> int:
+    """Move each distinct value of a sorted array to the front and count it; returns how many there are."""
+    last = -1
+    for i in range(values.size):
+        if last < 0 or values[i] != values[last]:
+            last += 1
+            values[last] = values[i]
+        counts[last] += 1
+    return last + 1
+
+
+def _group_thresholds(groups: Hashes, counts: npt.NDArray[np.int32], val_ratio: float) -> dict[str, int]:
+    num_rows = int(counts.sum())
+    room = val_ratio * num_rows
+    is_large = counts > max(1, LARGE_GROUP_SHARE * num_rows)
+    large = {}
+    for group, count in zip(groups[is_large].tolist(), counts[is_large].tolist(), strict=True):
+        fits = count <= room
+        room -= count if fits else 0
+        large[f"{_LARGE}{group:014x}"] = int(fits)
+    if is_large.all():  # the threshold is for appended groups alone
+        return {"group": round(val_ratio * (1 << 53)), **large}
+    taken = _nearest(np.cumsum(np.where(is_large, 0, counts)), room)
+    small = np.flatnonzero(~is_large[taken:])[:1]  # the first small group that is not taken
+    return {"group": int(groups[taken + small[0]]) if small.size else 1 << 53, **large}
+
+
+def _nearest(cumulative: npt.NDArray[np.int64], room: float) -> int:
+    """How many of the first groups together have the number of rows that is nearest `room`."""
+    above = int(np.searchsorted(cumulative, room))
+    if above == cumulative.size:
+        return above
+    below = cumulative[above - 1] if above else 0
+    return above if room - below <= cumulative[above] - room else above + 1
+
+
+def _place_groups(position: Hashes, thresholds: Mapping[str, int]) -> Folds:
+    """The fold of each group by its position."""
+    fold = (position < np.uint64(_frozen(thresholds, "group"))).astype(np.uint8)
+    large = {int(name[len(_LARGE) :], 16): value for name, value in thresholds.items() if name.startswith(_LARGE)}
+    if large:
+        known = np.array(sorted(large), np.uint64)
+        nearest = np.minimum(np.searchsorted(known, position), known.size - 1)
+        is_large = known[nearest] == position
+        fold[is_large] = np.array([large[group] for group in known.tolist()], np.uint8)[nearest[is_large]]
+    return fold
+
+
+def by_time(
+    time: npt.NDArray[np.int64] | npt.NDArray[np.float64],
+    *,
+    val_ratio: float,
+    start: float | int | None,
+    embargo: float,
+    session_hash: Hashes | None,
+    drop_crossing: bool,
+) -> Assignment:
+    """Validate on the latest rows; rows of one time are never divided.
+
+    Args:
+        time: `(num_rows,)`.
+        val_ratio: Wanted share of rows in validation; the boundary whose share is nearest is chosen.
+        start: First time of validation, or None to choose it.
+        embargo: Train rows this close before the boundary are excluded, in the unit of `time`.
+        session_hash: `(num_rows,)`, to count the sessions with rows on both sides, or None.
+        drop_crossing: Whether to exclude such sessions' validation rows.
+
+    Raises:
+        ValueError: If no boundary leaves rows on both sides.
+    """
+    boundary = _boundary(time, val_ratio) if start is None else start
+    fold = (time >= boundary).astype(np.uint8)
+    fold[(time < boundary) & (time > boundary - embargo)] = EXCLUDED
+    details: dict[str, Any] = {}
+    if session_hash is not None:
+        is_crossing = fold == VALIDATION
+        is_crossing[is_crossing] = is_in(session_hash[is_crossing], session_hash[fold == TRAIN])
+        details["num_crossing_sessions"] = int(np.unique(session_hash[is_crossing]).size)
+        if drop_crossing:
+            fold[is_crossing] = EXCLUDED
+    if not (fold == TRAIN).any() or not (fold == VALIDATION).any():
+        raise ValueError(f"the boundary {boundary} leaves no row on one side of it")
+    return Assignment(
+        fold, {}, {"boundary": boundary.item() if isinstance(boundary, np.generic) else boundary, **details}
+    )
+
+
+def _boundary(time: npt.NDArray[Any], val_ratio: float) -> Any:
+    times, counts = np.unique(time, return_counts=True)
+    if times.size < 2:
+        raise ValueError(f"all rows have the same time {times[0]}")
+    share = np.cumsum(counts[::-1])[::-1][1:] / time.size
+    return times[1:][int(np.argmin(np.abs(share - val_ratio)))]
+
+
+def _frozen(thresholds: Mapping[str, int], name: str) -> int:
+    if name not in thresholds:
+        raise ValueError(f"split.thresholds has no {name}; it has {', '.join(thresholds) or 'nothing'}")
+    return thresholds[name]

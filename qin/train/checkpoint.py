@@ -1,0 +1,143 @@
+"""Training checkpoints, outside DVC's reach: one folder per fingerprint of params, inputs and code.
+
+A checkpoint under a declared output (`persist: true`) would make a new experiment resume the old one's state; here
+another fingerprint is another folder. Two processes that train the same run take turns.
+"""
+
+import fcntl
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from qin.errors import ArtifactError
+from qin.runtime.files import SummedFile, file_crc32
+from qin.runtime.progress import log
+
+
+class CheckpointStore:
+    """Holds the newest checkpoint of one run, as `<step>-<checksum>.pt`.
+
+    Args:
+        root: Folder of all checkpoints, not an output of any stage; several runs may use it at once.
+        name: Fingerprint of the run.
+    """
+
+    def __init__(self, root: Path, name: str) -> None:
+        self._folder, self._lock_path = root / name, root / f"{name}.lock"
+        self._lock: int | None = None  # a descriptor: what no one closes is released when the process ends
+
+    @property
+    def path(self) -> Path | None:
+        """The newest checkpoint file, or None if there is none."""
+        return max(self._folder.glob("*.pt"), default=None)
+
+    def claim(self) -> None:
+        """Become the only process that trains this run, until it ends or removes the checkpoint.
+
+        While another process trains it, this one waits, because afterwards there may be a state to go on from.
+
+        Raises:
+            ArtifactError: If the file system cannot lock files.
+        """
+        self._lock_path.parent.mkdir(parents=True, exist_ok=True)
+        while self._lock is None:
+            descriptor = os.open(self._lock_path, os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                _lock(descriptor, self._lock_path)
+            except OSError as error:
+                hint = "set QIN_CHECKPOINTS to a folder on a local disk"
+                raise ArtifactError(f"{self._lock_path}: cannot be locked ({error.strerror}); {hint}") from error
+            if _is_open_at(self._lock_path, descriptor):
+                self._lock = descriptor
+            else:  # who held it has removed it, and others may hold a new one
+                os.close(descriptor)
+
+    def save(self, state: dict[str, Any], *, step: int) -> None:
+        """Replace the checkpoint, atomically and durably.
+
+        Args:
+            state: Tensors and plain values.
+            step: Steps that the run has taken.
+
+        Raises:
+            OSError: If it cannot be written; the last one stays.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
+        older, staging = list(self._folder.glob("*.pt")), self._folder / ".checkpoint.tmp"
+        try:
+            checksum = _write(state, staging)
+            path = staging.replace(self._folder / f"{step:012d}-{checksum:08x}.pt")
+        finally:
+            staging.unlink(missing_ok=True)
+        _sync_folder(self._folder)
+        for old in older:
+            if old != path:
+                old.unlink(missing_ok=True)
+
+    def load(self) -> dict[str, Any] | None:
+        """The newest checkpoint, or None if there is none.
+
+        Raises:
+            ArtifactError: If the file is damaged; deleting it starts the run from its beginning.
+        """
+        path = self.path
+        if path is None:
+            return None
+        if f"{file_crc32(path):08x}" != path.stem.split("-")[-1]:
+            raise ArtifactError(f"{path}: damaged checkpoint; delete it to train from the start")
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        assert isinstance(state, dict)
+        return state
+
+    def remove(self) -> None:
+        """Delete this run's checkpoint and let others train it."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self._lock_path.unlink(missing_ok=True)
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+
+def _write(state: dict[str, Any], path: Path) -> int:
+    """Write a state to disk; returns the file's checksum."""
+    with path.open("wb", buffering=0) as file:
+        summed = SummedFile(file)
+        try:
+            torch.save(state, summed)  # type: ignore[arg-type]
+        except Exception as error:  # torch hides a full disk, or a signal to end, behind a RuntimeError
+            cause = summed.error or error.__context__
+            if isinstance(cause, OSError):
+                raise OSError(cause.errno, cause.strerror, str(path)) from error
+            if cause is not None and not isinstance(cause, Exception):
+                raise cause from None
+            raise
+        os.fsync(file.fileno())
+    return summed.crc32
+
+
+def _lock(descriptor: int, path: Path) -> None:
+    """Lock a file; it is released when the process ends, however that happens."""
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        log.warning("%s: another process trains the same run; waiting until it ends", path)
+        fcntl.lockf(descriptor, fcntl.LOCK_EX)
+
+
+def _is_open_at(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

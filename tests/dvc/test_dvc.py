@@ -1,0 +1,127 @@
+"""dvc.yaml against the code: dependencies are the import closure, params are what a stage reads."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from qin import config
+from qin.runtime.stage import STAGES
+from qin.strict_yaml import read_yaml
+from tests.closure import stage_closure
+from tests.project import ROOT, copy_project, set_params
+from tests.stages.run import run_in_process
+
+# They change speed and memory or when a checkpoint is written, never an output.
+NOT_TRACKED = {"prepare.batch_rows", "prepare.num_threads", "train.checkpoint_seconds", "train.checkpoint_steps"}
+
+# Settings under which a stage reads what it does not read by default.
+VARIANTS: dict[str, list[dict[str, Any]]] = {
+    "split": [{"split.method": "time", "split.time_col": "day_of_week", "split.session_key": "hour"}],
+    "calibrate": [{"calibration.by": "inventory_id"}],  # and stays for the stages after it, which read its output
+    "evaluate": [{"evaluate.slices": ["gender", "hour"], "split.group_key": "l_feat_12"}],
+}
+
+
+def dvc_stages() -> dict[str, Any]:
+    stages: dict[str, Any] = read_yaml(ROOT / "dvc.yaml")["stages"]
+    return stages
+
+
+def test_stages_are_in_order_described_and_the_shells_own_process() -> None:
+    assert tuple(dvc_stages()) == STAGES
+    assert all(len(stage["desc"]) > 20 for stage in dvc_stages().values())
+    assert all(stage["cmd"] == f"exec python -m stages {name}" for name, stage in dvc_stages().items())
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_dependencies_are_the_import_closure(name: str) -> None:
+    code = sorted(dep for dep in dvc_stages()[name]["deps"] if dep.endswith(".py"))
+    assert code == stage_closure(name)
+
+
+@pytest.mark.parametrize("profile", sorted(ROOT.glob("examples/*/*.yaml")), ids=lambda path: path.stem)
+def test_examples_hold_every_parameter_that_a_stage_lists(profile: Path) -> None:
+    """DVC refuses a stage whose parameter is missing, though the settings have a default for it."""
+    tree = read_yaml(profile)
+    for stage in dvc_stages().values():
+        for dotted in stage["params"]:
+            node = tree
+            for key in dotted.split("."):
+                assert key in node, dotted
+                node = node[key]
+
+
+def test_params_are_what_stages_read(tmp_path: Path, small_log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    project = copy_project(tmp_path / "project", log=small_log)
+    monkeypatch.chdir(project)
+    for name, stage in dvc_stages().items():
+        read: set[str] = set()
+        for changes in [*VARIANTS.get(name, []), {"split.method": "stratified"}]:
+            set_params(project / "params.yaml", changes)
+            read |= _recorded(name, monkeypatch)
+        assert sorted(read - NOT_TRACKED) == sorted(_expanded(stage["params"])), name
+
+
+def _sections() -> dict[str, type[BaseModel]]:
+    annotations = {name: field.annotation for name, field in config.Params.model_fields.items()}
+    return {name: section for name, section in annotations.items() if isinstance(section, type)}
+
+
+def _expanded(params: list[str]) -> set[str]:
+    """Listed sections as their keys."""
+    sections = _sections()
+    return {
+        key
+        for param in params
+        for key in ([f"{param}.{field}" for field in sections[param].model_fields] if param in sections else [param])
+    }
+
+
+def _recorded(stage: str, monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """Keys that a stage reads after the params were loaded and checked."""
+    loaded: dict[int, str] = {}  # by identity: the model artifact holds sections of its own
+    read: set[str] = set()
+    original = BaseModel.__getattribute__
+
+    def recording(self: Any, attribute: str) -> Any:
+        section = loaded.get(id(self))
+        if section is not None and attribute in type(self).model_fields:
+            read.add(f"{section}.{attribute}")
+        if section is not None and attribute == "model_dump":
+            read.update(f"{section}.{field}" for field in type(self).model_fields)
+        return original(self, attribute)
+
+    def load_and_record(path: Path) -> config.Params:
+        params = config.load_params(path)
+        loaded.update({id(getattr(params, name)): name for name in config.Params.model_fields})
+        monkeypatch.setattr(config._Section, "__getattribute__", recording)
+        return params
+
+    with monkeypatch.context() as patched:
+        patched.setattr(f"stages.{stage}.load_params", load_and_record)
+        run_in_process(stage)
+    monkeypatch.delattr(config._Section, "__getattribute__")
+    return read
+
+
+def test_no_output_is_left_undeclared(tmp_path: Path, small_log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    project = copy_project(tmp_path / "project", log=small_log)
+    monkeypatch.chdir(project)
+    before = {path for path in project.rglob("*") if path.is_file()}
+    for name in STAGES:
+        run_in_process(name)
+    shutil.rmtree(project / ".qin")
+    outputs = [next(iter(out)) if isinstance(out, dict) else out for s in dvc_stages().values() for out in _outputs(s)]
+    written = {path.relative_to(project).as_posix() for path in project.rglob("*") if path.is_file()} - {
+        path.relative_to(project).as_posix() for path in before
+    }
+    code = {path for path in written if path.endswith((".pyc", ".nbi", ".nbc"))}
+    assert [path for path in written - code if not path.startswith(tuple(outputs))] == []
+    assert [out for out in outputs if not any(path.startswith(out) for path in written)] == []
+
+
+def _outputs(stage: dict[str, Any]) -> list[Any]:
+    return [*stage.get("outs", []), *stage.get("metrics", []), *stage.get("plots", [])]

@@ -1,0 +1,95 @@
+"""Figures by the value of a column against the same figures of those rows alone."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from qin.evaluate.curves import wilson_interval
+from qin.evaluate.slices import CALIBRATION_COLUMNS, largest_segments, slice_calibration_rows, slice_figures
+from qin.metrics.logits import sigmoid
+from qin.metrics.standard_errors import calibration_ratio_estimate, ranking_estimates, standard_error
+from qin.raw.segments import Segments
+from tests.metrics.test_ranking import sample
+
+Array = NDArray[Any]
+
+
+def segments_of(values: list[str]) -> Segments:
+    names, code = np.unique(values, return_inverse=True)
+    return Segments(tuple(names.tolist()), code.astype(np.int32))
+
+
+def test_figures_are_those_of_the_rows_alone() -> None:
+    logit, label = sample(6_000)
+    rng = np.random.default_rng(1)
+    segments = Segments(("a", "b", "c"), rng.integers(0, 3, label.size).astype(np.int32))
+    is_judge, cluster = rng.random(label.size) < 0.5, rng.integers(0, 900, label.size)
+    calibrated, every = 0.9 * logit - 0.2, np.ones(label.size, np.bool_)
+    found = slice_figures(
+        logit, calibrated, label, is_ranked=every, is_judge=is_judge, segments=segments, cluster=cluster
+    )
+    assert list(found) == ["a", "b", "c"]
+    for code, figures in enumerate(found.values()):
+        rows = segments.code == code
+        judged = rows & is_judge
+        assert figures["rows"] == {"validation": rows.sum(), "judged": judged.sum()}
+        assert figures["base_rate"] == label[rows].mean()
+        assert figures["ap"] == pytest.approx(average_precision_score(label[rows], logit[rows]), abs=1e-12)
+        assert figures["auc"] == pytest.approx(roc_auc_score(label[rows], logit[rows]), abs=1e-12)
+        ratio = sigmoid(calibrated[judged]).sum() / label[judged].sum()
+        assert figures["calibration_ratio"] == pytest.approx(ratio, rel=1e-12)
+        estimates = ranking_estimates(logit[rows], label[rows])
+        for name, estimate in estimates.items():
+            error = standard_error(estimate.influence, label[rows] == 1, cluster=cluster[rows])
+            assert figures[f"{name}_se"] == error
+        of_ratio = calibration_ratio_estimate(calibrated[judged], label[judged])
+        error = standard_error(of_ratio.influence, label[judged] == 1, cluster=cluster[judged])
+        assert figures["calibration_ratio_se"] == error
+
+
+def test_what_one_class_cannot_tell_is_none_and_keys_stay() -> None:
+    logit, label = np.arange(8.0), np.array([0, 0, 0, 0, 1, 0, 1, 1])
+    segments = segments_of(list("aaaabbbb"))
+    is_judge, every = np.arange(8) != 5, np.ones(8, np.bool_)
+    found = slice_figures(logit, logit, label, is_ranked=every, is_judge=is_judge, segments=segments)
+    assert list(found["a"]) == list(found["b"])
+    assert found["a"] == {
+        "rows": {"validation": 4, "judged": 4},
+        "base_rate": 0.0,
+        **dict.fromkeys(("ap", "ap_se", "auc", "auc_se", "calibration_ratio", "calibration_ratio_se")),
+    }
+    assert found["b"]["auc"] == pytest.approx(2 / 3)
+    assert found["b"]["auc_se"] is None  # one negative
+    assert found["b"]["calibration_ratio"] is None  # its one negative does not judge
+
+
+def test_values_with_few_rows_are_pooled_last() -> None:
+    segments = segments_of(["x"] * 5 + ["a"] * 2 + ["q"] * 3 + ["b"] * 2 + ["c"])
+    pooled = largest_segments(segments, max_values=3)
+    assert pooled.names == ("a", "q", "x", "other")  # of a and b, the first by name
+    names = [pooled.names[code] for code in pooled.code]
+    assert names == ["x"] * 5 + ["a"] * 2 + ["q"] * 3 + ["other"] * 3
+    assert largest_segments(segments, max_values=5) is segments
+
+
+def test_a_value_named_other_is_not_pooled_into() -> None:
+    segments = segments_of(["other"] * 3 + ["a"] * 2 + ["b"])
+    pooled = largest_segments(segments, max_values=2)
+    assert pooled.names == ("a", "other", "other values")
+    assert pooled.code.tolist() == [1, 1, 1, 0, 0, 2]
+
+
+def test_calibration_rows_hold_means_and_wilson_intervals() -> None:
+    logit, label = sample(1_000)
+    segments = segments_of(["a"] * 300 + ["c"] * 700)
+    unused = Segments(("a", "b", "c"), np.where(segments.code == 0, 0, 2).astype(np.int32))
+    found = slice_calibration_rows("shop", logit, label, segments=unused)
+    assert [tuple(row) for row in found] == [CALIBRATION_COLUMNS] * 2
+    assert [(row["column"], row["value"], row["num_rows"]) for row in found] == [("shop", "a", 300), ("shop", "c", 700)]
+    for row, rows in zip(found, (slice(300), slice(300, None)), strict=True):
+        assert row["predicted"] == pytest.approx(sigmoid(logit[rows]).mean(), rel=1e-12)
+        assert row["observed"] == label[rows].mean()
+        assert (row["lower"], row["upper"]) == wilson_interval(int(label[rows].sum()), num_rows=label[rows].size)

@@ -1,0 +1,98 @@
+"""Whole batches against a slow, obvious reference in plain Python."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qin.prepare.encode import BatchEncoder
+from qin.raw.hashing import seed_of
+from qin.schema import Field, FieldKind, Schema
+from qin.shards.files import layout
+from tests.raw.test_hashing import reference_hash
+
+TEXT_BUCKETS, NUMBER_BUCKETS, SEQ_BUCKETS, MAX_LEN = 11, 300, 70_000, 4
+FIELDS = (
+    Field("text", FieldKind.CATEGORICAL, vocabulary="text", num_buckets=TEXT_BUCKETS),
+    Field("whole", FieldKind.CATEGORICAL, vocabulary="whole", num_buckets=NUMBER_BUCKETS),
+    Field("real", FieldKind.CATEGORICAL, vocabulary="real", num_buckets=NUMBER_BUCKETS),
+    Field("price", FieldKind.NUMERIC),
+    Field("seq", FieldKind.SEQUENCE, vocabulary="seq", num_buckets=SEQ_BUCKETS, max_len=MAX_LEN),
+)
+SCHEMA = Schema(fields=FIELDS, target=("text",), label="clicked", id="ID", hash_seed=5)
+
+INTEGERS = st.integers(-(2**63), 2**63 - 1) | st.integers(-3, 12)
+TOKENS = st.integers(-(10**30), 10**30) | st.integers(0, 700)
+BLANKS = st.text(" \t", max_size=2)
+
+
+# Integers between commas, with blanks around them, signs, leading zeros and a trailing comma.
+GOOD_TOKENS = st.builds("{}{}{}".format, BLANKS, TOKENS, BLANKS) | st.builds(
+    "{}{}{}".format, BLANKS, st.sampled_from(["+", "0", "00", "-0"]), st.integers(0, 700)
+)
+SEQUENCES = st.builds(
+    lambda tokens, end: ",".join(tokens) + (end if tokens else ""),
+    st.lists(GOOD_TOKENS, max_size=7),
+    st.sampled_from(["", ",", ", "]),
+)
+
+ROWS = st.fixed_dictionaries(
+    {
+        "text": st.none() | st.text(max_size=80) | INTEGERS.map(str),
+        "whole": st.none() | INTEGERS,
+        "real": st.none() | st.floats(allow_infinity=False, width=32) | st.integers(-(2**24), 2**24).map(float),
+        "price": st.none() | st.floats(allow_infinity=False, width=32),
+        "seq": st.none() | SEQUENCES,
+        "clicked": st.integers(0, 1),
+    }
+)
+TYPES = {"text": pa.string(), "whole": pa.int64(), "real": pa.float32(), "price": pa.float32(), "seq": pa.string()}
+
+
+def bucket(text: str | None, name: str, num_buckets: int) -> int:
+    if text is None:
+        return 1
+    value = reference_hash(text, int(seed_of(name, SCHEMA.hash_seed)))
+    return 2 + (((value >> 32) * (num_buckets - 2)) >> 32)
+
+
+def text_of(value: float | None) -> str | None:
+    """The canonical text of a number: that of an integer where it is one."""
+    if value is None or math.isnan(value):
+        return None
+    if float(value).is_integer() and -(2.0**63) <= value < 2.0**63:
+        return str(int(value))
+    return str(pa.scalar(value, pa.float32()).cast(pa.string()))
+
+
+def tokens_of(text: str | None) -> list[int]:
+    stripped = (text or "").strip(" \t").removesuffix(",").strip(" \t")
+    return [int(token) for token in stripped.split(",")] if stripped else []
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(ROWS, min_size=1, max_size=6))
+def test_a_batch_equals_the_reference(rows: list[dict[str, Any]]) -> None:
+    columns = {name: pa.array([row[name] for row in rows], kind) for name, kind in TYPES.items()}
+    batch = pa.record_batch({**columns, "clicked": pa.array([row["clicked"] for row in rows], pa.int32())})
+    found = BatchEncoder(SCHEMA, layout(SCHEMA, with_label=True), file="log")(0, batch)
+
+    for i, row in enumerate(rows):
+        whole = None if row["whole"] is None else str(row["whole"])
+        assert found.arrays["categorical"][i].tolist() == [
+            bucket(row["text"], "text", TEXT_BUCKETS),
+            bucket(whole, "whole", NUMBER_BUCKETS),
+            bucket(text_of(row["real"]), "real", NUMBER_BUCKETS),
+        ]
+        price = math.nan if row["price"] is None else row["price"]
+        np.testing.assert_array_equal(found.arrays["numeric"][i], np.array([price], np.float32))
+        tokens = tokens_of(row["seq"])
+        kept = [bucket(str(token), "seq", SEQ_BUCKETS) for token in tokens[-MAX_LEN:]]
+        assert found.arrays["sequence.seq"][i].tolist() == kept + [0] * (MAX_LEN - len(kept))
+        assert found.lengths["seq"][i] == len(tokens)
+        assert found.arrays["label"][i].tolist() == [row["clicked"]]
+    assert found.num_missing.tolist() == [sum(row["price"] is None or math.isnan(row["price"]) for row in rows)]
+    assert found.hashes["whole"][1].tolist() == [row["whole"] is None for row in rows]

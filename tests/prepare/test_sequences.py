@@ -1,0 +1,209 @@
+"""Sequence parsing against `str.split` and plain Python integers."""
+
+import functools
+import re
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from qin.prepare.sequences import BadTokenError, encode_sequence
+from qin.raw.hashing import NULL_BUCKET, bucket_of, hash_values, seed_of
+
+NUM_BUCKETS = 50_000
+SEED = seed_of("seq", 3)
+TEXT_TYPES = [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())]
+
+
+class NotAnIntegerError(Exception):
+    """A kept token is no integer: (token)."""
+
+
+@functools.cache
+def bucket(text: str) -> int:
+    """The bucket of a value by its canonical text."""
+    hashes, _ = hash_values(pa.array([text]), SEED)
+    return int(bucket_of(hashes[0], np.uint64(NUM_BUCKETS - 2)))
+
+
+def parse(text: str | None, max_len: int) -> tuple[list[int], int]:
+    """Kept buckets and the number of all tokens: the slow, obvious way."""
+    if text is None or not text.strip(" \t"):
+        return [], 0
+    tokens = text.split(",")
+    if not tokens[-1].strip(" \t"):
+        tokens.pop()
+    kept = [token.strip(" \t") for token in tokens[-max_len:]]
+    for token in kept:
+        if not re.fullmatch(r"[-+]?[0-9]+", token):
+            raise NotAnIntegerError(token)
+    return [bucket(str(int(token))) for token in kept], len(tokens)
+
+
+def encode(array: pa.Array, max_len: int) -> tuple[npt.NDArray[np.uint16], list[int]]:
+    out = np.zeros((len(array), max_len), np.uint16)
+    lengths = encode_sequence(array, num_buckets=NUM_BUCKETS, seed=SEED, out=out)
+    assert lengths.dtype == np.int64
+    return out, lengths.tolist()
+
+
+def padded(rows: list[list[int]], max_len: int) -> list[list[int]]:
+    return [row + [0] * (max_len - len(row)) for row in rows]
+
+
+NUMBERS = st.integers(-(10**25), 10**25) | st.integers(-5, 99) | st.sampled_from([2**63 - 1, 2**63, -(2**63), 10**18])
+GOOD_TOKENS = st.builds(
+    lambda number, zeros, plus, before, after: (
+        before + ("-" if number < 0 else plus) + "0" * zeros + str(abs(number)) + after
+    ),
+    NUMBERS,
+    st.integers(0, 3) | st.just(30),
+    st.sampled_from(["", "+"]),
+    st.sampled_from(["", " ", "\t", "  "]),
+    st.sampled_from(["", " ", "\t "]),
+)
+GOOD_ROWS = st.builds(
+    lambda tokens, end: ",".join(tokens) + end,
+    st.lists(GOOD_TOKENS, min_size=1, max_size=8),
+    st.sampled_from(["", ",", ", "]),
+)
+BLANK_ROWS = st.sampled_from(["", " ", "\t "]) | st.none()
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.lists(GOOD_ROWS | BLANK_ROWS, min_size=1, max_size=6), st.integers(1, 6), st.sampled_from(TEXT_TYPES))
+def test_good_rows_equal_the_reference(texts: list[str | None], max_len: int, kind: pa.DataType) -> None:
+    out, lengths = encode(pa.array(texts, kind), max_len)
+    expected = [parse(text, max_len) for text in texts]
+    assert out.tolist() == padded([kept for kept, _ in expected], max_len)
+    assert lengths == [count for _, count in expected]
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(st.text("012+-,, \tx.\n٣", max_size=9) | BLANK_ROWS, min_size=1, max_size=4), st.integers(1, 4))
+@example([","], 2)
+@example([" , "], 1)
+@example([",,"], 1)
+@example(["1,,"], 1)
+@example(["1,,"], 2)
+@example(["x,1"], 1)
+@example(["1,x,"], 1)
+@example(["-"], 1)
+def test_any_text_equals_the_reference_or_is_refused(texts: list[str | None], max_len: int) -> None:
+    expected: list[tuple[list[int], int]] = []
+    bad = None
+    for row, text in enumerate(texts):
+        try:
+            expected.append(parse(text, max_len))
+        except NotAnIntegerError as error:
+            bad = row, str(error)
+            break
+    if bad is None:
+        out, lengths = encode(pa.array(texts, pa.string()), max_len)
+        assert out.tolist() == padded([kept for kept, _ in expected], max_len)
+        assert lengths == [count for _, count in expected]
+    else:
+        with pytest.raises(BadTokenError) as caught:
+            encode(pa.array(texts, pa.string()), max_len)
+        assert (caught.value.row, caught.value.token.strip(" \t")) == bad
+
+
+def test_tokens_that_are_not_kept_are_counted_but_not_read() -> None:
+    out, lengths = encode(pa.array(["x, ,1.5,7,8", "bad,,9,10,"]), 2)
+    assert out.tolist() == [[bucket("7"), bucket("8")], [bucket("9"), bucket("10")]]
+    assert lengths == [5, 4]
+
+
+def test_the_refused_token_is_named() -> None:
+    with pytest.raises(BadTokenError, match=r"^row 2: a token is not an integer: ' 2\.0'$"):
+        encode(pa.array(["1", None, "5, 2.0,z,7,"]), 3)
+
+
+def test_a_long_row_keeps_its_end() -> None:
+    numbers = list(range(20_000))
+    out, lengths = encode(pa.array([",".join(map(str, numbers)), "1"]), 100)
+    assert lengths == [20_000, 1]
+    assert out[0].tolist() == [bucket(str(number)) for number in numbers[-100:]]
+    assert out[1].tolist() == [bucket("1")] + [0] * 99
+
+
+def test_spellings_of_an_integer_are_one_value() -> None:
+    out, _ = encode(pa.array(["7", "007", "+7", " 7 ", "0" * 40 + "7"]), 1)
+    assert set(out[:, 0].tolist()) == {bucket("7")}
+    out, _ = encode(pa.array(["0", "-0", "+00", "-" + "0" * 40]), 1)
+    assert set(out[:, 0].tolist()) == {bucket("0")}
+
+
+@pytest.mark.parametrize("kind", TEXT_TYPES, ids=str)
+def test_slices_of_text(kind: pa.DataType) -> None:
+    array = pa.array(["9,9", "1,2,3", None, "", "4"], kind)
+    out, lengths = encode(array.slice(1, 3), 2)
+    assert out.tolist() == [[bucket("2"), bucket("3")], [0, 0], [0, 0]]
+    assert lengths == [3, 0, 0]
+
+
+def test_text_behind_a_null_is_not_read() -> None:
+    valid = pa.py_buffer(b"\x01")
+    whole = pa.array(["1", "not,numbers"])
+    array = pa.Array.from_buffers(pa.string(), 2, [valid, *whole.buffers()[1:]])
+    assert array.to_pylist() == ["1", None]
+    out, lengths = encode(array, 2)
+    assert out.tolist() == [[bucket("1"), 0], [0, 0]]
+    assert lengths == [1, 0]
+
+
+def list_arrays(rows: list[list[Any] | None], value: pa.DataType) -> list[pa.Array]:
+    return [pa.array(rows, kind) for kind in (pa.list_(value), pa.large_list(value))]
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.none() | st.lists(st.none() | st.integers(-(2**63), 2**63 - 1), max_size=6), min_size=1),
+    st.integers(1, 4),
+    st.sampled_from([pa.int64(), pa.string()]),
+)
+def test_lists_equal_the_reference(rows: list[list[int | None] | None], max_len: int, value: pa.DataType) -> None:
+    texts = [None if row is None else [None if item is None else str(item) for item in row] for row in rows]
+    kept = [[NULL_BUCKET if item is None else bucket(item) for item in (row or [])[-max_len:]] for row in texts]
+    for array in list_arrays(rows if value == pa.int64() else texts, value):
+        for start in (0, len(rows) // 2):
+            out, lengths = encode(array.slice(start), max_len)
+            assert out.tolist() == padded(kept[start:], max_len)
+            assert lengths == [len(row or []) for row in rows[start:]]
+
+
+def test_lists_of_fixed_size() -> None:
+    array = pa.array([[1, 2], None, [3, None]], pa.list_(pa.int32(), 2))
+    for start in (0, 1):
+        out, lengths = encode(array.slice(start), 3)
+        rows = [[bucket("1"), bucket("2"), 0], [0, 0, 0], [bucket("3"), NULL_BUCKET, 0]]
+        assert out.tolist() == rows[start:]
+        assert lengths == [2, 0, 2][start:]
+
+
+def test_values_behind_a_null_list_are_left_out() -> None:
+    values = pa.array([1, 2, 3, 4])
+    array = pa.ListArray.from_arrays(pa.array([0, 1, 3, 4], pa.int32()), values, mask=pa.array([False, True, False]))
+    out, lengths = encode(array, 2)
+    assert out.tolist() == [[bucket("1"), 0], [0, 0], [bucket("4"), 0]]
+    assert lengths == [1, 0, 1]
+
+
+def test_lists_of_dictionaries_and_floats() -> None:
+    values = pa.array(["1", "shop", None, "1"]).dictionary_encode()
+    array = pa.ListArray.from_arrays(pa.array([0, 3, 4], pa.int32()), values)
+    out, _ = encode(array, 3)
+    assert out.tolist() == [[bucket("1"), bucket("shop"), NULL_BUCKET], [bucket("1"), 0, 0]]
+    floats = pa.array([[1.0, float("nan")]], pa.list_(pa.float64()))
+    assert encode(floats, 2)[0].tolist() == [[bucket("1"), NULL_BUCKET]]
+
+
+def test_no_rows() -> None:
+    for array in (pa.array([], pa.string()), pa.array([], pa.list_(pa.int64()))):
+        out, lengths = encode(array, 3)
+        assert out.shape == (0, 3)
+        assert lengths == []

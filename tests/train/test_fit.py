@@ -1,0 +1,65 @@
+"""The fingerprint of a run changes with all that may change its result, and with nothing else."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks.reference_log import write_log
+from qin.config import Params, load_params
+from qin.shards.files import ShardReader
+from qin.split.methods import Folds
+from qin.train import fit
+from qin.train.fit import describe_run
+from tests.project import ROOT
+
+SECTIONS = ("model", "imbalance", "hnm", "train")
+HARMLESS = {"train.checkpoint_seconds", "train.checkpoint_steps"}
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> ShardReader:
+    folder = tmp_path_factory.mktemp("fit") / "log"
+    write_log(folder, num_rows=100, seed=0)
+    return ShardReader(folder)
+
+
+def run_of(params: Params, reader: ShardReader, *, fold: Folds | None = None, computed_by: str = "cpu") -> str:
+    found = np.zeros(100, np.uint8) if fold is None else fold
+    return str(describe_run(params, reader, found, computed_by=computed_by)["run"])
+
+
+@pytest.fixture(autouse=True)
+def _same_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fit, "code_fingerprint", lambda _: "same")  # reads files; test_provenance.py has its own
+
+
+@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
+def test_every_setting_counts(reader: ShardReader, monkeypatch: pytest.MonkeyPatch) -> None:
+    params = load_params(ROOT / "params.yaml")
+    runs = {"as it is": run_of(params, reader)}
+    for name in SECTIONS:
+        section = getattr(params, name)
+        for key in type(section).model_fields:
+            changed: Any = section.model_copy(update={key: "changed"})
+            run = run_of(params.model_copy(update={name: changed}), reader)
+            if f"{name}.{key}" in HARMLESS:
+                assert run == runs["as it is"], key
+            else:
+                runs[f"{name}.{key}"] = run
+    runs["computed by"] = run_of(params, reader, computed_by="cpu bf16")
+    runs["folds"] = run_of(params, reader, fold=np.eye(1, 100, dtype=np.uint8)[0])
+    monkeypatch.setattr(fit, "library_versions", lambda: {"torch": "another"})
+    runs["versions"] = run_of(params, reader)
+    monkeypatch.setattr(fit, "code_fingerprint", lambda _: "another")
+    runs["code"] = run_of(params, reader)
+    assert len(set(runs.values())) == len(runs) > 40
+
+
+def test_other_data_is_another_run(reader: ShardReader, tmp_path: Path) -> None:
+    write_log(tmp_path / "same", num_rows=100, seed=0)
+    write_log(tmp_path / "other", num_rows=100, seed=1)
+    params = load_params(ROOT / "params.yaml")
+    assert run_of(params, ShardReader(tmp_path / "same")) == run_of(params, reader)
+    assert run_of(params, ShardReader(tmp_path / "other")) != run_of(params, reader)
