@@ -9,9 +9,6 @@ without the change. Runs that the output file already has are not repeated, so t
 """
 
 import json
-import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,14 +17,12 @@ import numpy as np
 import typer
 
 from benchmarks.machine import describe
+from benchmarks.profile import changed, prepare
 from qin.config import Params, load_params
-from qin.model.scoring import use_threads
+from qin.network.threads import use_threads
 from qin.shards.files import ShardReader
-from qin.split.columns import read_folds
 from qin.train.fit import train
 
-ROOT = Path(__file__).resolve().parents[1]
-FILES = ("train.parquet", "test.parquet", "sample_submission.csv")
 PROFILE = "profile"
 
 # How the KuaiRand profiles differ from the default one: for the sample log.
@@ -103,15 +98,6 @@ def main(
                 out.write_text(json.dumps({"machine": describe(), "runs": done, "summary": summary(done)}, indent=2))
 
 
-def changed(base: Params, changes: dict[str, Any], seed: int) -> Params:
-    """The profile with dotted keys replaced, and checked again."""
-    tree = base.model_dump()
-    for dotted, value in {**changes, "train.seed": seed}.items():
-        section, key = dotted.split(".")
-        tree[section][key] = value
-    return Params.model_validate(tree)
-
-
 def summary(runs: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
     """Mean figures of each variant, and its paired difference from the profile; from two seeds on with its error."""
     table = {}
@@ -127,19 +113,6 @@ def summary(runs: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
                 row[f"{metric}_gain_se"] = float(gain.std(ddof=1) / np.sqrt(gain.size))
         table[variant] = row
     return table
-
-
-def prepare(folder: Path, params: Path, data: Path) -> tuple[ShardReader, Any]:
-    """Run prepare and split in a folder, with links to the three files of `data`."""
-    (folder / "data").mkdir()
-    for name in FILES:
-        (folder / "data" / name).symlink_to((data / name).resolve())
-    (folder / "params.yaml").write_text(params.read_text())
-    for stage in ("prepare", "split"):
-        command = [sys.executable, "-m", "stages", stage]
-        subprocess.run(command, cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
-    reader = ShardReader(folder / "data/prepared/train")
-    return reader, read_folds(folder / "data/split", num_rows=reader.num_rows)
 
 
 def _run(params: Params, reader: ShardReader, fold: Any, folder: Path) -> dict[str, Any]:

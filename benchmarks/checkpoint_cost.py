@@ -20,12 +20,12 @@ import typer
 
 from benchmarks.machine import describe, report
 from benchmarks.reference_log import write_log
+from qin.model.build import SPARSE_TABLE_ROWS
 from qin.network.embedding import FusedEmbedding
 from qin.shards.files import ShardReader
-from qin.train.build import SPARSE_TABLE_ROWS
 from qin.train.checkpoint import CheckpointStore
 from qin.train.loop import save_interval
-from qin.train.row_adam import RowWiseAdam
+from qin.train.optimizers import RowWiseAdam
 
 DIM, SECONDS = 16, 60.0
 DEFAULT_ROWS = 200_704  # of the default profile: 22 fields of 4,096 buckets, 2 of 16,384 and the sequence's

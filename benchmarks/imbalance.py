@@ -28,25 +28,20 @@ import numpy.typing as npt
 import torch
 import typer
 
-from benchmarks.ablation import changed, prepare
 from benchmarks.machine import describe, report
+from benchmarks.profile import changed, prepare
 from qin.config import Params, load_params
-from qin.model.scoring import use_threads
+from qin.model.build import build_model
 from qin.network.qin import QIN
+from qin.network.threads import use_threads
 from qin.shards.files import ShardReader
+from qin.shards.folds import TRAIN, Folds
 from qin.shards.loader import Batch, iterate_in_order, read_labels
-from qin.split.methods import TRAIN, Folds
-from qin.train.build import (
-    build_hard_negatives,
-    build_loader,
-    build_model,
-    build_optimizer,
-    build_settings,
-    resolve_neg_ratio,
-)
+from qin.train.build import build_hard_negatives, build_loader, build_optimizer, build_settings
 from qin.train.checkpoint import CheckpointStore
 from qin.train.fit import train
-from qin.train.loop import Fit, TrainingRows, ValidationScores
+from qin.train.imbalance import TrainingRows, resolve_neg_ratio
+from qin.train.loop import Fit, ValidationScores
 from qin.train.losses import weighted_logistic_loss
 from qin.train.mining import HardNegatives, mined_loss, selection_generator
 

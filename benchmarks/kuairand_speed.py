@@ -12,13 +12,14 @@ from typing import Annotated
 
 import typer
 
-from benchmarks.ablation import FILES, prepare
 from benchmarks.machine import describe, report
+from benchmarks.profile import FILES, prepare
 from benchmarks.published import forward_flops
 from benchmarks.train_speed import PROFILE, Case, Clock, Ours, machine_limits
 from qin.config import load_params
-from qin.model.scoring import score_all, use_threads
+from qin.model.scoring import score_all
 from qin.network.qin import QIN
+from qin.network.threads import use_threads
 from qin.shards.files import ShardReader
 from qin.shards.loader import iterate_in_order
 

@@ -18,7 +18,7 @@ import typer
 from benchmarks.machine import describe, report
 from qin.shards.files import ShardReader
 from qin.shards.loader import Batch, ShuffledLoader, iterate_in_order, read_labels
-from qin.train.selection import neg_downsample
+from qin.train.imbalance import neg_downsample
 
 _BATCH_SIZE, _BUFFER_ROWS = 8192, 131072
 _NEG_RATIO = 0.1

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.profile import ROOT
 from qin.runtime.host import TreeMemory, largest_resident_bytes, maxrss_bytes
 
-_ROOT = Path(__file__).resolve().parents[1]
 _INTERVAL_SECONDS = 0.1
 
 
@@ -53,7 +53,7 @@ def measure(command: Sequence[str], *, cwd: Path, env: Mapping[str, str]) -> Cos
 
 def measure_module(module: str, *arguments: str, cwd: Path) -> Cost:
     """Run `python -m module` with this checkout's code in a folder; see `measure`."""
-    return measure([sys.executable, "-m", module, *arguments], cwd=cwd, env={**os.environ, "PYTHONPATH": str(_ROOT)})
+    return measure([sys.executable, "-m", module, *arguments], cwd=cwd, env={**os.environ, "PYTHONPATH": str(ROOT)})
 
 
 def measure_sample(folder: Path, *, rows: int, row_group_rows: int) -> Cost:

@@ -14,10 +14,9 @@ import pandas as pd
 import pyarrow.parquet as pq
 import typer
 
+from benchmarks.profile import ROOT
 from qin.config import load_params
 from qin.schema import Schema, resolve_schema
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def main(

@@ -19,11 +19,10 @@ import pyarrow.parquet as pq
 import typer
 
 from benchmarks.machine import describe, report
-from qin.metrics.ranking import log_losses, ranking_metrics
+from benchmarks.profile import FILES, ROOT
+from qin.metrics.logits import log_losses
+from qin.metrics.ranking import ranking_metrics
 from qin.runtime.stage import STAGES
-
-ROOT = Path(__file__).resolve().parents[1]
-FILES = ("train.parquet", "test.parquet", "sample_submission.csv")
 
 
 def main(

@@ -22,10 +22,10 @@ import typer
 
 from benchmarks.machine import describe, report
 from benchmarks.measure import measure_module
-from qin.network.embedding import FusedEmbedding, NumericNormalizer
+from qin.network.embedding import FusedEmbedding
+from qin.network.numeric import NumericNormalizer
 from qin.network.qin import QIN, QINInputs, QINSizes
-from qin.train.optimizers import Optimizers, clip_grad_norm
-from qin.train.row_adam import RowWiseAdam
+from qin.train.optimizers import Optimizers, RowWiseAdam, clip_grad_norm
 
 DIM, NUM_FIELDS, NUM_ITEMS = 16, 40, 100
 TABLE_ROWS = (30_000, 100_000, 300_000, 500_000, 700_000, 1_000_000, 3_000_000)
@@ -126,7 +126,7 @@ def _time_steps(num_rows: int, batch_size: int, method: str, *, steps: int) -> d
 
 def _read(embedding: FusedEmbedding, fields: torch.Tensor, items: torch.Tensor, *, method: str) -> list[torch.Tensor]:
     if method != "sparse_adam":
-        return [embedding(fields), embedding.lookup(items, field=0)]
+        return embedding.read(fields, (items,), vocabularies=(0,))
     rows = fields + embedding.offsets, items  # PyTorch's own sparse gradient, which SparseAdam coalesces
     return [F.embedding(row, embedding.embedding_table, padding_idx=0, sparse=True) for row in rows]
 

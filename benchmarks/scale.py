@@ -20,11 +20,10 @@ import yaml
 
 from benchmarks.machine import describe, report
 from benchmarks.measure import Cost, measure_module, measure_sample
+from benchmarks.profile import FILES, ROOT
 from qin.strict_yaml import read_yaml
 
-ROOT = Path(__file__).resolve().parents[1]
 LOADER = "loader.json"
-FILES = ("train.parquet", "test.parquet", "sample_submission.csv")
 
 SMALL_MODEL = {
     "model": {"embedding_dim": 8, "attention_dim": 8, "num_layers": 1, "num_rows": 1, "dropout": 0.0},

@@ -5,12 +5,12 @@
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-ROOT = Path(__file__).resolve().parents[1]
+from benchmarks.profile import ROOT
+
 RESULTS = ROOT / "benchmarks/results"
 START, END = "<!-- {}: made by python -m benchmarks.tables -->", "<!-- end of {} -->"
 

@@ -34,20 +34,24 @@ import torch.nn.functional as F  # noqa: N812
 import typer
 
 from benchmarks.machine import describe, report
+from benchmarks.profile import ROOT
 from benchmarks.published import PublishedLoop, PublishedQIN, forward_flops, training_bytes
 from benchmarks.reference_log import LABEL_RATE, MAX_LEN, write_log
 from qin.config import Params, load_params
-from qin.model.scoring import score, use_threads
+from qin.model.build import PUBLISHED, build_model, place
+from qin.model.scoring import score
 from qin.network.qin import QIN, QINSizes
+from qin.network.threads import use_threads
 from qin.runtime.host import largest_resident_bytes
 from qin.shards.files import ShardReader
 from qin.shards.loader import Batch, BatchSource, iterate_in_order
-from qin.train.build import PUBLISHED, build_loader, build_model, build_optimizer, build_settings, place
+from qin.train.build import build_loader, build_optimizer, build_settings
 from qin.train.checkpoint import CheckpointStore
-from qin.train.fit import numeric_moments
-from qin.train.loop import Fit, TrainingRows, ValidationScores
+from qin.train.imbalance import TrainingRows
+from qin.train.loop import Fit, ValidationScores
+from qin.train.moments import numeric_moments
 
-PROFILE = Path(__file__).resolve().parents[1] / "examples/kuairand/params.yaml"
+PROFILE = ROOT / "examples/kuairand/params.yaml"
 
 DROPOUT = 0.1
 _BUFFER_BATCHES = 4  # a buffer is read every few steps, so that each block pays for its share of the reading

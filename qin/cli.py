@@ -9,7 +9,6 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -19,10 +18,9 @@ from qin.errors import QinError
 from qin.experiments.compare import compare_runs, comparison_json, comparison_text, shared_rows
 from qin.experiments.runs import read_run
 from qin.experiments.sweep import grid, run_sweep, table
+from qin.paths import PARAMS
 from qin.raw.segments import read_clusters
 from qin.runtime.progress import log
-
-PARAMS = Path("params.yaml")
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 

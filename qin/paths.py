@@ -1,4 +1,4 @@
-"""Where stages leave what the next ones read; dvc.yaml names the same places."""
+"""Every place on disk that two files name; dvc.yaml names the same ones for the stages' outputs."""
 
 import os
 from pathlib import Path
@@ -14,6 +14,9 @@ CALIBRATOR = Path("artifacts/temperature.json")
 SLICES = Path("artifacts/slices.json")
 SUBMISSION = Path("outputs/submission.csv")
 METRICS = Path("metrics")
+EVALUATION = METRICS / "evaluate.json"
 PLOTS = Path("plots")
+SCRATCH = Path(".qin")
+SWEEP_LOGS = SCRATCH / "sweep"
 # Elsewhere for experiments in temporary folders, so that a killed one can go on when it is run again.
-CHECKPOINTS = Path(os.environ.get("QIN_CHECKPOINTS", ".qin/checkpoints"))
+CHECKPOINTS = Path(os.environ.get("QIN_CHECKPOINTS", SCRATCH / "checkpoints"))

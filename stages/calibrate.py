@@ -8,8 +8,7 @@ import logging
 import typer
 
 from qin import paths
-from qin.calibrate.halves import judge_half
-from qin.calibrate.holdout import CalibrationRows, Recipe, fit_and_judge
+from qin.calibrate.holdout import CalibrationRows, Recipe, fit_and_judge, judge_half
 from qin.config import load_params
 from qin.errors import DataError
 from qin.prior import TrainingPrior

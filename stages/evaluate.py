@@ -8,11 +8,12 @@ import typer
 from qin import paths
 from qin.calibrate.report import read_calibration
 from qin.config import load_params
-from qin.evaluate.figures import JudgedFold, curves, evaluate, evaluate_slices
-from qin.evaluate.importance import COLUMNS
-from qin.evaluate.rescoring import compare_with_baseline, judge_fields
+from qin.evaluate.baseline import compare_with_baseline
+from qin.evaluate.figures import curves, evaluate, evaluate_slices
+from qin.evaluate.fold import JudgedFold
+from qin.evaluate.importance import COLUMNS, judge_fields
 from qin.evaluate.slices import CALIBRATION_COLUMNS
-from qin.model.scoring import use_threads
+from qin.network.threads import use_threads
 from qin.raw.segments import read_clusters, read_segments
 from qin.runtime.files import write_csv, write_json
 from qin.runtime.parent import end_with_dvc
@@ -55,7 +56,7 @@ def main() -> None:
         write_csv(paths.PLOTS / "slices.csv", points, columns=CALIBRATION_COLUMNS)
         write_csv(paths.PLOTS / "importance.csv", importance, columns=COLUMNS)
         write_json(paths.SLICES, slices)
-        write_json(paths.METRICS / "evaluate.json", figures)
+        write_json(paths.EVALUATION, figures)
         report.num_rows = scored.label.size
 
 

@@ -10,7 +10,10 @@ from qin import paths
 from qin.calibrate.report import read_calibration
 from qin.config import load_params
 from qin.metrics.logits import sigmoid
-from qin.model.scoring import check_same_schema, load_model, score_all, use_threads
+from qin.model.artifact import check_same_schema, load_model
+from qin.model.build import place
+from qin.model.scoring import score_all
+from qin.network.threads import use_threads
 from qin.predict.submission import match_ids, read_submission_ids, write_submission
 from qin.prior import shift_prior
 from qin.raw.segments import read_segments
@@ -19,7 +22,6 @@ from qin.runtime.stage import run_stage
 from qin.shards.files import ShardReader
 from qin.shards.ids import read_ids
 from qin.shards.loader import iterate_in_order
-from qin.train.build import place
 
 app = typer.Typer(add_completion=False)
 

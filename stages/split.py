@@ -12,8 +12,10 @@ from qin.runtime.files import atomic_directory, write_json
 from qin.runtime.parent import end_with_dvc
 from qin.runtime.stage import run_stage
 from qin.schema import scalar_columns
+from qin.shards.folds import write_folds
 from qin.split.audit import audit, check
-from qin.split.columns import assign_folds, read_split_columns, write_folds
+from qin.split.columns import read_split_columns
+from qin.split.methods import assign_folds
 
 app = typer.Typer(add_completion=False)
 

@@ -7,12 +7,13 @@ import typer
 
 from qin import paths
 from qin.config import load_params
-from qin.model.scoring import save_model, use_threads
+from qin.model.artifact import save_model
+from qin.network.threads import use_threads
 from qin.runtime.files import atomic_directory, write_csv, write_json
 from qin.runtime.parent import end_with_dvc
 from qin.runtime.stage import run_stage
 from qin.shards.files import ShardReader
-from qin.split.columns import read_folds
+from qin.shards.folds import read_folds
 from qin.train.fit import train
 
 app = typer.Typer(add_completion=False)

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
-from qin.metrics.ranking import log_losses
+from qin.metrics.logits import log_losses
 from qin.prior import TrainingPrior, prior_offset, shift_prior
 from tests.metrics.test_ranking import sample
 

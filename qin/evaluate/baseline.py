@@ -9,6 +9,7 @@ Source: Friedman (2001), Greedy function approximation: a gradient boosting mach
 histogram algorithm); Micci-Barreca (2001), A preprocessing scheme for high-cardinality categorical attributes.
 """
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,15 +20,17 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.preprocessing import OrdinalEncoder, TargetEncoder
 from threadpoolctl import threadpool_limits
 
+from qin.config import Params
 from qin.errors import DataError
+from qin.evaluate.fold import JudgedFold
 from qin.metrics.logits import BoolArray, Float64Array, FloatArray, IntArray, LabelArray
 from qin.metrics.paired import Difference, compare_losses, compare_rankings
 from qin.raw.hashing import hash_values, seed_of
 from qin.runtime.progress import log
 from qin.schema import Schema
 from qin.shards.files import ShardReader
+from qin.shards.folds import TRAIN, Folds, read_folds
 from qin.shards.loader import Batch, iterate_in_order, read_batch
-from qin.split.methods import TRAIN, Folds
 
 # Categories of a field that trees divide one by one; beyond them, their click rates are compared.
 MAX_CATEGORIES = 64
@@ -208,3 +211,40 @@ def _is_worse(name: str, found: Difference) -> bool:
     """Whether the network's value is worse by more than chance explains."""
     gain = found.difference if name in _RANKING else -found.difference
     return found.standard_error is not None and gain < -_NUM_SE * found.standard_error
+
+
+def compare_with_baseline(params: Params, judged: JudgedFold, *, prepared: Path, folds: Path) -> dict[str, Any]:
+    """Fit trees on a sample of the train fold and compare the network with them on the validation fold.
+
+    Args:
+        params: Sections evaluate and train.
+        judged: The validation fold.
+        prepared: Folder of the prepared train file.
+        folds: Folder of the folds.
+
+    Returns:
+        `rows`, those fitted, and what `baseline_figures` returns.
+
+    Raises:
+        DataError: see `baseline_logits`.
+        ArtifactError: If a file is missing or damaged.
+    """
+    reader = ShardReader(prepared)
+    num_rows, logit = baseline_logits(
+        reader,
+        read_folds(folds, num_rows=reader.num_rows),
+        judged.scored.row,
+        max_rows=params.evaluate.baseline_rows,
+        seed=params.evaluate.seed,
+        batch_size=params.train.eval_batch_size,
+        num_threads=params.train.num_threads,
+    )
+    figures = baseline_figures(
+        logit,
+        judged.calibrated,
+        judged.scored.label,
+        is_judge=judged.is_judge,
+        is_ranked=judged.is_ranked,
+        cluster=judged.cluster,
+    )
+    return {"rows": num_rows, **figures}

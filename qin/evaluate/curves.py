@@ -4,18 +4,16 @@ Sizes are bounded whatever the number of rows, and the abscissas are stable: equ
 one fixed grid of probabilities. So two revisions' files differ line by line, and their plots overlay.
 """
 
-import math
-
 import numpy as np
 
 from qin.evaluate.bands import Vertices, gain_effective_rows, precision_effective_rows, roc_effective_rows
+from qin.metrics.intervals import wilson_interval
 from qin.metrics.logits import Float64Array, FloatArray, IntArray, LabelArray, positive_rows, row_chunks, sigmoid
 from qin.metrics.probability import reliability_bins
 from qin.metrics.ranking import RankingCounts
 
 Row = dict[str, str | int | float]
 
-_NORMAL_975 = 1.959963984540054  # 97.5% quantile of the standard normal
 _SHARES = np.array([0.001, 0.002, 0.003, 0.005, 0.007, *np.arange(1, 101) / 100.0])
 _BINS_PER_DECADE = 20
 _NUM_DECADES = 6  # the histogram spans 1e-6 to 1; what lies below counts in its first bin
@@ -181,23 +179,6 @@ def reliability_curve(before: FloatArray, after: FloatArray, label: LabelArray, 
                 }
             )
     return rows
-
-
-def wilson_interval(num_positives: float, *, num_rows: float) -> tuple[float, float]:
-    """Return the 95% score interval of a rate; effective rows need not be whole.
-
-    Raises:
-        ValueError: not `0 <= num_positives <= num_rows` with rows.
-    """
-    if not 0 <= num_positives <= num_rows or num_rows <= 0:
-        raise ValueError(f"0 <= num_positives <= num_rows must hold, with a row: {num_positives=}, {num_rows=}")
-    z_square = _NORMAL_975**2
-    centre = num_positives + z_square / 2.0
-    spread = _NORMAL_975 * math.sqrt(num_positives * (num_rows - num_positives) / num_rows + z_square / 4.0)
-    # the ends are exact at 0 and at num_rows, where rounding could leave the unit interval
-    lower = 0.0 if num_positives == 0 else (centre - spread) / (num_rows + z_square)
-    upper = 1.0 if num_positives == num_rows else (centre + spread) / (num_rows + z_square)
-    return lower, upper
 
 
 def score_histogram(logit: FloatArray, label: LabelArray) -> list[Row]:

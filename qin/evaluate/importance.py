@@ -20,14 +20,21 @@ decompositions (joint replacement of a set of variables).
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import torch
 
+from qin.config import Params
 from qin.evaluate.curves import Row
+from qin.evaluate.fold import JudgedFold
 from qin.metrics.logits import Float64Array, FloatArray, IntArray, LabelArray
 from qin.metrics.ranking import ranking_counts
 from qin.metrics.standard_errors import ranking_estimates, standard_error
+from qin.model.artifact import check_same_schema, load_model
+from qin.model.build import place
+from qin.model.scoring import for_scoring, score_batch
+from qin.raw.segments import Segments
 from qin.runtime.progress import Progress
 from qin.schema import FieldKind, Schema
 from qin.shards.files import ShardReader
@@ -264,3 +271,32 @@ def _replaced(judged: Batch, donor: Batch, places: list[tuple[int, slice]]) -> B
     for tensor, columns in places:
         tensors[tensor][:, columns] = sources[tensor][:, columns]
     return judged.with_tensors(tensors)
+
+
+def judge_fields(
+    params: Params, judged: JudgedFold, *, segments: Segments | None, prepared: Path, trained: Path
+) -> list[Row]:
+    """Return the importance of each field to the deployed model; see `qin.evaluate.importance`.
+
+    Args:
+        params: Sections evaluate and train.
+        judged: The validation fold.
+        segments: Each validation row's segment, where the calibrator has shifts.
+        prepared: Folder of the prepared train file.
+        trained: Folder of the trained model.
+
+    Raises:
+        ArtifactError: If a file is missing or damaged, or the rows are not encoded as the model was trained.
+    """
+    reader, model = ShardReader(prepared), load_model(trained)
+    check_same_schema(model, reader)
+    network, calibrator = for_scoring(place(model.network, params.train)), judged.report.deployed
+    return fold_importance(
+        reader,
+        judged.scored.row,
+        judged.scored.label,
+        score=lambda batch: score_batch(network, batch, batch_size=params.train.eval_batch_size),
+        calibrate=lambda logit, rows: calibrator.apply(logit, None if segments is None else segments.where(rows)),
+        max_rows=params.evaluate.importance_rows,
+        seed=params.evaluate.seed,
+    )

@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from qin.evaluate.curves import Row, wilson_interval
+from qin.evaluate.curves import Row
+from qin.metrics.intervals import wilson_interval
 from qin.metrics.logits import BoolArray, FloatArray, IntArray, LabelArray, sigmoid
 from qin.metrics.standard_errors import Estimate, calibration_ratio_estimate, ranking_estimates, standard_error
 from qin.raw.segments import Segments

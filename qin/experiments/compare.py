@@ -5,10 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from qin.calibrate.halves import judge_half
+from qin.calibrate.holdout import judge_half
 from qin.errors import ConfigError, DataError
 from qin.experiments.runs import Run
 from qin.metrics.gauc import grouped_auc
+from qin.metrics.intervals import NORMAL_975, NORMAL_9995
 from qin.metrics.logits import Float64Array, IntArray, LabelArray, prior_logit
 from qin.metrics.paired import Difference, compare_logits, paired_difference
 from qin.metrics.standard_errors import Estimate, competition_estimate, ranking_estimates, wll_estimate
@@ -17,7 +18,6 @@ from qin.raw.segments import read_segments
 LOWER_IS_BETTER = frozenset({"log_loss", "wll", "wll_balanced"})
 
 _ORDER = ("ap", "auc", "gauc", "log_loss", "wll", "wll_balanced", "score_natural", "score_balanced")
-_LIKELY, _CLEAR = 1.959963984540054, 3.2905267314919255  # two-sided 5% and 0.1% of the standard normal
 
 _FIGURES = ("first", "second", "difference", "standard_error")
 _FOOTNOTE = (
@@ -167,10 +167,10 @@ def verdict(name: str, row: Difference) -> str:
     if row.standard_error is None:
         return "unknown"
     size = abs(row.difference)
-    if size < _LIKELY * row.standard_error:
+    if size < NORMAL_975 * row.standard_error:
         return "noise"
     winner = "B" if (row.difference < 0.0) == (name in LOWER_IS_BETTER) else "A"
-    return f"{winner} better" if size >= _CLEAR * row.standard_error else f"{winner} likely better"
+    return f"{winner} better" if size >= NORMAL_9995 * row.standard_error else f"{winner} likely better"
 
 
 def comparison_json(

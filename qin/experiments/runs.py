@@ -10,11 +10,10 @@ from dvc_data.index.index import DataIndexError
 
 from qin.calibrate.report import CalibrationReport, read_calibration
 from qin.errors import ArtifactError
+from qin.paths import CALIBRATOR, VALIDATION
 from qin.scored import ScoredRows
 
 WORKSPACE = "workspace"
-VALIDATION = "artifacts/validation"
-CALIBRATOR = "artifacts/temperature.json"
 
 
 @dataclass(frozen=True)
@@ -45,9 +44,9 @@ def read_run(name: str, *, root: Path = Path()) -> Run:
     """
     folder = _validation_folder(name, root)
     if folder is not None:
-        return _read(name, folder, folder.parent / Path(CALIBRATOR).name)
+        return _read(name, folder, folder.parent / CALIBRATOR.name)
     with tempfile.TemporaryDirectory(prefix="qin-run-") as copy:
-        validation, calibrator = Path(copy) / Path(VALIDATION).name, Path(copy) / Path(CALIBRATOR).name
+        validation, calibrator = Path(copy) / VALIDATION.name, Path(copy) / CALIBRATOR.name
         _fetch(name, root, {VALIDATION: validation, CALIBRATOR: calibrator})
         return _read(name, validation, calibrator)
 
@@ -59,12 +58,12 @@ def _validation_folder(name: str, root: Path) -> Path | None:
     return folders[0] if folders else None
 
 
-def _fetch(name: str, root: Path, copies: dict[str, Path]) -> None:
+def _fetch(name: str, root: Path, copies: dict[Path, Path]) -> None:
     """Copy outputs of a revision; they come from DVC's cache, or from the default remote if there is one."""
     try:
         files = DVCFileSystem(url=str(root), rev=name)
         for path, copy in copies.items():
-            files.get(path, str(copy), recursive=True)
+            files.get(path.as_posix(), str(copy), recursive=True)
     except DvcException as error:
         raise ArtifactError(
             f"{name}: neither {WORKSPACE}, nor a folder with {VALIDATION}, nor a revision or experiment "

@@ -17,12 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from qin.errors import ConfigError
+from qin.paths import CHECKPOINTS, EVALUATION, SWEEP_LOGS
 from qin.runtime.files import fingerprint
 from qin.runtime.progress import log
 
-METRICS_FILE = "metrics/evaluate.json"
 SEED = "train.seed"
-LOGS = Path(".qin/sweep")
 
 Settings = dict[str, str]
 
@@ -98,9 +97,9 @@ def run_experiment(settings: Settings) -> Outcome:
     lines = _run_dvc(name, settings)
     if lines is not None:
         return Outcome(name, error=_reason(lines))
-    metrics = _git("show", f"{reference}:{METRICS_FILE}")
+    metrics = _git("show", f"{reference}:{EVALUATION}")
     if metrics is None:
-        return Outcome(name, error=f"{METRICS_FILE}: not in the experiment; it must be a metric with `cache: false`")
+        return Outcome(name, error=f"{EVALUATION}: not in the experiment; it must be a metric with `cache: false`")
     return Outcome(name, metrics=json.loads(metrics))
 
 
@@ -123,12 +122,12 @@ def _run_dvc(name: str, settings: Settings) -> list[str] | None:
     environment = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "QIN_CHECKPOINTS": os.environ.get("QIN_CHECKPOINTS", str(Path(".qin/checkpoints").resolve())),
+        "QIN_CHECKPOINTS": str(CHECKPOINTS.resolve()),
     }
     changes = [word for key, value in settings.items() for word in ("--set-param", f"{key}={value}")]
     command = [sys.executable, "-m", "dvc", "exp", "run", "--temp", "--name", name, *changes]
-    LOGS.mkdir(parents=True, exist_ok=True)
-    with (LOGS / f"{name}.log").open("w+") as output:
+    SWEEP_LOGS.mkdir(parents=True, exist_ok=True)
+    with (SWEEP_LOGS / f"{name}.log").open("w+") as output:
         done = subprocess.run(command, env=environment, stdout=output, stderr=subprocess.STDOUT, check=False)
         output.seek(0)
         return output.read().splitlines() if done.returncode else None
@@ -187,7 +186,7 @@ def _checked(outcome: Outcome, metrics: Sequence[str]) -> Outcome:
         for part in path.split("."):
             value = value.get(part) if isinstance(value, dict) else None
         if not isinstance(value, int | float):
-            return Outcome(outcome.name, error=f"{METRICS_FILE}: no number {path}; it has {', '.join(outcome.metrics)}")
+            return Outcome(outcome.name, error=f"{EVALUATION}: no number {path}; it has {', '.join(outcome.metrics)}")
         found[path] = value
     return Outcome(outcome.name, metrics=found, error=outcome.error)
 

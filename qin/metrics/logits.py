@@ -76,3 +76,22 @@ def sigmoid(logit: Float64Array) -> Float64Array:
     """Return `1 / (1 + exp(-logit))` to full relative precision at both ends."""
     exp = np.exp(-np.abs(logit))  # never overflows
     return np.where(logit >= 0.0, 1.0, exp) / (1.0 + exp)
+
+
+def log_losses(logit: FloatArray, label: LabelArray, *, offset: float = 0.0) -> tuple[float, float]:
+    """Return the mean loss of the positives and of the negatives, each from `logit + offset`.
+
+    Returns:
+        `mean(-log p | y=1)` and `mean(-log(1-p) | y=0)`, in nats.
+
+    Raises:
+        ValueError: see `qin.metrics.logits.positive_rows`.
+    """
+    is_positive = positive_rows(logit, label)
+    positive_loss = negative_loss = 0.0
+    for rows, chunk in row_chunks(logit):
+        shifted = chunk + offset
+        positive_loss += float(np.logaddexp(0.0, -shifted[is_positive[rows]]).sum())
+        negative_loss += float(np.logaddexp(0.0, shifted[~is_positive[rows]]).sum())
+    num_positives = int(np.count_nonzero(is_positive))
+    return positive_loss / num_positives, negative_loss / (label.size - num_positives)

@@ -1,17 +1,19 @@
-"""Exact ranking and probability metrics from logits, in float64 and in bounded memory.
+"""Exact ranking metrics from logits, in float64 and in bounded memory.
 
-Every function reads logits, never probabilities, so that no clipping constant enters a result. Rows are
-visited in chunks: besides its input, a metric holds one chunk and, for ranking, the positives. Standard errors
-belong beside their metric in `ranking_metrics` and `probability_metrics`.
+Rows are visited in chunks: besides its input, a metric holds one chunk and the positives. Standard errors belong beside
+their metric in `ranking_metrics`.
 """
-
-import math
 
 import numpy as np
 
-from qin.metrics.logistic import has_overlap
-from qin.metrics.logits import FloatArray, IntArray, LabelArray, check_finite, positive_rows, prior_logit, row_chunks
-from qin.metrics.probability import calibration_error, cox_calibration, reliability_bins
+from qin.metrics.logits import (
+    FloatArray,
+    IntArray,
+    LabelArray,
+    check_finite,
+    positive_rows,
+    row_chunks,
+)
 
 
 class RankingCounts:
@@ -106,33 +108,6 @@ def ranking_counts(logit: FloatArray, label: LabelArray) -> RankingCounts:
     return counts
 
 
-def log_losses(logit: FloatArray, label: LabelArray, *, offset: float = 0.0) -> tuple[float, float]:
-    """Return the mean loss of the positives and of the negatives, each from `logit + offset`.
-
-    Returns:
-        `mean(-log p | y=1)` and `mean(-log(1-p) | y=0)`, in nats.
-
-    Raises:
-        ValueError: see `qin.metrics.logits.positive_rows`.
-    """
-    is_positive = positive_rows(logit, label)
-    positive_loss = negative_loss = 0.0
-    for rows, chunk in row_chunks(logit):
-        shifted = chunk + offset
-        positive_loss += float(np.logaddexp(0.0, -shifted[is_positive[rows]]).sum())
-        negative_loss += float(np.logaddexp(0.0, shifted[~is_positive[rows]]).sum())
-    num_positives = int(np.count_nonzero(is_positive))
-    return positive_loss / num_positives, negative_loss / (label.size - num_positives)
-
-
-def competition_score(*, ap: float, wll: float) -> float:
-    """Return `0.5 AP + 0.5 / (1 + WLL)`, higher is better.
-
-    Source: Toss NEXT ML challenge (2025), evaluation rule.
-    """
-    return 0.5 * ap + 0.5 / (1.0 + wll)
-
-
 def ranking_metrics(logit: FloatArray, label: LabelArray) -> dict[str, float]:
     """Return `ap` and `auc`.
 
@@ -141,46 +116,3 @@ def ranking_metrics(logit: FloatArray, label: LabelArray) -> dict[str, float]:
     """
     counts = ranking_counts(logit, label)
     return {"ap": counts.average_precision(), "auc": counts.auc()}
-
-
-def probability_metrics(
-    logit: FloatArray, label: LabelArray, *, base_rate: float, num_bins: int = 20
-) -> dict[str, float | None]:
-    """Return what judges the probabilities `sigmoid(logit)`.
-
-    Args:
-        logit: ndarray of shape (n,), on the natural scale.
-        label: ndarray of shape (n,) in {0, 1}.
-        base_rate: click rate of the training rows, which `wll_balanced` takes out of the logit.
-        num_bins: bins of the calibration error.
-
-    Returns:
-        `log_loss`; `ne`, log loss over that of these rows' own click rate; `wll`, the mean of the two classes' mean
-        losses; `wll_balanced`, the same for `logit - logit(base_rate)`; `calibration_ratio`, `sum p / sum y`;
-        `cox_intercept` and `cox_slope`, both None where no finite estimate exists; `calibration_error` and
-        `calibration_error_null`.
-
-    Raises:
-        ValueError: see `qin.metrics.logits.positive_rows`; or `base_rate` is not strictly between 0 and 1.
-
-    Source: He et al. (2014), Practical lessons from predicting clicks on ads at Facebook, section 2 (NE).
-    """
-    is_positive = positive_rows(logit, label)
-    rate = float(np.mean(is_positive))
-    entropy = -rate * math.log(rate) - (1.0 - rate) * math.log1p(-rate)
-    positive_loss, negative_loss = log_losses(logit, label)
-    log_loss = rate * positive_loss + (1.0 - rate) * negative_loss
-    cox = cox_calibration(logit, label) if has_overlap(logit, is_positive) else (None, None)
-    bins = reliability_bins(logit, label, num_bins=num_bins)
-    error, error_null = calibration_error(bins)
-    return {
-        "log_loss": log_loss,
-        "ne": log_loss / entropy,
-        "wll": 0.5 * positive_loss + 0.5 * negative_loss,
-        "wll_balanced": 0.5 * sum(log_losses(logit, label, offset=-prior_logit(base_rate))),
-        "calibration_ratio": float(bins.probability_sum.sum() / bins.num_positives.sum()),
-        "cox_intercept": cox[0],
-        "cox_slope": cox[1],
-        "calibration_error": error,
-        "calibration_error_null": error_null,
-    }

@@ -27,7 +27,8 @@ from qin.metrics.logits import (
     row_chunks,
     sigmoid,
 )
-from qin.metrics.ranking import RankingCounts, competition_score, ranking_counts
+from qin.metrics.probability import competition_score
+from qin.metrics.ranking import RankingCounts, ranking_counts
 
 
 @dataclass(frozen=True)

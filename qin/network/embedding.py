@@ -1,4 +1,4 @@
-"""Inputs of the network: one fused embedding table, and standardised numeric fields with missing flags."""
+"""One fused embedding table for all vocabularies, and what its gradient costs."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,11 +7,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
+from qin.buckets import FIRST_VALUE_BUCKET, PADDING_BUCKET
 from qin.network.kernels.row_gradient import from_rows, sum_by_row
-
-PADDING_BUCKET = 0
-NULL_BUCKET = 1
-MIN_BUCKETS = 2  # padding and null; values start at bucket 2
 
 
 class FusedEmbedding(nn.Module):
@@ -27,7 +24,7 @@ class FusedEmbedding(nn.Module):
         num_buckets: buckets of each vocabulary, padding and null included.
         dim: width of an embedding.
         sparse: whether the table's gradient is a sparse tensor of the rows that were read, without a buffer of the
-            table's size; for ``qin.train.row_adam.RowWiseAdam``. On a CPU each row is in it once, in ascending order.
+            table's size; for ``qin.train.optimizers.RowWiseAdam``. On a CPU each row is in it once, in ascending order.
 
     Raises:
         ValueError: There is no vocabulary, one has fewer than 2 buckets, or ``dim`` is below 1.
@@ -37,8 +34,8 @@ class FusedEmbedding(nn.Module):
     num_buckets: torch.Tensor
 
     def __init__(self, num_buckets: Sequence[int], *, dim: int, sparse: bool = False) -> None:
-        if not num_buckets or min(num_buckets) < MIN_BUCKETS:
-            raise ValueError(f"every vocabulary needs at least {MIN_BUCKETS} buckets, got {list(num_buckets)}")
+        if not num_buckets or min(num_buckets) < FIRST_VALUE_BUCKET:
+            raise ValueError(f"every vocabulary needs at least {FIRST_VALUE_BUCKET} buckets, got {list(num_buckets)}")
         if dim < 1:
             raise ValueError(f"the embedding width must be at least 1, got {dim=}")
         super().__init__()
@@ -87,10 +84,6 @@ class FusedEmbedding(nn.Module):
         for sequence, vocabulary in zip(sequences, vocabularies, strict=True):
             rows.append(self._rows(self.sequence_index(sequence, field=vocabulary), self.offsets[vocabulary]))
         return self._gather(rows)
-
-    def lookup(self, buckets: torch.Tensor, *, field: int) -> torch.Tensor:
-        """Read behaviour sequences of one vocabulary, ``(batch, seq)``, alone; see ``read``."""
-        return self._gather([self._rows(self.sequence_index(buckets, field=field), self.offsets[field])])[0]
 
     def field_index(self, buckets: torch.Tensor) -> torch.Tensor:
         """The buckets ``(batch, fields)`` of the first ``fields`` vocabularies as int64, checked as in ``forward``."""
@@ -175,56 +168,3 @@ def _check_range(index: torch.Tensor, *, limit: torch.Tensor) -> None:
     raise ValueError(
         f"a bucket must be in [0, {allowed}) here, got {index[row, column].item()} at row {row}, column {column}"
     )
-
-
-def signed_log(x: torch.Tensor) -> torch.Tensor:
-    """Return ``sign(x) * log(1 + |x|)``, which shortens heavy tails and keeps zero and the sign."""
-    return torch.copysign(torch.log1p(x.abs()), x)
-
-
-class NumericNormalizer(nn.Module):
-    """Standardised signed logs of numeric fields, then their missing flags.
-
-    Args:
-        mean: mean of each field's signed log over the train fold's non-missing values, ``(fields,)``.
-        std: standard deviation of the same; 0 for a constant or always missing field, whose output is then 0.
-
-    Shape:
-        - raw: ``(batch, fields)``, NaN where missing
-        - output: ``(batch, 2 * fields)``, float32: values (0 where missing), then
-          flags (1 where missing)
-
-    Raises:
-        ValueError: ``mean`` and ``std`` are not finite ``(fields,)`` vectors, or a ``std`` is negative.
-    """
-
-    mean: torch.Tensor
-    std: torch.Tensor
-
-    def __init__(self, mean: torch.Tensor, std: torch.Tensor) -> None:
-        if mean.dim() != 1 or mean.shape != std.shape:
-            raise ValueError(f"mean and std must be (fields,), got {tuple(mean.shape)} and {tuple(std.shape)}")
-        if not (mean.isfinite().all() and std.isfinite().all() and (std >= 0).all()):
-            raise ValueError(f"mean must be finite, std finite and not negative, got {mean=}, {std=}")
-        super().__init__()
-        self.register_buffer("mean", mean.detach().to(torch.float32, copy=True))
-        self.register_buffer("std", std.detach().to(torch.float32, copy=True))
-
-    @property
-    def num_fields(self) -> int:
-        """Number of numeric fields; 0 is allowed."""
-        return self.mean.shape[0]
-
-    def forward(self, raw: torch.Tensor) -> torch.Tensor:
-        """Map raw values to the block the network reads; shapes as in the class description."""
-        self.check(raw)
-        raw = raw.to(self.mean.dtype)
-        is_missing = raw.isnan()
-        is_constant = self.std == 0
-        standard = (signed_log(raw) - self.mean) / self.std.masked_fill(is_constant, 1.0)
-        return torch.cat((standard.masked_fill(is_missing | is_constant, 0.0), is_missing.to(standard.dtype)), dim=1)
-
-    def check(self, raw: torch.Tensor) -> None:
-        """Check the shape of raw values; see the class description."""
-        if raw.dim() != 2 or raw.shape[1] != self.num_fields:
-            raise ValueError(f"numeric values must be (batch, {self.num_fields}), got {tuple(raw.shape)}")

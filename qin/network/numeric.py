@@ -1,4 +1,4 @@
-"""Periodic embeddings of numeric fields, with which a network resolves more than monotone effects."""
+"""The numeric block: standardised signed logs with missing flags, and their periodic embeddings."""
 
 import math
 
@@ -49,3 +49,56 @@ class PeriodicEmbedding(nn.Module):
         angle = 2.0 * math.pi * x.unsqueeze(2) * self.frequency  # (batch, f, k)
         waves = torch.cat((angle.sin(), angle.cos()), dim=2)
         return F.relu(torch.einsum("bfk,fkd->bfd", waves, self.weight) + self.bias).flatten(1)
+
+
+def signed_log(x: torch.Tensor) -> torch.Tensor:
+    """Return ``sign(x) * log(1 + |x|)``, which shortens heavy tails and keeps zero and the sign."""
+    return torch.copysign(torch.log1p(x.abs()), x)
+
+
+class NumericNormalizer(nn.Module):
+    """Standardised signed logs of numeric fields, then their missing flags.
+
+    Args:
+        mean: mean of each field's signed log over the train fold's non-missing values, ``(fields,)``.
+        std: standard deviation of the same; 0 for a constant or always missing field, whose output is then 0.
+
+    Shape:
+        - raw: ``(batch, fields)``, NaN where missing
+        - output: ``(batch, 2 * fields)``, float32: values (0 where missing), then
+          flags (1 where missing)
+
+    Raises:
+        ValueError: ``mean`` and ``std`` are not finite ``(fields,)`` vectors, or a ``std`` is negative.
+    """
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, mean: torch.Tensor, std: torch.Tensor) -> None:
+        if mean.dim() != 1 or mean.shape != std.shape:
+            raise ValueError(f"mean and std must be (fields,), got {tuple(mean.shape)} and {tuple(std.shape)}")
+        if not (mean.isfinite().all() and std.isfinite().all() and (std >= 0).all()):
+            raise ValueError(f"mean must be finite, std finite and not negative, got {mean=}, {std=}")
+        super().__init__()
+        self.register_buffer("mean", mean.detach().to(torch.float32, copy=True))
+        self.register_buffer("std", std.detach().to(torch.float32, copy=True))
+
+    @property
+    def num_fields(self) -> int:
+        """Number of numeric fields; 0 is allowed."""
+        return self.mean.shape[0]
+
+    def forward(self, raw: torch.Tensor) -> torch.Tensor:
+        """Map raw values to the block the network reads; shapes as in the class description."""
+        self.check(raw)
+        raw = raw.to(self.mean.dtype)
+        is_missing = raw.isnan()
+        is_constant = self.std == 0
+        standard = (signed_log(raw) - self.mean) / self.std.masked_fill(is_constant, 1.0)
+        return torch.cat((standard.masked_fill(is_missing | is_constant, 0.0), is_missing.to(standard.dtype)), dim=1)
+
+    def check(self, raw: torch.Tensor) -> None:
+        """Check the shape of raw values; see the class description."""
+        if raw.dim() != 2 or raw.shape[1] != self.num_fields:
+            raise ValueError(f"numeric values must be (batch, {self.num_fields}), got {tuple(raw.shape)}")

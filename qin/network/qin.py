@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from qin.buckets import PADDING_BUCKET
 from qin.network.attention import ScoreBias, ScoreNorm, TargetAttention
 from qin.network.dropout import dropout
-from qin.network.embedding import PADDING_BUCKET, FusedEmbedding, NumericNormalizer
-from qin.network.numeric import PeriodicEmbedding
+from qin.network.embedding import FusedEmbedding
+from qin.network.numeric import NumericNormalizer, PeriodicEmbedding
 from qin.network.quadratic import Activation, Norm, QuadraticNetwork
 
 EMBEDDING_STD = 1e-4  # of the authors' framework, FuxiCTR

@@ -1,4 +1,4 @@
-"""Threads that share the work on a batch, each computing its part alone."""
+"""Threads: how many compute, that they compute the same bytes each time, and how they share the work on a batch."""
 
 import os
 from collections.abc import Callable
@@ -7,6 +7,8 @@ from functools import cache
 from threading import Barrier
 from typing import TypeVar
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 # Rows computed at a time: a matrix product of this height is as fast as a large one, and what stands between products
@@ -45,3 +47,32 @@ def _use_one_thread(ready: Barrier) -> None:
 
 
 os.register_at_fork(after_in_child=one_thread_workers.cache_clear)  # threads do not live on in a forked process
+
+
+_THREAD_ITEMS = 1 << 15  # below this, starting a second thread costs more than it saves
+
+
+def in_parallel(work: Callable[[int, int], None], cuts: npt.NDArray[np.int64]) -> None:
+    """Call `work(cuts[i], cuts[i + 1])` for every `i`, each in its own thread; kernels must release Python's lock."""
+    ranges = list(zip(cuts[:-1].tolist(), cuts[1:].tolist(), strict=True))
+    if len(ranges) == 1:
+        work(*ranges[0])
+        return
+    with ThreadPoolExecutor(len(ranges)) as pool:
+        for future in [pool.submit(work, *part) for part in ranges]:
+            future.result()
+
+
+def even_cuts(num_items: int) -> npt.NDArray[np.int64]:
+    """Bounds of nearly equal parts of a number of items: one part per torch thread, fewer if there is little to do."""
+    num_parts = max(1, min(torch.get_num_threads(), num_items // _THREAD_ITEMS))
+    return np.arange(num_parts + 1) * num_items // num_parts
+
+
+def use_threads(num_threads: int) -> None:
+    """Fix the number of threads and demand deterministic kernels, so that equal inputs give equal bytes."""
+    torch.set_num_threads(num_threads)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it, matrix products on a GPU may vary
+    torch.set_deterministic_debug_mode("error")  # use_deterministic_algorithms would import the compiler first
+    # Filling memory before it is written costs a tenth of a step.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

@@ -9,9 +9,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from qin.buckets import FIRST_VALUE_BUCKET, NULL_BUCKET
 from qin.errors import DataError
 from qin.prepare.sequences import BadTokenError, encode_sequence
-from qin.raw.hashing import FIRST_VALUE_BUCKET, NULL_BUCKET, bucket_of, hash_values, seed_of
+from qin.raw.hashing import bucket_of, hash_values, seed_of
+from qin.raw.values import encode_label
 from qin.runtime.jit import njit
 from qin.schema import Field, Schema
 from qin.shards.files import Arrays, Group
@@ -123,29 +125,3 @@ class BatchEncoder:
             raise DataError(
                 f"{self._file}: column {field.name}, row {first_row + error.row}: a token is not an integer: {shown!r}"
             ) from error
-
-
-def encode_label(array: pa.Array, *, file: str, column: str, first_row: int) -> npt.NDArray[np.uint8]:
-    """Check and convert labels.
-
-    Args:
-        array: Booleans or numbers, each 0 or 1.
-        file: File that the labels come from, for messages.
-        column: Column that the labels come from, for messages.
-        first_row: Row number of the first label in the file.
-
-    Returns:
-        Labels `(num_rows,)`.
-
-    Raises:
-        DataError: If a label is null, NaN, or neither 0 nor 1, or the column does not hold numbers.
-    """
-    kind = array.type
-    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
-        raise DataError(f"{file}: column {column}: labels must be numbers 0 and 1, the type is {kind}")
-    values = np.asarray(array.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False))
-    is_bad = (values != 0) & (values != 1)  # NaN and null are neither
-    if is_bad.any():
-        row = int(np.flatnonzero(is_bad)[0])
-        raise DataError(f"{file}: column {column}, row {first_row + row}: label must be 0 or 1: {array[row].as_py()!r}")
-    return values.astype(np.uint8)

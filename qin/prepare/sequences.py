@@ -14,9 +14,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from qin.buckets import FIRST_VALUE_BUCKET, NULL_BUCKET
 from qin.raw.hashing import (
-    FIRST_VALUE_BUCKET,
-    NULL_BUCKET,
     bucket_of,
     hash_int,
     hash_text,

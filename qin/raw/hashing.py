@@ -19,10 +19,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from qin.buckets import FIRST_VALUE_BUCKET
 from qin.runtime.jit import njit
 from qin.schema import is_string
-
-PADDING_BUCKET, NULL_BUCKET, FIRST_VALUE_BUCKET = 0, 1, 2
 
 UInt64Array = npt.NDArray[np.uint64]
 
@@ -254,3 +253,6 @@ def hash_rows(columns: Sequence[HashedColumn], seed: np.uint64) -> UInt64Array:
         hashes[column.is_null] = _GOLDEN
         _combine(total, hashes)
     return total
+
+
+Hashes = npt.NDArray[np.uint64]

@@ -1,4 +1,4 @@
-"""Time columns of any type as comparable numbers."""
+"""Columns as numbers, or one line of error: labels, and times of any type."""
 
 import math
 from datetime import UTC, datetime, timedelta
@@ -98,3 +98,29 @@ def _micros(kind: pa.DataType) -> pa.DataType:
 def _refuse(array: pa.Array, is_bad: npt.NDArray[np.bool_], file: str, column: str, first_row: int) -> None:
     row = int(np.flatnonzero(is_bad)[0])
     raise DataError(f"{file}: column {column}, row {first_row + row}: not a time: {array[row].as_py()!r}")
+
+
+def encode_label(array: pa.Array, *, file: str, column: str, first_row: int) -> npt.NDArray[np.uint8]:
+    """Check and convert labels.
+
+    Args:
+        array: Booleans or numbers, each 0 or 1.
+        file: File that the labels come from, for messages.
+        column: Column that the labels come from, for messages.
+        first_row: Row number of the first label in the file.
+
+    Returns:
+        Labels `(num_rows,)`.
+
+    Raises:
+        DataError: If a label is null, NaN, or neither 0 nor 1, or the column does not hold numbers.
+    """
+    kind = array.type
+    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
+        raise DataError(f"{file}: column {column}: labels must be numbers 0 and 1, the type is {kind}")
+    values = np.asarray(array.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False))
+    is_bad = (values != 0) & (values != 1)  # NaN and null are neither
+    if is_bad.any():
+        row = int(np.flatnonzero(is_bad)[0])
+        raise DataError(f"{file}: column {column}, row {first_row + row}: label must be 0 or 1: {array[row].as_py()!r}")
+    return values.astype(np.uint8)

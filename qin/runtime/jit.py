@@ -27,7 +27,7 @@ from numba.core.dispatcher import Dispatcher
 from qin.runtime.provenance import code_fingerprint
 
 _FOLDER = "qin-kernels"
-_IN_TREE = Path(__file__).resolve().parent / "__pycache__" / _FOLDER
+_IN_TREE = Path(__file__).resolve().parents[1] / "__pycache__" / _FOLDER
 _CHECKSUM_BYTES = 32
 
 Kernel = TypeVar("Kernel", bound=Callable[..., Any])

@@ -9,16 +9,15 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
 from qin.errors import QinError
+from qin.paths import SCRATCH
 from qin.runtime.files import write_json
 from qin.runtime.host import TreeMemory, largest_resident_bytes
 
 STAGES = ("prepare", "split", "train", "calibrate", "evaluate", "predict")
-SCRATCH = Path(".qin")
 
 _ENDING = (signal.SIGTERM, signal.SIGINT)
 

@@ -6,9 +6,10 @@ import numpy as np
 import numpy.typing as npt
 
 from qin.errors import DataError
+from qin.raw.hashing import Hashes
+from qin.shards.folds import EXCLUDED, TRAIN, VALIDATION, Assignment
 from qin.split.columns import SplitColumns
-from qin.split.membership import is_in
-from qin.split.methods import EXCLUDED, TRAIN, VALIDATION, Assignment, Hashes
+from qin.split.methods import is_in
 
 _Mask = npt.NDArray[np.bool_]
 

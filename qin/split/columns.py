@@ -1,8 +1,7 @@
-"""From the raw train file and the split's settings to folds on disk and the figures of metrics/split.json."""
+"""What the split needs to know of each row of the raw train file."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -10,19 +9,13 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from qin.config import DataParams, SplitParams
-from qin.errors import ArtifactError, ConfigError, DataError, SchemaError
-from qin.prepare.encode import encode_label
-from qin.raw.hashing import hash_column, hash_rows, seed_of
+from qin.errors import SchemaError
+from qin.raw.hashing import Hashes, hash_column, hash_rows, seed_of
 from qin.raw.parquet import map_batches, open_parquet, read_batches
-from qin.raw.values import MICROSECONDS, is_datetime, parse_start, time_values
-from qin.runtime.files import read_array, read_exact_json, write_array, write_exact_json
+from qin.raw.values import encode_label, time_values
 from qin.runtime.progress import Progress
 from qin.schema import is_list
-from qin.split import methods as folds
-from qin.split.methods import Assignment, Folds, Hashes
 
-FOLD_FILE = "fold.npy"
-MANIFEST = "manifest.json"
 _BATCH_ROWS = 4096
 
 
@@ -128,76 +121,6 @@ class _SplitEncoder:
             time = batch.column(self.time)
             values["time"] = time_values(time, file=file, column=self.time, first_row=first_row)
         return values
-
-
-def assign_folds(columns: SplitColumns, split: SplitParams, *, file: str) -> Assignment:
-    """Divide the rows by the method of the settings.
-
-    Raises:
-        ConfigError: If frozen thresholds or the start of validation do not fit.
-        DataError: If a fold would be empty or hold one class only.
-    """
-    try:
-        assignment = _assign(columns, split)
-    except ValueError as error:
-        raise ConfigError(f"params.yaml: split: {error}") from error
-    for fold, name in ((folds.TRAIN, "train"), (folds.VALIDATION, "validation")):
-        counts = np.bincount(columns.label[assignment.fold == fold], minlength=2)
-        if not counts.all():
-            raise DataError(
-                f"{file}: split.method {split.method}: the {name} fold has {counts[0]} rows of class 0 "
-                f"and {counts[1]} of class 1; it needs both"
-            )
-    return assignment
-
-
-def _assign(columns: SplitColumns, split: SplitParams) -> Assignment:
-    if split.method == "stratified":
-        return folds.stratified(columns.label, columns.row_hash, val_ratio=split.val_ratio, thresholds=split.thresholds)
-    if split.method == "time":
-        assert columns.time is not None, "config demands time_col for the time method"
-        assert columns.time_type is not None
-        start = split.time_val_start
-        is_moment = is_datetime(columns.time_type)
-        assignment = folds.by_time(
-            columns.time,
-            val_ratio=split.time_val_ratio,
-            start=None if start is None else parse_start(start, columns.time_type),
-            embargo=split.time_embargo * (MICROSECONDS if is_moment else 1),
-            session_hash=columns.keys.get("session"),
-            drop_crossing=split.cross_boundary_sessions == "drop",
-        )
-        boundary = assignment.details["boundary"]
-        shown = str(np.datetime64(boundary, "us")) if is_moment else boundary
-        return replace(assignment, details={**assignment.details, "boundary": shown})
-    key = "group" if split.method == "group_user" else "session"
-    return folds.grouped(columns.keys[key], val_ratio=split.val_ratio, thresholds=split.thresholds)
-
-
-def write_folds(folder: Path, assignment: Assignment, *, method: str) -> None:
-    """Write the fold of each row and how it was decided."""
-    manifest = {
-        "num_rows": assignment.fold.size,
-        "method": method,
-        "thresholds": assignment.thresholds,
-        **assignment.details,
-        "crc32": write_array(folder / FOLD_FILE, assignment.fold),
-    }
-    write_exact_json(folder / MANIFEST, manifest)
-
-
-def read_folds(folder: Path, *, num_rows: int) -> Folds:
-    """Read the folds, which must be as many as the prepared rows.
-
-    Raises:
-        ArtifactError: If they are missing, damaged, or of another log.
-    """
-    manifest = read_exact_json(folder / MANIFEST)
-    if manifest["num_rows"] != num_rows:
-        raise ArtifactError(
-            f"{folder / FOLD_FILE}: {manifest['num_rows']} folds for {num_rows} prepared rows; run the split stage"
-        )
-    return read_array(folder / FOLD_FILE, crc32=manifest["crc32"], dtype="uint8", shape=(num_rows,), stage="split")
 
 
 def _checked_columns(schema: pa.Schema, named: Mapping[str, Sequence[str | None]], file: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""The folds: which rows train and which validate, as pure functions of hashes, labels and times.
+"""The split methods: which rows train and which validate, as pure functions of hashes, labels and times.
 
 Membership is a threshold on a seeded hash of the row or group, so it does not depend on the order of rows. Thresholds
 are returned and can be given back (frozen), after which appended rows never move old ones. Hashes are cut to 53 bits,
@@ -6,16 +6,19 @@ so that thresholds are exact in JSON and YAML.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from qin.config import SplitParams
+from qin.errors import ConfigError, DataError
+from qin.raw.hashing import Hashes
+from qin.raw.values import MICROSECONDS, is_datetime, parse_start
 from qin.runtime.jit import njit
-from qin.split.membership import is_in
-
-TRAIN, VALIDATION, EXCLUDED = 0, 1, 2
+from qin.shards.folds import EXCLUDED, TRAIN, VALIDATION, Assignment, Folds
+from qin.split.columns import SplitColumns
 
 # A group above this share of all rows could move the validation share visibly, so it is placed, not drawn.
 LARGE_GROUP_SHARE = 0.0025
@@ -23,24 +26,6 @@ _LARGE = "large_"
 
 _POSITION_SHIFT = np.uint64(11)
 _CHUNK_ROWS = 1 << 20
-
-Folds = npt.NDArray[np.uint8]
-Hashes = npt.NDArray[np.uint64]
-
-
-@dataclass(frozen=True)
-class Assignment:
-    """Folds and what determines them.
-
-    Attributes:
-        fold: `(num_rows,)`, TRAIN, VALIDATION or EXCLUDED.
-        thresholds: Integers that reproduce the assignment on more rows; empty for time.
-        details: What the method reports, as JSON values.
-    """
-
-    fold: Folds
-    thresholds: dict[str, int]
-    details: dict[str, Any]
 
 
 def stratified(
@@ -215,3 +200,71 @@ def _frozen(thresholds: Mapping[str, int], name: str) -> int:
     if name not in thresholds:
         raise ValueError(f"split.thresholds has no {name}; it has {', '.join(thresholds) or 'nothing'}")
     return thresholds[name]
+
+
+_CHUNK_VALUES = 1 << 20
+
+
+def is_in(values: npt.NDArray[Any], reference: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Whether each value occurs in `reference`; `np.isin` would need several times the memory of both.
+
+    Args:
+        values: `(n,)`; sorted values are found several times faster.
+        reference: `(m,)`, of the same type; it is sorted in place, so give a copy.
+
+    Returns:
+        `(n,)`.
+    """
+    if not reference.size:
+        return np.zeros(values.shape, np.bool_)
+    reference.sort()
+    found = np.empty(values.shape, np.bool_)
+    for start in range(0, values.size, _CHUNK_VALUES):
+        part = values[start : start + _CHUNK_VALUES]
+        position = np.minimum(np.searchsorted(reference, part), reference.size - 1)
+        found[start : start + part.size] = reference[position] == part
+    return found
+
+
+def assign_folds(columns: SplitColumns, split: SplitParams, *, file: str) -> Assignment:
+    """Divide the rows by the method of the settings.
+
+    Raises:
+        ConfigError: If frozen thresholds or the start of validation do not fit.
+        DataError: If a fold would be empty or hold one class only.
+    """
+    try:
+        assignment = _assign(columns, split)
+    except ValueError as error:
+        raise ConfigError(f"params.yaml: split: {error}") from error
+    for fold, name in ((TRAIN, "train"), (VALIDATION, "validation")):
+        counts = np.bincount(columns.label[assignment.fold == fold], minlength=2)
+        if not counts.all():
+            raise DataError(
+                f"{file}: split.method {split.method}: the {name} fold has {counts[0]} rows of class 0 "
+                f"and {counts[1]} of class 1; it needs both"
+            )
+    return assignment
+
+
+def _assign(columns: SplitColumns, split: SplitParams) -> Assignment:
+    if split.method == "stratified":
+        return stratified(columns.label, columns.row_hash, val_ratio=split.val_ratio, thresholds=split.thresholds)
+    if split.method == "time":
+        assert columns.time is not None, "config demands time_col for the time method"
+        assert columns.time_type is not None
+        start = split.time_val_start
+        is_moment = is_datetime(columns.time_type)
+        assignment = by_time(
+            columns.time,
+            val_ratio=split.time_val_ratio,
+            start=None if start is None else parse_start(start, columns.time_type),
+            embargo=split.time_embargo * (MICROSECONDS if is_moment else 1),
+            session_hash=columns.keys.get("session"),
+            drop_crossing=split.cross_boundary_sessions == "drop",
+        )
+        boundary = assignment.details["boundary"]
+        shown = str(np.datetime64(boundary, "us")) if is_moment else boundary
+        return replace(assignment, details={**assignment.details, "boundary": shown})
+    key = "group" if split.method == "group_user" else "session"
+    return grouped(columns.keys[key], val_ratio=split.val_ratio, thresholds=split.thresholds)

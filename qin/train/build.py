@@ -1,87 +1,27 @@
-"""From settings to modules: the only place where params.yaml meets code. To add an option, add one line here."""
+"""From settings to what trains: optimizer, loader and the mining of hard negatives."""
 
 import math
-from collections.abc import Sequence
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 
-from qin.config import HardNegativeParams, ImbalanceParams, ModelParams, TrainParams
+from qin.config import HardNegativeParams, TrainParams
 from qin.errors import ConfigError
-from qin.network.embedding import FusedEmbedding, NumericNormalizer
-from qin.network.kernels.bf16 import has_bf16_units
-from qin.network.qin import EMBEDDING_STD, QIN, QINInputs, QINSizes
+from qin.model.build import SPARSE_TABLE_ROWS
+from qin.network.embedding import FusedEmbedding
 from qin.runtime.progress import log
-from qin.schema import Schema
 from qin.shards.device import PrefetchingLoader, ResidentLoader, fits
 from qin.shards.files import ShardReader
 from qin.shards.loader import BatchSource, ShuffledLoader
 from qin.train.loop import FitSettings
 from qin.train.mining import HardNegatives, is_batch_coupled, two_passes_save_time
-from qin.train.optimizers import Optimizers
-from qin.train.row_adam import RowWiseAdam
-from qin.train.selection import auto_pos_weight
-
-# The authors' implementation of the published model (arXiv 2504.17699).
-PUBLISHED: dict[str, Any] = {
-    "embedding_std": EMBEDDING_STD,
-    "num_heads": 1,
-    "attention_norm": "none",
-    "attention_bias": "none",
-    "attention_scale": 1.0,
-    "target_values": False,
-    "separate_attention_embedding": False,
-    "activation": "after",
-    "norm": "batch",
-    "dropout": 0.1,
-    "row_dropout": 0.1,
-    "embedding_dropout": 0.0,
-    "field_dropout": 0.0,
-    "num_frequencies": 0,
-}
-
-# Rows of the embedding table from which row-wise updates cost less than dense ones (benchmarks/row_adam.py).
-SPARSE_TABLE_ROWS = 500_000
+from qin.train.optimizers import Optimizers, RowWiseAdam
 
 # The batch that `train.lr` is meant for where `train.lr_scaling` is on.
 REFERENCE_BATCH_SIZE = 1024
 
 # Parameters whose size carries no meaning for the fit: biases, slopes, batch-norm scales.
 _MIN_DECAYED_DIM = 2
-
-
-def build_model(schema: Schema, params: ModelParams, *, mean: Sequence[float], std: Sequence[float], seed: int) -> QIN:
-    """The network for a schema, with seeded initial weights.
-
-    Args:
-        schema: The resolved columns.
-        params: Sizes and regularisation.
-        mean: Mean of each numeric field's signed log on the train fold.
-        std: Its standard deviation.
-        seed: Seed of the initial weights.
-    """
-    names = list(schema.vocabularies)
-    positions = {field.name: position for position, field in enumerate(schema.categorical)}
-    inputs = QINInputs(
-        num_buckets=tuple(schema.vocabularies.values()),
-        num_fields=len(schema.categorical),
-        sequence_vocabulary=tuple(names.index(field.vocabulary) for field in schema.sequences),
-        target_fields=tuple(positions[name] for name in schema.target),
-    )
-    is_sparse = sum(inputs.num_buckets) >= SPARSE_TABLE_ROWS
-    sizes = QINSizes(**resolve_preset(params).model_dump(exclude={"preset"}), sparse_embedding_grad=is_sparse)
-    normalizer = NumericNormalizer(torch.tensor(mean, dtype=torch.float32), torch.tensor(std, dtype=torch.float32))
-    return QIN(inputs=inputs, sizes=sizes, normalizer=normalizer, generator=torch.Generator().manual_seed(seed))
-
-
-def resolve_preset(params: ModelParams) -> ModelParams:
-    """The settings with a preset's variants in place; the widths and depths stay as they are set."""
-    if params.preset == "custom":
-        return params
-    return params.model_copy(update=PUBLISHED)
 
 
 def build_optimizer(model: nn.Module, params: TrainParams) -> torch.optim.Optimizer | Optimizers:
@@ -104,54 +44,12 @@ def build_optimizer(model: nn.Module, params: TrainParams) -> torch.optim.Optimi
     return Optimizers(dense, RowWiseAdam(tables, lr=lr, weight_decay=params.weight_decay))
 
 
-def choose_device(params: TrainParams) -> torch.device:
-    """The device that computes.
-
-    Raises:
-        ConfigError: If a GPU is demanded and there is none.
-    """
-    if params.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("params.yaml: train.device: cuda, but PyTorch finds no GPU here")
-    return torch.device("cuda" if params.device != "cpu" and torch.cuda.is_available() else "cpu")
-
-
-def choose_bf16(params: TrainParams, device: torch.device) -> bool:
-    """Whether matrix products are made in bfloat16: on request, or where the hardware has units for it."""
-    if params.precision != "auto":
-        return params.precision == "bf16"
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return has_bf16_units()
-
-
-def place(network: QIN, params: TrainParams) -> QIN:
-    """The network on its device, in its precision."""
-    device = choose_device(params)
-    network.use_bf16 = choose_bf16(params, device)
-    return network.to(device)
-
-
 def build_loader(reader: ShardReader, params: TrainParams, device: torch.device) -> BatchSource:
     """Shuffled batches of the prepared train file on the device; a GPU holds the whole file if it fits."""
     loader = ShuffledLoader(reader, batch_size=params.batch_size, buffer_rows=params.buffer_rows, seed=params.seed)
     if device.type == "cpu":
         return loader
     return ResidentLoader(loader, device) if fits(loader, device) else PrefetchingLoader(loader, device)
-
-
-def resolve_pos_weight(params: ImbalanceParams, label: npt.NDArray[np.uint8]) -> float:
-    """The weight of a positive in the loss, from the train fold's labels where it is `auto`."""
-    if params.pos_weight is None:
-        return 1.0
-    if params.pos_weight == "auto":
-        num_positives = int(label.sum())
-        return auto_pos_weight(label.size - num_positives, num_positives)
-    return params.pos_weight
-
-
-def resolve_neg_ratio(params: ImbalanceParams) -> float:
-    """The share of negatives that training keeps in each epoch."""
-    return params.neg_downsample_ratio if params.use_neg_downsampling else 1.0
 
 
 def build_hard_negatives(

@@ -10,33 +10,24 @@ import numpy as np
 import numpy.typing as npt
 
 from qin.config import Params
-from qin.metrics.logits import prior_logit, sigmoid
-from qin.metrics.ranking import log_losses, ranking_metrics
-from qin.model.scoring import TrainedModel, score_all
+from qin.metrics.logits import log_losses, prior_logit, sigmoid
+from qin.metrics.ranking import ranking_metrics
+from qin.model.artifact import TrainedModel
+from qin.model.build import build_model, choose_device, place
+from qin.model.scoring import score_all
 from qin.network.qin import QIN
 from qin.prior import prior_offset
 from qin.runtime.files import fingerprint
 from qin.runtime.provenance import code_fingerprint, library_versions
 from qin.scored import ScoredRows
 from qin.shards.files import ShardReader
+from qin.shards.folds import TRAIN, VALIDATION, Folds
 from qin.shards.loader import iterate_in_order, read_labels
-from qin.split.methods import TRAIN, VALIDATION, Folds
-from qin.train.build import (
-    build_hard_negatives,
-    build_loader,
-    build_model,
-    build_optimizer,
-    build_settings,
-    choose_device,
-    place,
-    resolve_neg_ratio,
-    resolve_pos_weight,
-)
+from qin.train.build import build_hard_negatives, build_loader, build_optimizer, build_settings
 from qin.train.checkpoint import CheckpointStore
-from qin.train.loop import Fit, FitResult, TrainingRows, ValidationScores
-from qin.train.moments import NumericMoments
-
-_CHUNK_ROWS = 65536
+from qin.train.imbalance import TrainingRows, resolve_neg_ratio, resolve_pos_weight
+from qin.train.loop import Fit, FitResult, ValidationScores
+from qin.train.moments import numeric_moments
 
 
 @dataclass(frozen=True)
@@ -56,15 +47,6 @@ class Trained:
     checkpoints: CheckpointStore
     num_rows_seen: int
     figures: dict[str, Any]
-
-
-def numeric_moments(reader: ShardReader, is_train: npt.NDArray[np.bool_]) -> NumericMoments:
-    """Mean and deviation of each numeric field's signed log over the train fold, in one pass."""
-    moments = NumericMoments(len(reader.schema.numeric))
-    for start in range(0, reader.num_rows, _CHUNK_ROWS):
-        stop = min(start + _CHUNK_ROWS, reader.num_rows)
-        moments.update(reader.read("numeric", start, stop)[is_train[start:stop]])
-    return moments
 
 
 def describe_run(params: Params, reader: ShardReader, fold: Folds, *, computed_by: str) -> dict[str, Any]:

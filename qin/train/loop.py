@@ -4,28 +4,25 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from qin.errors import TrainingError
 from qin.network.qin import QIN
 from qin.runtime.progress import Progress, log
-from qin.shards.loader import Batch, BatchSource
+from qin.shards.loader import Batch
 from qin.train.checkpoint import CheckpointStore
-from qin.train.losses import weighted_logistic_loss
+from qin.train.imbalance import TrainingRows
+from qin.train.losses import forward_ensemble, weighted_logistic_loss
 from qin.train.mining import HardNegatives, mined_loss, selection_generator
 from qin.train.optimizers import Optimizers, clip_grad_norm
-from qin.train.passes import forward_ensemble
-from qin.train.selection import neg_downsample, positive_weights
 
 _PLATEAU_FACTOR = 0.5
 _MAX_SAVE_SHARE = 0.02  # of the time, for checkpoints
-_DOWNSAMPLING, _STEP = 2, 3  # streams of the training seed; the loader has 0 and 1, the selection of negatives 4
+_STEP = 3  # stream of the training seed; the loader has 0 and 1, the downsampling 2, the selection of negatives 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,71 +40,6 @@ class FitSettings:
     self_ensemble: float
     checkpoint_seconds: float
     checkpoint_steps: int | None
-
-
-@dataclass(frozen=True)
-class TrainingRows:
-    """The rows of each epoch: the train fold, its negatives downsampled anew every epoch.
-
-    Attributes:
-        loader: Shuffled batches.
-        is_train: `(num_rows,)`.
-        label: `(num_rows,)`.
-        neg_ratio: Share of negatives kept.
-        pos_weight: Weight of a positive.
-        seed: Seed of the downsampling.
-        reweighted: Whether each kept negative has weight `1 / neg_ratio`; otherwise 1, which shifts the logit.
-    """
-
-    loader: BatchSource
-    is_train: npt.NDArray[np.bool_]
-    label: npt.NDArray[np.uint8]
-    neg_ratio: float
-    pos_weight: float
-    seed: int
-    reweighted: bool = True
-
-    @property
-    def positive_share(self) -> float:
-        """Expected share of positives among the rows of an epoch."""
-        num_positives, num_negatives = self._expected_rows
-        return num_positives / (num_positives + num_negatives)
-
-    @cached_property
-    def batch_weight(self) -> float:
-        """Expected total weight of a batch: what the loss of every step is divided by.
-
-        A constant of the train fold and the selection, so the sum of the gradients of an epoch is the gradient of its
-        weighted loss, up to one factor. The weight that a batch turns out to have goes with its number of clicks:
-        divided by that, a step counts a click less the more clicks are in its batch, and the logit that training
-        converges to is no longer the natural one plus a known shift.
-        """
-        num_positives, num_negatives = self._expected_rows
-        num_rows = num_positives + num_negatives
-        total = num_positives * self.pos_weight + num_negatives * self._neg_weight
-        return min(self.loader.batch_size, num_rows) * (total / num_rows)
-
-    @cached_property
-    def _expected_rows(self) -> tuple[float, float]:
-        """Positives, and expected negatives, of an epoch."""
-        num_positives = int(np.count_nonzero(self.label[self.is_train]))
-        return num_positives, self.neg_ratio * (int(np.count_nonzero(self.is_train)) - num_positives)
-
-    @property
-    def _neg_weight(self) -> float:
-        return 1.0 / self.neg_ratio if self.reweighted else 1.0
-
-    def selection(self, epoch: int) -> npt.NDArray[np.bool_]:
-        """Rows of an epoch, `(num_rows,)`."""
-        if self.neg_ratio == 1.0:
-            return self.is_train
-        generator = np.random.default_rng((self.seed, epoch, _DOWNSAMPLING))
-        keep, _ = neg_downsample(self.label, ratio=self.neg_ratio, generator=generator)
-        return keep & self.is_train
-
-    def weights(self, label: torch.Tensor) -> torch.Tensor:
-        """Weight of each row of a batch, `(batch,)`."""
-        return positive_weights(label, pos_weight=self.pos_weight) * torch.where(label == 1, 1.0, self._neg_weight)
 
 
 @dataclass(frozen=True, kw_only=True)

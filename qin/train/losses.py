@@ -1,9 +1,12 @@
-"""Logistic loss on logits, per row and as the weighted sum that training minimises; two passes as an ensemble."""
+"""Logistic loss on logits, per row and as the weighted sum that training minimises; one pass, or two as an ensemble."""
 
 import math
 
 import torch
 import torch.nn.functional as F  # noqa: N812
+from torch import nn
+
+from qin.shards.loader import Batch
 
 
 def logistic_loss(logit: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
@@ -108,3 +111,28 @@ def _check_logit(logit: torch.Tensor) -> None:
 def _check_vector(name: str, value: torch.Tensor, *, like: torch.Tensor) -> None:
     if value.shape != like.shape:
         raise ValueError(f"{name} must have the shape of logit, {tuple(like.shape)}, got {tuple(value.shape)}")
+
+
+def forward(network: nn.Module, batch: Batch) -> torch.Tensor:
+    """Logits of a batch, `(batch,)`."""
+    logit: torch.Tensor = network(batch.categorical, batch.numeric, batch.sequences)
+    return logit
+
+
+def forward_ensemble(network: nn.Module, batch: Batch, *, strength: float) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Logits of a batch, and what a self-ensemble adds to the loss of each row.
+
+    Args:
+        network: In training mode, with dropout where there is a strength: each pass draws masks of its own.
+        batch: Rows.
+        strength: Weight of the passes' divergence from their mean; 0 makes one pass.
+
+    Returns:
+        Logits `(batch,)`, of the mean probability where there are two passes, and the weighted divergence, `(batch,)`,
+        or None after one pass.
+    """
+    first = forward(network, batch)
+    if not strength:
+        return first, None
+    logit, divergence = self_ensemble(first, forward(network, batch))
+    return logit, strength * divergence

@@ -13,8 +13,7 @@ import torch
 from torch import nn
 
 from qin.shards.loader import Batch
-from qin.train.losses import logistic_loss, weighted_logistic_loss
-from qin.train.passes import forward, forward_ensemble
+from qin.train.losses import forward, forward_ensemble, logistic_loss, weighted_logistic_loss
 from qin.train.selection import MiningMode, mine_hard_negatives, num_kept
 
 _SELECTION = 4  # stream of the training seed; the loader has 0 and 1, training 2 and 3

@@ -1,7 +1,9 @@
-"""Streaming mean and standard deviation of numeric fields, for `NumericNormalizer`."""
+"""Mean and standard deviation of numeric fields over the train fold, in one pass, for `NumericNormalizer`."""
 
 import numpy as np
 import numpy.typing as npt
+
+from qin.shards.files import ShardReader
 
 FloatArray = npt.NDArray[np.floating]
 Float64Array = npt.NDArray[np.float64]
@@ -80,3 +82,15 @@ class NumericMoments:
     def std(self) -> Float64Array:
         """Population standard deviation of the signed log, ``(fields,)``; 0 where every value is missing."""
         return np.sqrt(self._sum_squares / np.maximum(self.count, 1))
+
+
+_CHUNK_ROWS = 65536
+
+
+def numeric_moments(reader: ShardReader, is_train: npt.NDArray[np.bool_]) -> NumericMoments:
+    """Mean and deviation of each numeric field's signed log over the train fold, in one pass."""
+    moments = NumericMoments(len(reader.schema.numeric))
+    for start in range(0, reader.num_rows, _CHUNK_ROWS):
+        stop = min(start + _CHUNK_ROWS, reader.num_rows)
+        moments.update(reader.read("numeric", start, stop)[is_train[start:stop]])
+    return moments

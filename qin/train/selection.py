@@ -1,14 +1,11 @@
-"""Fewer negatives without bias: downsampling, class weights, hard-negative mining.
+"""Hard-negative mining: which negatives of a batch are kept, and with what weight; pure functions of the losses.
 
-Every function returns weights, and weights compose by multiplication: a row's weight in the loss is the product of
-its downsampling, class and selection weights. A selection is unbiased when each weight is 1 in expectation.
+A selection is unbiased when each weight is 1 in expectation.
 """
 
 import math
 from typing import Literal
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 MiningMode = Literal["goss", "pps", "ohem"]
@@ -16,61 +13,6 @@ MiningMode = Literal["goss", "pps", "ohem"]
 # Smallest inclusion size as a share of the mean loss. It keeps rows of tiny loss, whose gradient need not be
 # tiny for every loss, within reach, and bounds the weights at about ten times those of uniform sampling.
 PPS_FLOOR = 0.1
-
-
-def neg_downsample(
-    label: npt.NDArray[np.uint8], *, ratio: float, generator: np.random.Generator
-) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float32]]:
-    """Keep every positive, and each negative independently with probability ``ratio``.
-
-    Args:
-        label: ``(rows,)``, 0 or 1.
-        ratio: share of negatives to keep, in (0, 1].
-        generator: seeded generator; one number is drawn per row, whatever its label.
-
-    Returns:
-        Whether each row is kept, ``(rows,)``, and each row's weight, ``(rows,)``: 1 for positives, ``1 / ratio`` for
-        kept negatives, 0 for the others. Its expectation is 1 for every row.
-
-    Raises:
-        ValueError: ``label`` is not a vector of 0 and 1, or ``ratio`` is outside (0, 1].
-    """
-    if not 0.0 < ratio <= 1.0:
-        raise ValueError(f"the negative ratio must be in (0, 1], got {ratio=}")
-    if label.ndim != 1 or np.any((label != 0) & (label != 1)):
-        raise ValueError(f"label must be a vector of 0 and 1, got shape {label.shape}, values {np.unique(label)[:5]}")
-    is_positive = label == 1
-    keep = is_positive | (generator.random(len(label)) < ratio)
-    weight = np.where(is_positive, 1.0, keep / ratio)
-    return keep, weight.astype(np.float32)
-
-
-def auto_pos_weight(num_negatives: int, num_positives: int) -> float:
-    """Return the weight that gives both classes the same total, ``num_negatives / num_positives``.
-
-    Raises:
-        ValueError: A count is below 1.
-    """
-    if min(num_negatives, num_positives) < 1:
-        raise ValueError(f"both classes need at least one row, got {num_negatives=}, {num_positives=}")
-    return num_negatives / num_positives
-
-
-def positive_weights(label: torch.Tensor, *, pos_weight: float) -> torch.Tensor:
-    """Return ``pos_weight`` for positives and 1 for negatives, ``(batch,)``, float32.
-
-    This shifts the logit that the loss is minimised by, by ``log(pos_weight)``; the calibrator's offset undoes it.
-
-    Args:
-        label: ``(batch,)``, 0 or 1.
-        pos_weight: positive and finite.
-
-    Raises:
-        ValueError: ``pos_weight`` is not positive and finite.
-    """
-    if not 0.0 < pos_weight < math.inf:
-        raise ValueError(f"pos_weight must be positive and finite, got {pos_weight=}")
-    return torch.ones(label.shape, device=label.device).masked_fill_(label == 1, pos_weight)
 
 
 def mine_hard_negatives(

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.ablation import VARIANTS, changed, summary
+from benchmarks.ablation import VARIANTS, summary
+from benchmarks.profile import changed
 from qin.config import load_params
 from tests.project import ROOT
 

@@ -19,7 +19,7 @@ from benchmarks.published import (
 )
 from benchmarks.reference_log import write_log
 from benchmarks.tables import _imbalance_table
-from qin.network.embedding import NumericNormalizer
+from qin.network.numeric import NumericNormalizer
 from qin.network.qin import QIN, QINInputs, QINSizes
 from qin.shards.files import ShardReader
 from tests.project import ROOT, SMALL, set_params

@@ -14,7 +14,7 @@ from sklearn.linear_model import LogisticRegression
 
 from qin.calibrate.calibrator import Calibrator, Method
 from qin.calibrate.fits import CalibratorFit, Objective, bias_test, check_objective, fit_calibrator
-from qin.metrics.ranking import log_losses
+from qin.metrics.logits import log_losses
 from tests.metrics.test_ranking import sample
 
 Array = NDArray[Any]

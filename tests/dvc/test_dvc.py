@@ -1,5 +1,6 @@
 """dvc.yaml against the code: dependencies are the import closure, params are what a stage reads."""
 
+import ast
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,9 @@ from qin.strict_yaml import read_yaml
 from tests.closure import stage_closure
 from tests.project import ROOT, copy_project, set_params
 from tests.stages.run import run_in_process
+
+# Docstrings alone, by the test of that name.
+PACKAGES = {"qin/__init__.py", "stages/__init__.py"}
 
 # They change speed and memory or when a checkpoint is written, never an output.
 NOT_TRACKED = {"prepare.batch_rows", "prepare.num_threads", "train.checkpoint_seconds", "train.checkpoint_steps"}
@@ -37,9 +41,40 @@ def test_stages_are_in_order_described_and_the_shells_own_process() -> None:
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_dependencies_are_the_import_closure(name: str) -> None:
-    code = sorted(dep for dep in dvc_stages()[name]["deps"] if dep.endswith(".py"))
-    assert code == stage_closure(name)
+def test_the_code_that_a_stage_imports_lies_under_its_dependencies_and_none_is_unused(name: str) -> None:
+    listed = [dep for dep in dvc_stages()[name]["deps"] if dep.startswith(("qin", "stages"))]
+    assert all((ROOT / dep).exists() for dep in listed)
+    imported = set(stage_closure(name)) - PACKAGES
+    entries = {module: [dep for dep in listed if module == dep or module.startswith(f"{dep}/")] for module in imported}
+    assert {module: found for module, found in entries.items() if len(found) != 1} == {}  # nor listed twice
+    assert {dep for found in entries.values() for dep in found} == set(listed)
+
+
+@pytest.mark.parametrize(
+    ("changed", "rerun"),
+    [
+        ("qin/evaluate/curves.py", {"evaluate"}),
+        ("qin/calibrate/fits.py", {"calibrate", "evaluate", "predict"}),
+        ("qin/metrics/standard_errors.py", {"calibrate", "evaluate"}),
+        ("qin/prepare/encode.py", {"prepare"}),
+        ("qin/split/methods.py", {"split"}),
+        ("qin/train/loop.py", {"train"}),
+        ("qin/predict/submission.py", {"predict"}),
+        ("qin/network/frozen.py", {"train", "evaluate", "predict"}),
+    ],
+)
+def test_a_change_reruns_the_stages_that_run_it(changed: str, rerun: set[str]) -> None:
+    """By code alone: a stage whose inputs change through an earlier one runs again too."""
+    entries = {name: stage["deps"] for name, stage in dvc_stages().items()}
+    found = {name for name, deps in entries.items() if any(changed == d or changed.startswith(f"{d}/") for d in deps)}
+    assert found == rerun
+
+
+def test_packages_at_the_top_are_docstrings_alone() -> None:
+    """Every stage imports them and none lists them."""
+    for path in PACKAGES:
+        [statement] = ast.parse((ROOT / path).read_text()).body
+        assert isinstance(statement, ast.Expr)
 
 
 @pytest.mark.parametrize("profile", sorted(ROOT.glob("examples/*/*.yaml")), ids=lambda path: path.stem)

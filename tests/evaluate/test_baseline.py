@@ -15,8 +15,8 @@ from qin.evaluate.baseline import Trees, baseline_figures, baseline_logits, samp
 from qin.metrics.logits import Float64Array
 from qin.metrics.paired import compare_logits
 from qin.shards.files import ShardReader
+from qin.shards.folds import TRAIN, VALIDATION
 from qin.shards.loader import read_batch, read_labels
-from qin.split.methods import TRAIN, VALIDATION
 from tests.planted import SCHEMA, planted_logit, write_planted
 
 NUM_ROWS = 4_000

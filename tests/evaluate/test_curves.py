@@ -10,19 +10,10 @@ import pytest
 import vl_convert
 from dvc_render import VegaRenderer
 from numpy.typing import NDArray
-from scipy.stats import binomtest
 from sklearn.metrics import auc, average_precision_score, precision_recall_curve
 from sklearn.metrics import roc_curve as reference_roc_curve
 
-from qin.evaluate.curves import (
-    Row,
-    gains_curve,
-    pr_curve,
-    reliability_curve,
-    roc_curve,
-    score_histogram,
-    wilson_interval,
-)
+from qin.evaluate.curves import Row, gains_curve, pr_curve, reliability_curve, roc_curve, score_histogram
 from qin.evaluate.importance import COLUMNS as IMPORTANCE_COLUMNS
 from qin.metrics.ranking import ranking_counts, ranking_metrics
 from tests.metrics.test_ranking import sample
@@ -122,20 +113,6 @@ def test_reliability_rows_are_the_bins_of_both_series() -> None:
             assert row["num_rows"] == 200
             assert row["observed"] == label[members].mean()
             assert row["probability"] == pytest.approx((1.0 / (1.0 + np.exp(-series[members]))).mean(), rel=1e-12)
-
-
-@pytest.mark.parametrize(("num_positives", "num_rows"), [(0, 10), (10, 10), (1, 1), (3, 500), (0, 1), (19, 1_000_000)])
-def test_wilson_interval_equals_scipy(num_positives: int, num_rows: int) -> None:
-    reference = binomtest(num_positives, num_rows).proportion_ci(0.95, method="wilson")
-    assert wilson_interval(num_positives, num_rows=num_rows) == pytest.approx(
-        (reference.low, reference.high), abs=1e-15
-    )
-
-
-@pytest.mark.parametrize(("num_positives", "num_rows"), [(-1, 5), (6, 5), (0, 0)])
-def test_impossible_rates_are_refused(num_positives: int, num_rows: int) -> None:
-    with pytest.raises(ValueError, match="0 <= num_positives <= num_rows must hold"):
-        wilson_interval(num_positives, num_rows=num_rows)
 
 
 def test_histogram_counts_every_row_and_each_class_has_area_one() -> None:

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from qin.calibrate.halves import judge_half
-from qin.calibrate.holdout import CalibrationRows, Recipe, fit_and_judge
-from qin.evaluate.figures import JudgedFold, curves, evaluate, evaluate_slices
+from qin.calibrate.holdout import CalibrationRows, Recipe, fit_and_judge, judge_half
+from qin.evaluate.figures import curves, evaluate, evaluate_slices
+from qin.evaluate.fold import JudgedFold
 from qin.metrics.gauc import grouped_auc
-from qin.metrics.ranking import competition_score, probability_metrics
+from qin.metrics.probability import competition_score, probability_metrics
 from qin.metrics.standard_errors import probability_estimates, ranking_estimates, standard_error
 from qin.prior import TrainingPrior
 from qin.raw.segments import Segments

@@ -7,8 +7,8 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from qin.evaluate.curves import wilson_interval
 from qin.evaluate.slices import CALIBRATION_COLUMNS, largest_segments, slice_calibration_rows, slice_figures
+from qin.metrics.intervals import wilson_interval
 from qin.metrics.logits import sigmoid
 from qin.metrics.standard_errors import calibration_ratio_estimate, ranking_estimates, standard_error
 from qin.raw.segments import Segments

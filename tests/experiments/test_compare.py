@@ -14,11 +14,9 @@ from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 from qin import paths
-from qin.calibrate.halves import judge_half
-from qin.calibrate.holdout import CalibrationRows, Recipe, fit_and_judge
+from qin.calibrate.holdout import CalibrationRows, Recipe, fit_and_judge, judge_half
 from qin.cli import app
 from qin.errors import ArtifactError, DataError
-from qin.experiments import runs
 from qin.experiments.compare import compare_runs, comparison_json, comparison_text, shared_rows, verdict
 from qin.experiments.runs import read_run
 from qin.metrics.paired import Difference
@@ -41,7 +39,7 @@ def write_run(
 ) -> Path:
     """Leave what train and calibrate would, with shifts by user if there are segments; returns the root."""
     row = np.arange(label.size) if row is None else row
-    folder = root / runs.VALIDATION
+    folder = root / paths.VALIDATION
     folder.mkdir(parents=True, exist_ok=True)
     scored = ScoredRows(
         row=row,
@@ -59,7 +57,7 @@ def write_run(
         prior=TrainingPrior(base_rate=0.03),
         recipe=None if segments is None else Recipe("temperature", "log_loss", "user"),
     )
-    write_exact_json(root / runs.CALIBRATOR, report.to_dict())
+    write_exact_json(root / paths.CALIBRATOR, report.to_dict())
     return root
 
 
@@ -70,19 +68,15 @@ def rows() -> tuple[Array, Array, Array]:
     return logit, logit + 2.0 * np.random.default_rng(1).normal(size=NUM_ROWS), label
 
 
-def test_places_are_those_of_the_stages() -> None:
-    assert (Path(runs.VALIDATION), Path(runs.CALIBRATOR)) == (paths.VALIDATION, paths.CALIBRATOR)
-
-
 def test_a_run_is_a_checkout_or_its_validation_folder(tmp_path: Path, rows: tuple[Array, Array, Array]) -> None:
     write_run(tmp_path, rows[0], rows[2])
-    names = ("workspace", str(tmp_path), str(tmp_path / runs.VALIDATION))
+    names = ("workspace", str(tmp_path), str(tmp_path / paths.VALIDATION))
     found = [read_run(name, root=tmp_path) for name in names]
     assert [run.name for run in found] == list(names)
     for run in found:
         np.testing.assert_array_equal(run.scored.logit, rows[0].astype(np.float32))
         assert run.report == found[0].report
-    (tmp_path / runs.VALIDATION / "logit.npy").unlink()
+    (tmp_path / paths.VALIDATION / "logit.npy").unlink()
     with pytest.raises(ArtifactError, match=r"^workspace: \S+logit.npy: file not found"):
         read_run("workspace", root=tmp_path)
 
@@ -210,7 +204,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory, rows: tuple[Array, Arra
     with Repo.init(str(folder)) as repo:
         (folder / "params.yaml").write_text((ROOT / "params.yaml").read_text())
         commit(folder)
-        outputs = [str(folder / name) for name in (runs.VALIDATION, runs.CALIBRATOR)]
+        outputs = [str(folder / name) for name in (paths.VALIDATION, paths.CALIBRATOR)]
         write_run(folder, good, label)
         repo.add(outputs, force=True)
         commit(folder)

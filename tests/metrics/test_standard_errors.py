@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, log_loss, roc_auc_score
 
 from qin.metrics.logits import sigmoid
-from qin.metrics.ranking import competition_score, probability_metrics, ranking_metrics
+from qin.metrics.probability import competition_score, probability_metrics
+from qin.metrics.ranking import ranking_metrics
 from qin.metrics.standard_errors import (
     Estimate,
     competition_estimate,

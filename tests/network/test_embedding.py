@@ -1,12 +1,11 @@
 """The fused table against one plain table per vocabulary, and the numeric block against a plain loop."""
 
-import math
-
 import pytest
 import torch
 from torch import nn
 
-from qin.network.embedding import FusedEmbedding, NumericNormalizer, signed_log
+from qin.network.embedding import FusedEmbedding
+from tests.network.lookup import lookup
 
 NUM_BUCKETS = (4, 2, 7)
 
@@ -34,7 +33,7 @@ def test_equals_one_table_per_vocabulary(dtype: torch.dtype, sparse: bool) -> No
     expected = torch.stack([nn.functional.embedding(buckets[:, f], t, padding_idx=0) for f, t in enumerate(tables)], 1)
     expected_history = nn.functional.embedding(history, tables[2], padding_idx=0)
 
-    output, looked_up = embedding(buckets.to(dtype)), embedding.lookup(history.to(dtype), field=2)
+    output, looked_up = embedding(buckets.to(dtype)), lookup(embedding, history.to(dtype), field=2)
     assert torch.equal(output, expected)
     assert torch.equal(looked_up, expected_history)
 
@@ -61,11 +60,11 @@ def test_padding_stays_zero_through_training(optimizer_type: type[torch.optim.Op
     before = embedding.embedding_table.detach().clone()
     for _ in range(5):
         optimizer.zero_grad()
-        (embedding(buckets).sum() + embedding.lookup(history, field=2).sum()).backward()
+        (embedding(buckets).sum() + lookup(embedding, history, field=2).sum()).backward()
         optimizer.step()
     assert not torch.equal(embedding.embedding_table, before)
     assert torch.equal(embedding(buckets)[0], torch.zeros(3, 3))
-    assert torch.equal(embedding.lookup(history, field=2)[:, 1], torch.zeros(2, 3))
+    assert torch.equal(lookup(embedding, history, field=2)[:, 1], torch.zeros(2, 3))
 
 
 @pytest.mark.parametrize("sparse", [False, True])
@@ -79,7 +78,7 @@ def test_gradients_do_not_depend_on_the_number_of_threads(sparse: bool) -> None:
         for threads in (1, 2, 2):
             torch.set_num_threads(threads)
             embedding = make(sparse=sparse)
-            torch.autograd.backward(embedding.lookup(history, field=2), cotangent)
+            torch.autograd.backward(lookup(embedding, history, field=2), cotangent)
             grad = embedding.embedding_table.grad
             assert grad is not None
             grads.append(grad.to_dense())
@@ -96,7 +95,7 @@ def test_a_sparse_gradient_has_the_bytes_of_the_dense_one_and_each_row_once() ->
     grads = []
     for sparse in (False, True):
         embedding = make(sparse=sparse)
-        outputs = [embedding(buckets), *(embedding.lookup(history, field=2) for history in histories)]
+        outputs = [embedding(buckets), *(lookup(embedding, history, field=2) for history in histories)]
         generator.manual_seed(1)
         torch.autograd.backward(outputs, [torch.randn(x.shape, generator=generator) for x in outputs])
         grad = embedding.embedding_table.grad
@@ -114,7 +113,7 @@ def test_a_bucket_never_reads_another_vocabulary() -> None:
     with pytest.raises(ValueError, match=r"must be in \[0, 2\) here, got 2 at row 1, column 1"):
         embedding(torch.tensor([[3, 1, 6], [3, 2, 6]]))
     with pytest.raises(ValueError, match=r"must be in \[0, 4\) here, got -1 at row 0, column 2"):
-        embedding.lookup(torch.tensor([[1, 2, -1]]), field=0)
+        lookup(embedding, torch.tensor([[1, 2, -1]]), field=0)
 
 
 def test_bad_arguments_are_refused() -> None:
@@ -130,46 +129,4 @@ def test_bad_arguments_are_refused() -> None:
     with pytest.raises(ValueError, match=r"at most 3 fields, got \(2, 4\)"):
         embedding(torch.zeros(2, 4, dtype=torch.int64))
     with pytest.raises(ValueError, match="field=3"):
-        embedding.lookup(torch.zeros(2, 4, dtype=torch.int64), field=3)
-
-
-def test_numeric_block_equals_a_plain_loop() -> None:
-    raw = [[0.0, -5.0, math.nan], [1e30, math.nan, 7.0], [-2.5, 0.25, 7.0]]
-    mean, std = [1.0, -0.5, 2.0794415416798357], [2.0, 0.125, 0.0]
-    normalizer = NumericNormalizer(torch.tensor(mean), torch.tensor(std))
-
-    expected = []
-    for row in raw:
-        values = [
-            0.0 if math.isnan(x) or s == 0 else (math.copysign(math.log1p(abs(x)), x) - m) / s
-            for x, m, s in zip(row, mean, std, strict=True)
-        ]
-        expected.append([*values, *(float(math.isnan(x)) for x in row)])
-    torch.testing.assert_close(normalizer(torch.tensor(raw)), torch.tensor(expected))
-    assert normalizer(torch.tensor(raw))[:, 2].tolist() == [0.0, 0.0, 0.0]
-    assert set(normalizer.state_dict()) == {"mean", "std"}
-
-
-def test_no_numeric_fields_give_an_empty_block() -> None:
-    normalizer = NumericNormalizer(torch.empty(0), torch.empty(0))
-    assert normalizer.num_fields == 0
-    assert normalizer(torch.empty(4, 0)).shape == (4, 0)
-
-
-def test_signed_log_is_odd_and_monotone() -> None:
-    x = torch.tensor([-1e30, -3.0, -1e-8, 0.0, 1e-8, 3.0, 1e30], dtype=torch.float64)
-    y = signed_log(x)
-    assert torch.equal(y, -signed_log(-x))
-    assert (y.diff() > 0).all()
-    torch.testing.assert_close(y.abs(), torch.tensor([math.log1p(abs(v)) for v in x.tolist()], dtype=torch.float64))
-
-
-def test_bad_moments_are_refused() -> None:
-    with pytest.raises(ValueError, match="std finite and not negative"):
-        NumericNormalizer(torch.zeros(2), torch.tensor([1.0, -1.0]))
-    with pytest.raises(ValueError, match="mean must be finite"):
-        NumericNormalizer(torch.tensor([math.nan]), torch.ones(1))
-    with pytest.raises(ValueError, match=r"got \(2,\) and \(3,\)"):
-        NumericNormalizer(torch.zeros(2), torch.ones(3))
-    with pytest.raises(ValueError, match=r"must be \(batch, 2\), got \(4, 3\)"):
-        NumericNormalizer(torch.zeros(2), torch.ones(2))(torch.zeros(4, 3))
+        lookup(embedding, torch.zeros(2, 4, dtype=torch.int64), field=3)

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from qin.network.embedding import NumericNormalizer
+from qin.network.numeric import NumericNormalizer
 from qin.network.qin import QIN, QINInputs, QINSizes
+from tests.network.lookup import lookup
 
 INPUTS = QINInputs(num_buckets=(5, 9, 4, 12), num_fields=3, sequence_vocabulary=(1, 3), target_fields=(1, 2))
 SIZES = QINSizes(embedding_dim=3, attention_dim=7, num_layers=2, num_rows=2)
@@ -250,7 +251,7 @@ def test_the_attention_may_have_embeddings_of_its_own() -> None:
     target, query = (table(categorical)[:, [1, 2]].flatten(1) for table in (model.embedding, own))
     blocks = [embedded.flatten(1)]
     for attention, vocabulary, tokens in zip(model.attentions, (1, 3), sequences, strict=True):
-        history, keys = (table.lookup(tokens, field=vocabulary) for table in (model.embedding, own))
+        history, keys = (lookup(table, tokens, field=vocabulary) for table in (model.embedding, own))
         blocks.append(attention(target, history, tokens != 0, query=query, keys=keys))
     block = model.normalizer(numeric) * model.numeric_weight
     torch.testing.assert_close(model(categorical, numeric, sequences), model.network(torch.cat((*blocks, block), 1)))

@@ -8,10 +8,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from qin.buckets import NULL_BUCKET
 from qin.errors import DataError
 from qin.prepare.file import prepare_file
 from qin.prepare.statistics import headline
-from qin.raw.hashing import NULL_BUCKET, bucket_of, hash_values, seed_of
+from qin.raw.hashing import bucket_of, hash_values, seed_of
 from qin.shards.files import ShardReader
 from qin.shards.ids import read_ids
 from tests.logs import (

@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from qin.prepare.distinct import VocabularyCounter
+from qin.prepare.statistics import VocabularyCounter
 from qin.raw.hashing import bucket_of
 
 

@@ -12,9 +12,10 @@ import pytest
 
 from qin.config import SplitParams
 from qin.errors import ArtifactError, ConfigError, DataError, SchemaError
+from qin.shards.folds import EXCLUDED, TRAIN, VALIDATION, Assignment, read_folds, write_folds
 from qin.split.audit import audit, check
-from qin.split.columns import SplitColumns, assign_folds, read_folds, read_split_columns, write_folds
-from qin.split.methods import EXCLUDED, TRAIN, VALIDATION, Assignment
+from qin.split.columns import SplitColumns, read_split_columns
+from qin.split.methods import assign_folds
 from tests.logs import Columns, data_params, split_params, write_log
 
 NUM_ROWS = 900

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qin.split.methods import EXCLUDED, TRAIN, VALIDATION, Assignment, by_time, grouped, stratified
+from qin.shards.folds import EXCLUDED, TRAIN, VALIDATION, Assignment
+from qin.split.methods import by_time, grouped, stratified
 
 Hashes = npt.NDArray[np.uint64]
 SETTINGS = settings(max_examples=100, deadline=None)

@@ -97,7 +97,7 @@ def test_resumed_run_equals_uninterrupted_one(
     project: Path, monkeypatch: pytest.MonkeyPatch, table: str, passes: int
 ) -> None:
     if table == "row-wise":
-        monkeypatch.setattr("qin.train.build.SPARSE_TABLE_ROWS", 1)
+        monkeypatch.setattr("qin.model.build.SPARSE_TABLE_ROWS", 1)
         set_params(project / "params.yaml", {"train.ema_decay": None})
     if passes == 2:
         set_params(project / "params.yaml", TWO_PASSES)

@@ -7,18 +7,9 @@ import torch
 
 from qin.config import HardNegativeParams, ModelParams, TrainParams, load_params
 from qin.errors import ConfigError
+from qin.model.build import PUBLISHED, build_model, choose_bf16, choose_device, place, resolve_preset
 from qin.network.qin import QIN
-from qin.train.build import (
-    PUBLISHED,
-    build_hard_negatives,
-    build_model,
-    build_optimizer,
-    build_settings,
-    choose_bf16,
-    choose_device,
-    place,
-    resolve_preset,
-)
+from qin.train.build import build_hard_negatives, build_optimizer, build_settings
 from qin.train.optimizers import Optimizers
 from tests.logs import log_schema, make_log
 from tests.project import ROOT
@@ -83,7 +74,7 @@ def test_custom_settings_are_taken_as_they_are() -> None:
 def test_large_tables_are_updated_row_by_row(monkeypatch: pytest.MonkeyPatch) -> None:
     dense = network(model())
     assert isinstance(build_optimizer(dense, train()), torch.optim.AdamW)
-    monkeypatch.setattr("qin.train.build.SPARSE_TABLE_ROWS", len(dense.embedding.embedding_table))
+    monkeypatch.setattr("qin.model.build.SPARSE_TABLE_ROWS", len(dense.embedding.embedding_table))
     sparse = network(model())
     optimizer = build_optimizer(sparse, train(ema_decay=None))
     assert isinstance(optimizer, Optimizers)

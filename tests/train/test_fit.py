@@ -9,7 +9,7 @@ import pytest
 from benchmarks.reference_log import write_log
 from qin.config import Params, load_params
 from qin.shards.files import ShardReader
-from qin.split.methods import Folds
+from qin.shards.folds import Folds
 from qin.train import fit
 from qin.train.fit import describe_run
 from tests.project import ROOT

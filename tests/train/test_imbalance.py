@@ -14,9 +14,12 @@ import torch
 from qin.metrics.logits import prior_logit
 from qin.prior import prior_offset
 from qin.shards.loader import Batch
-from qin.train.loop import TrainingRows
+from qin.train.imbalance import TrainingRows, auto_pos_weight, neg_downsample, positive_weights
 from qin.train.losses import logistic_loss
-from qin.train.selection import MiningMode, mine_hard_negatives
+from qin.train.selection import (
+    MiningMode,
+    mine_hard_negatives,
+)
 from tests.project import copy_project, set_params
 from tests.stages.run import run_in_process
 
@@ -151,3 +154,38 @@ def test_stages_undo_the_shift_of_unweighted_downsampling(
     names = ("train_base_rate", "pos_weight", "neg_ratio", "reweighted")
     assert {name: provenance[name] for name in names} == {name: facts[name] for name in names}
     assert (facts["neg_ratio"], facts["reweighted"]) == (0.25, False)
+
+
+def test_downsampling_keeps_positives_and_is_unbiased() -> None:
+    label = (np.random.default_rng(0).random(200_000) < 0.05).astype(np.uint8)
+    keep, weight = neg_downsample(label, ratio=0.2, generator=np.random.default_rng(1))
+    num_neg = int((label == 0).sum())
+    assert keep[label == 1].all()
+    assert (weight[label == 1] == 1.0).all()
+    assert set(np.unique(weight[label == 0])) == {np.float32(0.0), np.float32(5.0)}
+    assert np.array_equal(weight > 0, keep)
+    # A kept negative has weight 5, so the total's standard deviation is 5 sqrt(n q (1 - q)) = 2 sqrt(n).
+    assert abs(weight[label == 0].sum(dtype=np.float64) - num_neg) < 4 * 2 * math.sqrt(num_neg)
+
+
+def test_downsampling_draws_the_same_whatever_the_labels() -> None:
+    """One more positive must not reshuffle every later negative."""
+    label = np.zeros(1000, np.uint8)
+    changed = label.copy()
+    changed[0] = 1
+    first, _ = neg_downsample(label, ratio=0.5, generator=np.random.default_rng(2))
+    second, _ = neg_downsample(changed, ratio=0.5, generator=np.random.default_rng(2))
+    assert np.array_equal(first[1:], second[1:])
+
+
+def test_ratio_one_keeps_everything() -> None:
+    keep, weight = neg_downsample(np.array([0, 1, 0], np.uint8), ratio=1.0, generator=np.random.default_rng(0))
+    assert keep.all()
+    assert (weight == 1.0).all()
+
+
+def test_positive_weights_balance_the_classes() -> None:
+    label = torch.tensor([0, 0, 1, 0, 0, 0, 1, 0])
+    weight = positive_weights(label, pos_weight=auto_pos_weight(6, 2))
+    assert weight.tolist() == [1, 1, 3, 1, 1, 1, 3, 1]
+    assert weight[label == 1].sum() == weight[label == 0].sum()

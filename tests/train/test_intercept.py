@@ -21,9 +21,9 @@ from qin.metrics.logits import prior_logit
 from qin.prior import prior_offset
 from qin.shards.loader import Batch
 from qin.train.checkpoint import CheckpointStore
-from qin.train.loop import Fit, FitSettings, TrainingRows, ValidationScores
+from qin.train.imbalance import TrainingRows, auto_pos_weight
+from qin.train.loop import Fit, FitSettings, ValidationScores
 from qin.train.mining import HardNegatives
-from qin.train.selection import auto_pos_weight
 
 BATCH_SIZE, NUM_BATCHES, NUM_EPOCHS, BASE_RATE = 64, 100, 25, 0.02
 REMAINDER = 37  # rows of an epoch that fill no batch

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from qin.network.embedding import NumericNormalizer
+from qin.network.numeric import NumericNormalizer
 from qin.network.qin import QIN, QINInputs, QINSizes
 from qin.shards.loader import Batch
 from qin.train.checkpoint import CheckpointStore
-from qin.train.loop import Fit, FitSettings, TrainingRows, ValidationScores, _step_seed
+from qin.train.imbalance import TrainingRows
+from qin.train.loop import Fit, FitSettings, ValidationScores, _step_seed
 from qin.train.mining import HardNegatives, selection_generator
 
 ROWS, NEG_RATIO, POS_WEIGHT = 256, 0.5, 3.0

@@ -11,14 +11,15 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from qin.network.embedding import NumericNormalizer
+from qin.network.numeric import NumericNormalizer
 from qin.network.qin import QIN, QINInputs, QINSizes
 from qin.shards.loader import Batch
 from qin.train.checkpoint import CheckpointStore
-from qin.train.loop import Fit, FitSettings, TrainingRows, ValidationScores
+from qin.train.imbalance import TrainingRows, positive_weights
+from qin.train.loop import Fit, FitSettings, ValidationScores
 from qin.train.losses import weighted_logistic_loss
 from qin.train.mining import HardNegatives, is_batch_coupled, mined_loss, selection_generator, two_passes_save_time
-from qin.train.selection import MiningMode, positive_weights
+from qin.train.selection import MiningMode
 
 NUM_BUCKETS, NUM_NUMERIC, POS_WEIGHT = (20, 30), 3, 4.0
 NO_DROPOUT = QINSizes(embedding_dim=3, embedding_std=0.7, attention_dim=4, num_layers=1, num_rows=2)

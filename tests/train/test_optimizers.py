@@ -6,10 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from qin.network.embedding import NumericNormalizer
+from qin.network.numeric import NumericNormalizer
 from qin.network.qin import QIN, QINInputs, QINSizes
-from qin.train.optimizers import Optimizers, clip_grad_norm
-from qin.train.row_adam import RowWiseAdam
+from qin.train.optimizers import Optimizers, RowWiseAdam, clip_grad_norm
 
 
 def make_model(*, sparse: bool, embedding_std: float = 0.3) -> QIN:

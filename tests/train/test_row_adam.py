@@ -13,9 +13,10 @@ import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
 from qin.network.embedding import FusedEmbedding
-from qin.network.kernels.row_gradient import even_cuts
-from qin.train import row_adam
-from qin.train.row_adam import RowWiseAdam
+from qin.network.threads import even_cuts
+from qin.train import optimizers
+from qin.train.optimizers import RowWiseAdam
+from tests.network.lookup import lookup
 
 NUM_ROWS, DIM = 40, 6
 
@@ -124,7 +125,7 @@ def test_bytes_do_not_depend_on_the_number_of_threads() -> None:
 def test_torch_path_equals_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     table, other, rows = make_table(), make_table(), batches(12)
     train(table, RowWiseAdam([table], lr=0.05, weight_decay=0.3), rows)
-    monkeypatch.setattr(row_adam, "_update_with_kernel", row_adam._update_with_torch)
+    monkeypatch.setattr(optimizers, "_update_with_kernel", optimizers._update_with_torch)
     train(other, RowWiseAdam([other], lr=0.05, weight_decay=0.3), rows)
     torch.testing.assert_close(table, other, rtol=2e-6, atol=2e-6)
 
@@ -158,7 +159,7 @@ def test_padding_of_a_fused_embedding_never_moves() -> None:
     buckets, history = torch.tensor([[0, 0, 0], [3, 1, 2]]), torch.tensor([[2, 0], [0, 0]])
     for _ in range(5):
         optimizer.zero_grad()
-        (embedding(buckets).sum() + embedding.lookup(history, field=2).sum()).backward()
+        (embedding(buckets).sum() + lookup(embedding, history, field=2).sum()).backward()
         optimizer.step()
     moved = embedding.embedding_table.detach().abs().sum(dim=1) > 0
     assert moved.nonzero().flatten().tolist() == [3, 5, 8]  # buckets 3, 1, 2 behind offsets 0, 4, 6

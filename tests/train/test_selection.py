@@ -9,16 +9,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qin.train.imbalance import auto_pos_weight, neg_downsample, positive_weights
 from qin.train.losses import logistic_loss
 from qin.train.selection import (
     MiningMode,
-    auto_pos_weight,
     goss_weights,
     inclusion_probabilities,
     mine_hard_negatives,
-    neg_downsample,
     ohem_weights,
-    positive_weights,
     pps_weights,
 )
 
@@ -166,41 +164,6 @@ def test_inclusion_probabilities_are_proportional_up_to_the_cap(losses: list[flo
     if loss.any() and free.any():
         ratio = inclusion / loss.clamp_min(0.1 * loss.mean())
         torch.testing.assert_close(ratio[free], ratio.max().expand_as(ratio[free]), rtol=1e-9, atol=0)
-
-
-def test_downsampling_keeps_positives_and_is_unbiased() -> None:
-    label = (np.random.default_rng(0).random(200_000) < 0.05).astype(np.uint8)
-    keep, weight = neg_downsample(label, ratio=0.2, generator=np.random.default_rng(1))
-    num_neg = int((label == 0).sum())
-    assert keep[label == 1].all()
-    assert (weight[label == 1] == 1.0).all()
-    assert set(np.unique(weight[label == 0])) == {np.float32(0.0), np.float32(5.0)}
-    assert np.array_equal(weight > 0, keep)
-    # A kept negative has weight 5, so the total's standard deviation is 5 sqrt(n q (1 - q)) = 2 sqrt(n).
-    assert abs(weight[label == 0].sum(dtype=np.float64) - num_neg) < 4 * 2 * math.sqrt(num_neg)
-
-
-def test_downsampling_draws_the_same_whatever_the_labels() -> None:
-    """One more positive must not reshuffle every later negative."""
-    label = np.zeros(1000, np.uint8)
-    changed = label.copy()
-    changed[0] = 1
-    first, _ = neg_downsample(label, ratio=0.5, generator=np.random.default_rng(2))
-    second, _ = neg_downsample(changed, ratio=0.5, generator=np.random.default_rng(2))
-    assert np.array_equal(first[1:], second[1:])
-
-
-def test_ratio_one_keeps_everything() -> None:
-    keep, weight = neg_downsample(np.array([0, 1, 0], np.uint8), ratio=1.0, generator=np.random.default_rng(0))
-    assert keep.all()
-    assert (weight == 1.0).all()
-
-
-def test_positive_weights_balance_the_classes() -> None:
-    label = torch.tensor([0, 0, 1, 0, 0, 0, 1, 0])
-    weight = positive_weights(label, pos_weight=auto_pos_weight(6, 2))
-    assert weight.tolist() == [1, 1, 3, 1, 1, 1, 3, 1]
-    assert weight[label == 1].sum() == weight[label == 0].sum()
 
 
 def test_bad_arguments_are_refused() -> None:

@@ -4,21 +4,18 @@ The sum of a row runs over its reads in their order, so its bytes depend neither
 the other rows; it equals what `index_add_` into a dense gradient gives. PyTorch's own `coalesce` leaves the order open.
 """
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
+from qin.network.threads import even_cuts, in_parallel
 from qin.runtime.jit import njit
 
 NO_PADDING = -1
 
 _DIGIT_BITS = 11
 _POSITION_BITS = 32
-_THREAD_ITEMS = 1 << 15  # below this, starting a second thread costs more than it saves
 
 
 def sum_by_row(
@@ -82,23 +79,6 @@ def from_rows(rows: torch.Tensor, values: torch.Tensor, *, num_rows: int) -> tor
     """A coalesced sparse gradient, `(num_rows, dim)`, of distinct ascending rows and their values."""
     size = (num_rows, values.shape[1])
     return torch.sparse_coo_tensor(rows[None], values, size, is_coalesced=True, check_invariants=False)
-
-
-def in_parallel(work: Callable[[int, int], None], cuts: npt.NDArray[np.int64]) -> None:
-    """Call `work(cuts[i], cuts[i + 1])` for every `i`, each in its own thread; kernels must release Python's lock."""
-    ranges = list(zip(cuts[:-1].tolist(), cuts[1:].tolist(), strict=True))
-    if len(ranges) == 1:
-        work(*ranges[0])
-        return
-    with ThreadPoolExecutor(len(ranges)) as pool:
-        for future in [pool.submit(work, *part) for part in ranges]:
-            future.result()
-
-
-def even_cuts(num_items: int) -> npt.NDArray[np.int64]:
-    """Bounds of nearly equal parts of a number of items: one part per torch thread, fewer if there is little to do."""
-    num_parts = max(1, min(torch.get_num_threads(), num_items // _THREAD_ITEMS))
-    return np.arange(num_parts + 1) * num_items // num_parts
 
 
 def _is_ascending(row: torch.Tensor) -> bool:

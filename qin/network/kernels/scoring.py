@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from qin.buckets import PADDING_BUCKET
 from qin.network.kernels.bf16 import round_row, widen_row
 from qin.runtime.jit import njit
-
-PADDING_ROW = 0
 
 _SUMS_IN_REGISTERS = {"reassoc", "contract", "nsz"}  # no flag that would make NaN or infinity undefined
 
@@ -32,7 +31,7 @@ def read_fields(buckets: Any, fields: Any, offset: Any, table: Any, out: Any) ->
     for i in range(buckets.shape[0]):
         for k in range(fields.size):
             bucket = buckets[i, fields[k]]
-            row = PADDING_ROW if bucket == 0 else bucket + offset[fields[k]]
+            row = 0 if bucket == PADDING_BUCKET else bucket + offset[fields[k]]
             for d in range(dim):
                 out[i, k * dim + d] = table[row, d]
 

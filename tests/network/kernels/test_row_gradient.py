@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qin.network.kernels import row_gradient
-from qin.network.kernels.row_gradient import from_rows, in_parallel, merged, sum_by_row
+from qin.network.kernels.row_gradient import from_rows, merged, sum_by_row
+from qin.network.threads import even_cuts, in_parallel
 
 
 def draw(*, reads: int, num_rows: int, dim: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -42,7 +43,7 @@ def test_sums_are_those_of_a_dense_gradient_at_any_number_of_threads(num_threads
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(num_threads)
-        assert row_gradient.even_cuts(len(row)).size == num_threads + 1
+        assert even_cuts(len(row)).size == num_threads + 1
         rows, sums = sum_by_row(row, grad, num_rows=5000)
     finally:
         torch.set_num_threads(before)

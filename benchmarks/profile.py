@@ -1,0 +1,36 @@
+"""What several benchmarks share: the repository, a log's files, a profile with changes, and its prepared rows."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from qin.config import Params
+from qin.shards.files import ShardReader
+from qin.shards.folds import read_folds
+
+ROOT = Path(__file__).resolve().parents[1]
+FILES = ("train.parquet", "test.parquet", "sample_submission.csv")
+
+
+def changed(base: Params, changes: dict[str, Any], seed: int) -> Params:
+    """The profile with dotted keys replaced, and checked again."""
+    tree = base.model_dump()
+    for dotted, value in {**changes, "train.seed": seed}.items():
+        section, key = dotted.split(".")
+        tree[section][key] = value
+    return Params.model_validate(tree)
+
+
+def prepare(folder: Path, params: Path, data: Path) -> tuple[ShardReader, Any]:
+    """Run prepare and split in a folder, with links to the three files of `data`."""
+    (folder / "data").mkdir()
+    for name in FILES:
+        (folder / "data" / name).symlink_to((data / name).resolve())
+    (folder / "params.yaml").write_text(params.read_text())
+    for stage in ("prepare", "split"):
+        command = [sys.executable, "-m", "stages", stage]
+        subprocess.run(command, cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
+    reader = ShardReader(folder / "data/prepared/train")
+    return reader, read_folds(folder / "data/split", num_rows=reader.num_rows)

@@ -1,0 +1,74 @@
+"""The validation fold with its calibrated logits, as every figure of evaluate reads it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from qin.calibrate.holdout import judge_half
+from qin.calibrate.report import CalibrationReport
+from qin.metrics.logits import BoolArray, Float64Array, FloatArray, IntArray
+from qin.raw.segments import Segments
+from qin.scored import ScoredRows
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgedFold:
+    """The validation fold, ready to be judged on the original distribution: no downsampling, no weights.
+
+    Probabilities are judged on the half that the judged calibrator was not fitted on. Ranking uses every row, because a
+    calibrator keeps the order; shifts by segment do not, so with them the judged half ranks too, after calibration.
+
+    Attributes:
+        scored: training-scale logits and labels.
+        report: the calibration.
+        calibrated: logits from the judged calibrator, `(n,)`.
+        is_judge: rows of the judging half, `(n,)`.
+        ranking: logits that rank, `(n,)`.
+        is_ranked: rows that are ranked, `(n,)`.
+        segments: each row's segment, where the calibrator has shifts.
+        cluster: codes from 0 of what is drawn independently, such as users, `(n,)`; None for rows.
+    """
+
+    scored: ScoredRows
+    report: CalibrationReport
+    calibrated: Float64Array
+    is_judge: BoolArray
+    ranking: FloatArray
+    is_ranked: BoolArray
+    segments: Segments | None
+    cluster: IntArray | None
+
+    @classmethod
+    def of(
+        cls,
+        scored: ScoredRows,
+        report: CalibrationReport,
+        *,
+        judge_seed: int,
+        segments: Segments | None = None,
+        cluster: IntArray | None = None,
+    ) -> "JudgedFold":
+        """Apply the calibrators.
+
+        Args:
+            scored: Logits of the validation fold.
+            report: The calibration.
+            judge_seed: Seed that divided the halves.
+            segments: See the class, as for `cluster`.
+            cluster: See the class.
+        """
+        calibrated, is_judge = report.judged.apply(scored.logit, segments), judge_half(scored.row, seed=judge_seed)
+        return cls(
+            scored=scored,
+            report=report,
+            calibrated=calibrated,
+            is_judge=is_judge,
+            ranking=scored.logit if segments is None else calibrated,
+            is_ranked=np.ones(scored.row.size, np.bool_) if segments is None else is_judge,
+            segments=segments,
+            cluster=cluster,
+        )
+
+    def cluster_of(self, rows: BoolArray) -> IntArray | None:
+        """Return the clusters of the rows of a mask."""
+        return None if self.cluster is None else self.cluster[rows]

@@ -1,0 +1,107 @@
+"""The trained model as files: weights, schema, sizes and where they come from."""
+
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from qin.config import ModelParams
+from qin.errors import ArtifactError
+from qin.model.build import build_model
+from qin.network.qin import QIN
+from qin.runtime.files import file_crc32, read_exact_json, write_exact_json
+from qin.schema import Schema
+from qin.shards.files import ShardReader
+
+WEIGHTS, MODEL = "weights.safetensors", "model.json"
+
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A network with what is needed to use its logits.
+
+    Attributes:
+        network: In evaluation mode.
+        schema: The columns it was trained on.
+        params: Its sizes.
+        provenance: Where it comes from: settings, fingerprints of data and code, versions, metrics, train fold.
+    """
+
+    network: QIN
+    schema: Schema
+    params: ModelParams
+    provenance: dict[str, Any]
+
+
+def save_model(folder: Path, model: TrainedModel) -> None:
+    """Write weights and description; equal models give equal bytes.
+
+    The description is a single metadata key, because the order of several is random in safetensors.
+    """
+    description = {
+        "format": FORMAT,
+        "schema": model.schema.to_json(),
+        "params": model.params.model_dump(),
+        "provenance": model.provenance,
+    }
+    weights = {name: value.cpu().contiguous() for name, value in model.network.state_dict().items()}
+    _save_weights(weights, folder / WEIGHTS, description=json.dumps(description, sort_keys=True))
+    write_exact_json(folder / MODEL, {**description, "weights_crc32": file_crc32(folder / WEIGHTS)})
+
+
+def _save_weights(weights: dict[str, torch.Tensor], path: Path, *, description: str) -> None:
+    """Write a safetensors file; a disk that is full is an OSError, which safetensors has only in its text."""
+    try:
+        save_file(weights, path, metadata={"qin": description})
+    except SafetensorError as error:
+        found = re.search(r"os error (\d+)", str(error))
+        if found is None:
+            raise
+        raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from error
+
+
+def load_model(folder: Path) -> TrainedModel:
+    """Inverse of `save_model`.
+
+    Raises:
+        ArtifactError: If a file is missing, damaged, or of another format.
+    """
+    tree = read_exact_json(folder / MODEL)
+    if tree.get("format") != FORMAT:
+        raise ArtifactError(f"{folder / MODEL}: format {tree.get('format')!r}, expected {FORMAT}")
+    weights = folder / WEIGHTS
+    if not weights.exists():
+        raise ArtifactError(f"{weights}: file not found; run the train stage")
+    if file_crc32(weights) != tree["weights_crc32"]:
+        raise ArtifactError(f"{weights}: damaged or of another model; run the train stage again")
+    try:
+        schema, params = Schema.from_json(tree["schema"]), ModelParams.model_validate(tree["params"])
+        zeros = [0.0] * len(schema.numeric)
+        network = build_model(schema, params, mean=zeros, std=zeros, seed=0)
+        network.load_state_dict(load_file(weights))
+    except (KeyError, ValueError, RuntimeError) as error:  # whole, but from code with other settings or layers
+        raise ArtifactError(f"{folder}: a model of another version; run the train stage again") from error
+    network.eval()
+    return TrainedModel(network, schema, params, tree["provenance"])
+
+
+def check_same_schema(model: TrainedModel, reader: ShardReader) -> None:
+    """Check that prepared rows are encoded as the model's training rows were.
+
+    Raises:
+        ArtifactError: Naming the columns that differ.
+    """
+    if reader.schema == model.schema:
+        return
+    ours, theirs = set(model.schema.fields), set(reader.schema.fields)
+    names = sorted({field.name for field in ours ^ theirs}) or ["order, target or hash seed"]
+    raise ArtifactError(f"{reader.folder}: not encoded as the model was trained; different: {', '.join(names)}")

@@ -1,0 +1,93 @@
+"""From a schema and settings to a network on its device."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from qin.config import ModelParams, TrainParams
+from qin.errors import ConfigError
+from qin.network.kernels.bf16 import has_bf16_units
+from qin.network.numeric import NumericNormalizer
+from qin.network.qin import EMBEDDING_STD, QIN, QINInputs, QINSizes
+from qin.schema import Schema
+
+# The authors' implementation of the published model (arXiv 2504.17699).
+PUBLISHED: dict[str, Any] = {
+    "embedding_std": EMBEDDING_STD,
+    "num_heads": 1,
+    "attention_norm": "none",
+    "attention_bias": "none",
+    "attention_scale": 1.0,
+    "target_values": False,
+    "separate_attention_embedding": False,
+    "activation": "after",
+    "norm": "batch",
+    "dropout": 0.1,
+    "row_dropout": 0.1,
+    "embedding_dropout": 0.0,
+    "field_dropout": 0.0,
+    "num_frequencies": 0,
+}
+
+
+# Rows of the embedding table from which row-wise updates cost less than dense ones (benchmarks/row_adam.py).
+SPARSE_TABLE_ROWS = 500_000
+
+
+def build_model(schema: Schema, params: ModelParams, *, mean: Sequence[float], std: Sequence[float], seed: int) -> QIN:
+    """The network for a schema, with seeded initial weights.
+
+    Args:
+        schema: The resolved columns.
+        params: Sizes and regularisation.
+        mean: Mean of each numeric field's signed log on the train fold.
+        std: Its standard deviation.
+        seed: Seed of the initial weights.
+    """
+    names = list(schema.vocabularies)
+    positions = {field.name: position for position, field in enumerate(schema.categorical)}
+    inputs = QINInputs(
+        num_buckets=tuple(schema.vocabularies.values()),
+        num_fields=len(schema.categorical),
+        sequence_vocabulary=tuple(names.index(field.vocabulary) for field in schema.sequences),
+        target_fields=tuple(positions[name] for name in schema.target),
+    )
+    is_sparse = sum(inputs.num_buckets) >= SPARSE_TABLE_ROWS
+    sizes = QINSizes(**resolve_preset(params).model_dump(exclude={"preset"}), sparse_embedding_grad=is_sparse)
+    normalizer = NumericNormalizer(torch.tensor(mean, dtype=torch.float32), torch.tensor(std, dtype=torch.float32))
+    return QIN(inputs=inputs, sizes=sizes, normalizer=normalizer, generator=torch.Generator().manual_seed(seed))
+
+
+def resolve_preset(params: ModelParams) -> ModelParams:
+    """The settings with a preset's variants in place; the widths and depths stay as they are set."""
+    if params.preset == "custom":
+        return params
+    return params.model_copy(update=PUBLISHED)
+
+
+def choose_device(params: TrainParams) -> torch.device:
+    """The device that computes.
+
+    Raises:
+        ConfigError: If a GPU is demanded and there is none.
+    """
+    if params.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("params.yaml: train.device: cuda, but PyTorch finds no GPU here")
+    return torch.device("cuda" if params.device != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def choose_bf16(params: TrainParams, device: torch.device) -> bool:
+    """Whether matrix products are made in bfloat16: on request, or where the hardware has units for it."""
+    if params.precision != "auto":
+        return params.precision == "bf16"
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return has_bf16_units()
+
+
+def place(network: QIN, params: TrainParams) -> QIN:
+    """The network on its device, in its precision."""
+    device = choose_device(params)
+    network.use_bf16 = choose_bf16(params, device)
+    return network.to(device)
