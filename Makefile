@@ -40,9 +40,8 @@ lint: install ## formatter, linter, types, import layers
 	mypy
 	lint-imports
 
-docs: export NO_MKDOCS_2_WARNING = 1
 docs: install ## build the documentation into site/, links checked, without a network
-	mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 mkdocs build --quiet
 
 check: lint test docs ## lint, the fast tests, the documentation
 

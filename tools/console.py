@@ -12,7 +12,7 @@ from dataclasses import dataclass
 _FENCE = re.compile(r" *```(?P<language>\w*)")
 _MASKS = (
     (re.compile(r"file://\S+"), "file:"),
-    (re.compile(r"\b(?=[0-9a-f]*[0-9])[0-9a-f]{7}\b"), "@"),  # a commit; it may be all digits
+    (re.compile(r"\b[0-9a-f]{7}\b"), "@"),  # a commit; it may be all digits
     (re.compile(r"[-+]?(\d[\d,]*\.?\d*|\.\d+)(e[-+]?\d+)?"), "#"),
     (re.compile(r"# [AP]M\b|#:#( [AP]M)?"), "#"),
     (re.compile(r"\b(noise|[AB] (likely )?better)$"), "verdict"),

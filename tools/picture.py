@@ -14,7 +14,7 @@ import vl_convert
 ROOT = Path(__file__).resolve().parents[1]
 IMAGES = ROOT / "docs/images"
 VEGA_LITE = "5.21"
-WIDTH, HEIGHT, NUM_FIELDS = 250, 210, 8
+WIDTH, HEIGHT, NUM_FIELDS = 190, 190, 8
 
 # Okabe and Ito's colours, which people who do not tell red from green tell apart; lighter on a dark page.
 THEMES: dict[str, dict[str, str]] = {
@@ -43,11 +43,11 @@ def picture(plots: Path, colours: Mapping[str, str]) -> dict[str, Any]:
     return {
         "$schema": "https://vega.github.io/schema/vega-lite/v5.json",
         "background": "transparent",
-        "spacing": 40,
+        "spacing": 28,
         "config": {
             "font": "sans-serif",
             "view": {"stroke": None},
-            "axis": {**axis, **lines, "gridOpacity": 0.6, "labelFontSize": 11, "titleFontSize": 12},
+            "axis": {**axis, **lines, "gridOpacity": 0.6, "labelFontSize": 12, "titleFontSize": 12},
             "title": {"color": colours["text"], "fontSize": 13, "anchor": "start"},
         },
         "hconcat": [

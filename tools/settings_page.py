@@ -53,7 +53,7 @@ def page() -> str:
         for dotted, default, node in _leaves(name, value, section, schema):
             stages = readers.get(dotted, [])
             facts = [
-                f"Default: `{json.dumps(default, ensure_ascii=False)}`",
+                f"Default: `{default if isinstance(default, str) else json.dumps(default, ensure_ascii=False)}`",
                 f"allowed: {allowed(node, schema)}",
                 f"read by: {', '.join(f'`{stage}`' for stage in stages) or 'no stage as an input'}",
             ]

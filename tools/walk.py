@@ -48,7 +48,7 @@ def copy_repository(folder: Path) -> Path:
         if (ROOT / name).is_file():  # a file that was removed and not yet committed is listed
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
-    for arguments in (["init", "-q"], ["add", "-A"], [*_IDENTITY, "commit", "-qm", "start"]):
+    for arguments in (["init", "-q", "-b", "main"], ["add", "-A"], [*_IDENTITY, "commit", "-qm", "start"]):
         subprocess.run(["git", *arguments], cwd=folder, check=True)
     return folder
 

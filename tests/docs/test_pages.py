@@ -62,7 +62,8 @@ def test_links_lead_somewhere(path: Path) -> None:
 @pytest.mark.parametrize("path", MARKDOWN, ids=IDS)
 def test_files_that_a_page_names_exist(path: Path) -> None:
     text = _without_blocks(path.read_text(encoding="utf-8"))
-    named = {name for name in re.findall(r"`([\w./-]+\.(?:py|md|yaml|yml|toml|json|csv|txt))`", text) if "/" in name}
+    endings = r"\.(?:py|md|yaml|yml|toml|json|csv|txt)"
+    named = {name for name in re.findall(rf"`([\w./-]+(?:{endings}|/))`", text) if "/" in name}
     missing = [
         name
         for name in sorted(named)
@@ -80,6 +81,20 @@ def test_settings_that_a_page_names_exist(path: Path) -> None:
     named = set(re.findall(rf"`((?:{sections})\.[a-z]\w*(?:\.[a-z]\w*)?)(?:`|: )", text))
     endings = (".parquet", ".json", ".csv", ".py", ".md")
     assert [name for name in sorted(named) if name not in keys and not name.endswith(endings)] == []
+
+
+@pytest.mark.parametrize("path", MARKDOWN, ids=IDS)
+def test_definitions_that_a_page_names_exist(path: Path) -> None:
+    """Written as `name` in `file.py`."""
+    text = " ".join(path.read_text(encoding="utf-8").split())
+    named = re.findall(r"`(\w+)` in `((?:qin|stages|tools|benchmarks)/[\w/]+\.py)`", text)
+    missing = [(name, file) for name, file in named if name not in _definitions(ROOT / file)]
+    assert missing == []
+
+
+def _definitions(file: Path) -> set[str]:
+    kinds = (ast.FunctionDef, ast.ClassDef)
+    return {node.name for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))) if isinstance(node, kinds)}
 
 
 def test_python_and_yaml_blocks_parse() -> None:
