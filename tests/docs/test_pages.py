@@ -93,6 +93,8 @@ def test_definitions_that_a_page_names_exist(path: Path) -> None:
 
 
 def _definitions(file: Path) -> set[str]:
+    if not file.exists():
+        return set()
     kinds = (ast.FunctionDef, ast.ClassDef)
     return {node.name for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))) if isinstance(node, kinds)}
 
@@ -105,16 +107,6 @@ def test_python_and_yaml_blocks_parse() -> None:
                 ast.parse(text)
             elif block.language == "yaml":
                 assert isinstance(yaml.safe_load(text), dict)
-
-
-def test_the_readmes_columns_are_settings() -> None:
-    """The block of settings in `Your own data in five minutes` fits the default settings around it."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    (block,) = [block for block in blocks(text) if block.language == "yaml"]
-    shown = yaml.safe_load("\n".join(block.lines))
-    whole = read_yaml(ROOT / "params.yaml")
-    params = Params.model_validate({**whole, **{name: {**whole[name], **shown[name]} for name in shown}})
-    assert {*params.features.target} <= {*params.features.categorical}
 
 
 def _without_blocks(text: str) -> str:
