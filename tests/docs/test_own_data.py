@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from qin.runtime.stage import STAGES
 
 from qin.config import Params
-from qin.runtime.stage import STAGES
 from qin.strict_yaml import read_yaml
 from tests.project import SMALL, copy_project, set_params
 from tests.stages.run import run_in_process
@@ -41,7 +41,8 @@ def write_log(folder: Path) -> None:
             "price": rng.lognormal(size=NUM_ROWS),
             "feat_a": rng.normal(size=NUM_ROWS),
             "history": [",".join(map(str, past)) for past in history],
-            "time": pd.Timestamp("2026-01-01") + pd.to_timedelta(np.sort(rng.integers(0, 7 * 86400, NUM_ROWS)), unit="s"),
+            "time": pd.Timestamp("2026-01-01")
+            + pd.to_timedelta(np.sort(rng.integers(0, 7 * 86400, NUM_ROWS)), unit="s"),
             "clicked": (rng.random(NUM_ROWS) < np.where(is_near, 0.4, 0.1)).astype(int),
         }
     )

@@ -9,7 +9,6 @@ import yaml
 
 from benchmarks.tables import END, PAGES, START, tables
 from qin.config import Params
-from qin.strict_yaml import read_yaml
 from tools import settings_page
 from tools.console import blocks
 
