@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from qin.runtime.stage import STAGES
 
 from qin.config import Params
+from qin.runtime.stage import STAGES
 from qin.strict_yaml import read_yaml
 from tests.project import SMALL, copy_project, set_params
 from tests.stages.run import run_in_process
