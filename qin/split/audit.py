@@ -9,12 +9,9 @@ from qin.errors import DataError
 from qin.raw.hashing import Hashes
 from qin.shards.folds import EXCLUDED, TRAIN, VALIDATION, Assignment
 from qin.split.columns import SplitColumns
-from qin.split.methods import is_in
+from qin.split.methods import METHODS, is_in
 
 _Mask = npt.NDArray[np.bool_]
-
-# What each method must keep apart.
-_MUST_NOT_OVERLAP = {"stratified": None, "group_user": "group", "group_session": "session", "time": None}
 
 
 def audit(columns: SplitColumns, assignment: Assignment, *, method: str) -> dict[str, Any]:
@@ -51,14 +48,14 @@ def check(figures: dict[str, Any], *, file: str) -> None:
     """End the stage where a must of the method does not hold.
 
     Raises:
-        DataError: If groups overlap under a group method, or times under the time method.
+        DataError: If keys that the method keeps whole are in both folds, or times overlap under one in order of time.
     """
-    method = figures["method"]
-    key = _MUST_NOT_OVERLAP[method]
+    name = figures["method"]
+    method, key = METHODS[name], METHODS[name].keeps_whole
     if key is not None and figures["overlap"][key]:
-        raise DataError(f"{file}: split.method {method}: {figures['overlap'][key]} {key}s are in both folds; must be 0")
-    if method == "time" and not figures["time"]["in_order"]:
-        raise DataError(f"{file}: split.method time: a train row is not earlier than every validation row")
+        raise DataError(f"{file}: split.method {name}: {figures['overlap'][key]} {key}s are in both folds; must be 0")
+    if method.in_order and not figures["time"]["in_order"]:
+        raise DataError(f"{file}: split.method {name}: a train row is not earlier than every validation row")
 
 
 def _in_both(hashes: Hashes, is_train: _Mask, is_val: _Mask) -> tuple[int, int]:

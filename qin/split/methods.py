@@ -5,8 +5,9 @@ are returned and can be given back (frozen), after which appended rows never mov
 so that thresholds are exact in JSON and YAML.
 """
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -226,6 +227,21 @@ def is_in(values: npt.NDArray[Any], reference: npt.NDArray[Any]) -> npt.NDArray[
     return found
 
 
+@dataclass(frozen=True)
+class Method:
+    """A way to divide rows, and what it promises of the two folds.
+
+    Attributes:
+        assign: The folds from the columns and the settings; a ValueError says which setting does not fit.
+        keeps_whole: The key whose values lie in one fold each, as `SplitColumns.keys` names it, or None.
+        in_order: Whether every train row is earlier than every validation row.
+    """
+
+    assign: Callable[[SplitColumns, SplitParams], Assignment]
+    keeps_whole: str | None = None
+    in_order: bool = False
+
+
 def assign_folds(columns: SplitColumns, split: SplitParams, *, file: str) -> Assignment:
     """Divide the rows by the method of the settings.
 
@@ -234,7 +250,7 @@ def assign_folds(columns: SplitColumns, split: SplitParams, *, file: str) -> Ass
         DataError: If a fold would be empty or hold one class only.
     """
     try:
-        assignment = _assign(columns, split)
+        assignment = METHODS[split.method].assign(columns, split)
     except ValueError as error:
         raise ConfigError(f"params.yaml: split: {error}") from error
     for fold, name in ((TRAIN, "train"), (VALIDATION, "validation")):
@@ -247,24 +263,36 @@ def assign_folds(columns: SplitColumns, split: SplitParams, *, file: str) -> Ass
     return assignment
 
 
-def _assign(columns: SplitColumns, split: SplitParams) -> Assignment:
-    if split.method == "stratified":
-        return stratified(columns.label, columns.row_hash, val_ratio=split.val_ratio, thresholds=split.thresholds)
-    if split.method == "time":
-        assert columns.time is not None, "config demands time_col for the time method"
-        assert columns.time_type is not None
-        start = split.time_val_start
-        is_moment = is_datetime(columns.time_type)
-        assignment = by_time(
-            columns.time,
-            val_ratio=split.time_val_ratio,
-            start=None if start is None else parse_start(start, columns.time_type),
-            embargo=split.time_embargo * (MICROSECONDS if is_moment else 1),
-            session_hash=columns.keys.get("session"),
-            drop_crossing=split.cross_boundary_sessions == "drop",
-        )
-        boundary = assignment.details["boundary"]
-        shown = str(np.datetime64(boundary, "us")) if is_moment else boundary
-        return replace(assignment, details={**assignment.details, "boundary": shown})
-    key = "group" if split.method == "group_user" else "session"
+def _assign_stratified(columns: SplitColumns, split: SplitParams) -> Assignment:
+    return stratified(columns.label, columns.row_hash, val_ratio=split.val_ratio, thresholds=split.thresholds)
+
+
+def _assign_grouped(columns: SplitColumns, split: SplitParams, *, key: str) -> Assignment:
     return grouped(columns.keys[key], val_ratio=split.val_ratio, thresholds=split.thresholds)
+
+
+def _assign_by_time(columns: SplitColumns, split: SplitParams) -> Assignment:
+    assert columns.time is not None, "config demands time_col for the time method"
+    assert columns.time_type is not None
+    start = split.time_val_start
+    is_moment = is_datetime(columns.time_type)
+    assignment = by_time(
+        columns.time,
+        val_ratio=split.time_val_ratio,
+        start=None if start is None else parse_start(start, columns.time_type),
+        embargo=split.time_embargo * (MICROSECONDS if is_moment else 1),
+        session_hash=columns.keys.get("session"),
+        drop_crossing=split.cross_boundary_sessions == "drop",
+    )
+    boundary = assignment.details["boundary"]
+    shown = str(np.datetime64(boundary, "us")) if is_moment else boundary
+    return replace(assignment, details={**assignment.details, "boundary": shown})
+
+
+# To add a method: its entry here, and its name in `qin.config.SplitParams.method` with the column it needs.
+METHODS: Mapping[str, Method] = {
+    "stratified": Method(_assign_stratified),
+    "group_user": Method(partial(_assign_grouped, key="group"), keeps_whole="group"),
+    "group_session": Method(partial(_assign_grouped, key="session"), keeps_whole="session"),
+    "time": Method(_assign_by_time, in_order=True),
+}

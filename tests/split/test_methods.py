@@ -1,6 +1,7 @@
 """Invariants of the four splits on random labels, hashes and times."""
 
 import json
+from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -8,8 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qin.config import SplitParams
+from qin.errors import DataError
 from qin.shards.folds import EXCLUDED, TRAIN, VALIDATION, Assignment
-from qin.split.methods import by_time, grouped, stratified
+from qin.split.audit import audit, check
+from qin.split.columns import SplitColumns
+from qin.split.methods import METHODS, Method, assign_folds, by_time, grouped, stratified
 
 Hashes = npt.NDArray[np.uint64]
 SETTINGS = settings(max_examples=100, deadline=None)
@@ -231,3 +236,35 @@ def test_dropping_every_validation_row_is_refused() -> None:
 def test_one_time_alone_is_refused() -> None:
     with pytest.raises(ValueError, match=r"^all rows have the same time 7$"):
         time_split(np.full(5, 7))
+
+
+def test_the_settings_name_every_method_of_the_table_and_no_other() -> None:
+    assert set(get_args(SplitParams.model_fields["method"].annotation)) == set(METHODS)
+
+
+def test_one_entry_in_the_table_is_a_new_method(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The way that the docs show: nothing else knows the methods, and the audit holds it to its promise."""
+
+    def halves(columns: SplitColumns, split: SplitParams) -> Assignment:
+        return Assignment(np.repeat([TRAIN, VALIDATION], columns.label.size // 2).astype(np.uint8), {}, {})
+
+    columns = SplitColumns(
+        label=np.array([0, 1, 0, 1], np.uint8),
+        row_hash=random_hashes(4, seed=0),
+        time=None,
+        time_type=None,
+        keys={"target": random_hashes(4, seed=1), "group": np.array([1, 2, 3, 1], np.uint64)},
+    )
+    split = SplitParams.model_construct(method="halves", val_ratio=0.5)
+    with pytest.raises(KeyError, match="halves"):
+        assign_folds(columns, split, file="f")
+    for keeps_whole in (None, "group"):
+        monkeypatch.setattr("qin.split.methods.METHODS", {"halves": Method(halves, keeps_whole=keeps_whole)})
+        monkeypatch.setattr("qin.split.audit.METHODS", {"halves": Method(halves, keeps_whole=keeps_whole)})
+        figures = audit(columns, assign_folds(columns, split, file="f"), method="halves")
+        assert figures["overlap"] == {"group": 1}
+        if keeps_whole is None:
+            check(figures, file="f")
+        else:
+            with pytest.raises(DataError, match=r"f: split.method halves: 1 groups are in both folds"):
+                check(figures, file="f")
