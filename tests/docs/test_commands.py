@@ -20,7 +20,8 @@ from tools.walk import PAGES, ROOT, copy_repository, walked
 def parts_of(path: Path) -> Iterator[list[str]]:
     """The words of each simple command of a page."""
     text = path.read_text(encoding="utf-8")
-    for line in [*plain_commands(text), *(command.text for command in shown_commands(text))]:
+    inline = re.findall(r"`(make [a-z-]+|python -m [\w.]+)", text)
+    for line in [*plain_commands(text), *(command.text for command in shown_commands(text)), *inline]:
         lexer = shlex.shlex(line, posix=True, punctuation_chars="&;|")
         lexer.whitespace_split = True
         words = list(lexer)

@@ -98,6 +98,13 @@ def _definitions(file: Path) -> set[str]:
     return {node.name for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))) if isinstance(node, kinds)}
 
 
+@pytest.mark.parametrize("path", MARKDOWN, ids=IDS)
+def test_blocks_say_what_they_are(path: Path) -> None:
+    """So that no command stands in a block that no test reads."""
+    languages = {block.language for block in blocks(path.read_text(encoding="utf-8"))}
+    assert languages <= {"console", "sh", "yaml", "python", "text"}
+
+
 def test_python_and_yaml_blocks_parse() -> None:
     for path in MARKDOWN:
         for block in blocks(path.read_text(encoding="utf-8")):
