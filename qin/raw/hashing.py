@@ -1,9 +1,10 @@
 """Stable 64-bit hashing of column values by their canonical text.
 
-The hash of a value is a function of its canonical text alone, so `3`, `3.0` and `"3"` are equal, in every column
-type, process and release. Text that is a canonical integer of 64 bits (`-?(0|[1-9][0-9]*)`, no `-0`) is hashed by
-its number, which spares number columns the detour over text; all other text is hashed by its UTF-8 bytes, one at a
-time up to 64 of them and else eight at a time, because whole histories may serve as keys.
+The hash of a value is a function of its canonical text alone (see `qin.raw.canonical`), so `3`, `3.0` and `"3"` are
+equal, in every column type, process and release. Text that is a canonical integer of 64 bits (`-?(0|[1-9][0-9]*)`, no
+`-0`) is hashed by its number, which spares number columns the detour over text; the text of a UUID by its 16 bytes,
+which is how other writers store it; all other text by its UTF-8 bytes, one at a time up to 64 of them and else eight
+at a time, because whole histories may serve as keys.
 
 A hash has two steps: the value's own, which needs no seed and is the costly one, and a mix with a seed.
 
@@ -17,11 +18,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from qin.buckets import FIRST_VALUE_BUCKET
+from qin.column_types import is_binary, is_string
+from qin.raw.canonical import byte_text, float_texts
 from qin.runtime.jit import njit
-from qin.schema import is_string
 
 UInt64Array = npt.NDArray[np.uint64]
 
@@ -33,6 +34,8 @@ _FNV_PRIME = np.uint64(0x100000001B3)
 _TEXT_SALT = np.uint64(0xD6E8FEB86659FD93)
 _MAX_INT_DIGITS = 19
 _LONG_TEXT_BYTES = 64
+_UUID_TEXT_BYTES = 36
+_DASH = 45
 
 
 @njit(nogil=True, inline="always")
@@ -93,11 +96,42 @@ def _word(data: npt.NDArray[np.uint8], start: int) -> np.uint64:
     return value
 
 
+@njit(nogil=True, inline="always")
+def _hex_digit(byte: np.uint8) -> int:
+    """The value of a hexadecimal digit of either case, or -1."""
+    if 48 <= byte <= 57:
+        return int(byte) - 48
+    letter = int(byte) | 32
+    return letter - 87 if 97 <= letter <= 102 else -1
+
+
+@njit(nogil=True)
+def _unseeded_uuid(data: npt.NDArray[np.uint8], start: int) -> tuple[bool, np.uint64]:
+    """Whether 36 characters are a UUID (8-4-4-4-12 hexadecimal digits), and the hash of its 16 bytes."""
+    state = _FNV_BASIS
+    position = 0
+    while position < _UUID_TEXT_BYTES:
+        if position in (8, 13, 18, 23):
+            if data[start + position] != _DASH:
+                return False, state
+            position += 1
+        high, low = _hex_digit(data[start + position]), _hex_digit(data[start + position + 1])
+        if high < 0 or low < 0:
+            return False, state
+        state = (state ^ np.uint64(16 * high + low)) * _FNV_PRIME
+        position += 2
+    return True, mix(state ^ _TEXT_SALT)
+
+
 @njit(nogil=True)
 def _unseeded_text(data: npt.NDArray[np.uint8], start: int, stop: int) -> np.uint64:
     is_int, value = parse_int(data, start, stop)
     if is_int:
         return _unseeded_int(value)
+    if stop - start == _UUID_TEXT_BYTES and data[start + 8] == _DASH:
+        is_uuid, value_of_uuid = _unseeded_uuid(data, start)
+        if is_uuid:
+            return value_of_uuid
     state = _FNV_BASIS
     if stop - start > _LONG_TEXT_BYTES:
         while stop - start >= 8:
@@ -161,10 +195,14 @@ def seed_of(name: str, seed: int) -> np.uint64:
 
 
 def utf8_buffers(array: pa.Array) -> tuple[npt.NDArray[np.uint8], npt.NDArray[Any]]:
-    """The bytes and the `num_rows + 1` offsets of a string array, without a copy where Arrow allows it."""
-    if pa.types.is_string_view(array.type):
+    """The bytes and the `num_rows + 1` offsets of an array of strings or bytes, without a copy where Arrow allows it."""
+    kind = array.type
+    if pa.types.is_string_view(kind):
         array = array.cast(pa.large_string())
-    offset_type = np.dtype(np.int64 if pa.types.is_large_string(array.type) else np.int32)
+    elif is_binary(kind) and not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
+        array = array.cast(pa.large_binary())
+    is_large = pa.types.is_large_string(array.type) or pa.types.is_large_binary(array.type)
+    offset_type = np.dtype(np.int64 if is_large else np.int32)
     _, offset_buffer, data_buffer = array.buffers()
     if len(array) == 0 or offset_buffer is None:
         return np.zeros(0, np.uint8), np.zeros(len(array) + 1, offset_type)
@@ -204,8 +242,10 @@ def hash_column(array: pa.Array) -> HashedColumn:
     """The part of hashing that does not depend on a seed.
 
     Args:
-        array: Booleans, integers, floats, strings, dates, times, or a dictionary of these.
+        array: Of any type that `qin.column_types.is_groupable` accepts.
     """
+    if isinstance(array.type, pa.BaseExtensionType):
+        array = array.storage
     kind = array.type
     if pa.types.is_dictionary(kind):
         return _hash_dictionary(array)
@@ -216,7 +256,7 @@ def hash_column(array: pa.Array) -> HashedColumn:
     if pa.types.is_integer(kind) and kind != pa.uint64():
         _unseeded_ints(array.fill_null(0).to_numpy(zero_copy_only=False), out)
     else:
-        _unseeded_texts(*utf8_buffers(array if is_string(kind) else pc.cast(array, pa.string())), out)
+        _unseeded_texts(*utf8_buffers(array if is_string(kind) else byte_text(array)), out)
     return HashedColumn(out, is_null)
 
 
@@ -238,10 +278,10 @@ def _hash_floats(array: pa.Array) -> HashedColumn:
     is_other = np.zeros(len(array), np.bool_)
     if _unseeded_whole_floats(values, out, is_other) > is_null.sum():
         rows = np.flatnonzero(is_other & ~is_null)
-        text = pc.cast(pa.array(values[rows], array.type), pa.string())
-        others = np.empty(rows.size, np.uint64)
-        _unseeded_texts(*utf8_buffers(text), others)
-        out[rows] = others
+        for at, text in float_texts(values[rows]):
+            part = np.empty(at.size, np.uint64)
+            _unseeded_texts(*utf8_buffers(text), part)
+            out[rows[at]] = part
     return HashedColumn(out, is_null)
 
 

@@ -1,7 +1,9 @@
 """Hashes pinned by value and against the definition in plain Python integers."""
 
+import ctypes
 import re
 import struct
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -41,9 +43,16 @@ def reference_mix(value: int) -> int:
 
 def reference_hash(text: str, seed: int) -> int:
     """The definition: a canonical 64-bit integer by its number, other text by its bytes, FNV-1a or eight at a time."""
+    if re.fullmatch(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", text):
+        return reference_bytes_hash(bytes.fromhex(text.replace("-", "")), seed)
     if re.fullmatch(r"-?(0|[1-9][0-9]*)", text, re.ASCII) and text != "-0" and -(2**63) <= int(text) < 2**63:
         return reference_mix(reference_mix(((int(text) & MASK) + 0x9E3779B97F4A7C15) & MASK) ^ seed)
-    state, data = 0xCBF29CE484222325, text.encode()
+    return reference_bytes_hash(text.encode(), seed)
+
+
+def reference_bytes_hash(data: bytes, seed: int) -> int:
+    """Of anything that is no integer."""
+    state = 0xCBF29CE484222325
     if len(data) > 64:
         words = len(data) // 8
         for word in struct.unpack(f"<{words}Q", data[: 8 * words]):
@@ -117,19 +126,63 @@ def test_integers_beyond_64_bits_are_text(value: int) -> None:
 @example(2.0**63)
 @example(-0.0)
 def test_floats_equal_their_integer_or_their_shortest_text(value: float) -> None:
-    is_int = value.is_integer() and -(2**63) <= value < 2**63
-    text = str(int(value)) if is_int else str(pa.scalar(value).cast(pa.string()))
-    assert is_int or float(text) == value
-    assert hashes([value], pa.float64()) == [reference_hash(text, int(SEED))]
+    assert hashes([value], pa.float64()) == [reference_hash(float_text(value), int(SEED))]
+
+
+def float_text(value: float) -> str:
+    """The definition: digits of a whole number; of a fraction the shortest that give back its narrowest float."""
+    if value.is_integer():
+        return str(int(value))
+    narrow = ctypes.c_float(value).value
+    text = np.format_float_positional(np.float32(value) if narrow == value else value, trim="0")
+    shown = str(pa.scalar(value, pa.float32() if narrow == value else pa.float64()).cast(pa.string()))
+    assert float(shown) == float(text)
+    return shown
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.floats(allow_nan=False, allow_infinity=False, width=32))
-def test_32_bit_floats_are_hashed_by_their_own_shortest_text(value: float) -> None:
-    is_int = value.is_integer() and -(2**63) <= value < 2**63
-    text = str(int(value)) if is_int else str(pa.scalar(value, pa.float32()).cast(pa.string()))
-    assert is_int or np.float32(text) == np.float32(value)
-    assert hashes([value], pa.float32()) == [reference_hash(text, int(SEED))]
+@example(np.float32(0.1).item())
+def test_32_bit_floats_equal_their_values_in_64_bits(value: float) -> None:
+    assert hashes([value], pa.float32()) == hashes([value], pa.float64()) == [reference_hash(float_text(value), int(SEED))]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(-(10**6), 10**6), st.integers(0, 5))
+@example(1, 1)
+def test_a_short_decimal_is_one_value_in_text_floats_and_decimals(digits: int, scale: int) -> None:
+    exact = Decimal(digits).scaleb(-scale)
+    value = float(exact)
+    expected = hashes([value], pa.float64())
+    assert hashes([np.float32(value).item()], pa.float64()) == expected  # as widened from 32 bits
+    for kind in (pa.float32(), *(pa.decimal128(12, scale + more) for more in (0, 3)), pa.decimal256(40, 20)):
+        assert hashes([exact if pa.types.is_decimal(kind) else value], kind) == expected
+    assert hashes([float_text(value)], pa.string()) == expected
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(-(10**37), 10**37), st.integers(0, 30))
+@example(2**63, 0)
+@example(10**20, 0)
+@example(5**30, 30)
+def test_decimals_of_many_digits(digits: int, scale: int) -> None:
+    exact = Decimal(digits).scaleb(-scale)
+    if exact == exact.to_integral_value():
+        expected = str(int(exact))
+    elif Decimal(float(exact)) == exact or len(str(exact.normalize()).strip("-0.").replace(".", "")) <= 15:
+        expected = float_text(float(exact))
+    else:
+        expected = f"{exact.normalize():f}"
+    for kind in (pa.decimal128(38, scale), pa.decimal256(76, scale)):
+        assert hashes([exact], kind) == [reference_hash(expected, int(SEED))]
+
+
+@pytest.mark.parametrize("kind", [pa.decimal32(5, 2), pa.decimal64(9, 3), pa.decimal128(20, 0), pa.decimal256(50, 4)])
+def test_decimals_of_every_width_are_numbers(kind: pa.DataType) -> None:
+    array = pa.array([Decimal(7), None, Decimal(-2)], kind)
+    found, is_null = hash_values(array, SEED)
+    assert is_null.tolist() == [False, True, False]
+    assert found[[0, 2]].tolist() == hashes([7, -2], pa.int64())
 
 
 @pytest.mark.parametrize("value", [3, 0, 100, 127])

@@ -1,0 +1,85 @@
+"""Arrow types by what their values are: text, bytes, numbers, moments or lists, whatever width or layout they have."""
+
+import pyarrow as pa
+
+
+def value_type(kind: pa.DataType) -> pa.DataType:
+    """The type of a column's values, behind extension types (a UUID's bytes) and dictionaries."""
+    while True:
+        if isinstance(kind, pa.BaseExtensionType):
+            kind = kind.storage_type
+        elif pa.types.is_dictionary(kind):
+            kind = kind.value_type
+        else:
+            return kind
+
+
+def is_string(kind: pa.DataType) -> bool:
+    """Whether a type holds text."""
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def is_binary(kind: pa.DataType) -> bool:
+    """Whether a type holds bytes, which may be text of a writer that does not say so."""
+    return bool(
+        pa.types.is_binary(kind)
+        or pa.types.is_large_binary(kind)
+        or pa.types.is_binary_view(kind)
+        or pa.types.is_fixed_size_binary(kind)
+    )
+
+
+def is_list(kind: pa.DataType) -> bool:
+    """Whether a type holds lists."""
+    return bool(
+        pa.types.is_list(kind)
+        or pa.types.is_large_list(kind)
+        or pa.types.is_fixed_size_list(kind)
+        or pa.types.is_list_view(kind)
+        or pa.types.is_large_list_view(kind)
+    )
+
+
+def is_number(kind: pa.DataType) -> bool:
+    """Whether a type holds numbers; booleans are none."""
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
+
+
+def is_datetime(kind: pa.DataType) -> bool:
+    """Whether a type holds datetimes or dates."""
+    return bool(pa.types.is_timestamp(kind) or pa.types.is_date(kind))
+
+
+def is_time_span(kind: pa.DataType) -> bool:
+    """Whether a type holds times of day or durations."""
+    return bool(pa.types.is_time(kind) or pa.types.is_duration(kind))
+
+
+def is_groupable(kind: pa.DataType) -> bool:
+    """Whether equal values of a type can be told, so that they may be categories, keys, segments or ids."""
+    kind = value_type(kind)
+    is_plain = is_string(kind) or is_binary(kind) or is_number(kind) or is_datetime(kind) or is_time_span(kind)
+    return bool(is_plain or pa.types.is_boolean(kind) or pa.types.is_null(kind))
+
+
+def may_differ(kind: pa.DataType, other: pa.DataType) -> bool:
+    """Whether equal values of two types could have different canonical texts, such as 3 and the text `3.0`."""
+    return not (_families(kind) & _families(other) or pa.types.is_null(kind) or pa.types.is_null(other))
+
+
+def _families(kind: pa.DataType) -> frozenset[str]:
+    """The families of types in which equal values have equal canonical texts; a type may be in two."""
+    if isinstance(kind, pa.UuidType):
+        return frozenset({"text", "bytes"})
+    kind = value_type(kind)
+    if pa.types.is_fixed_size_binary(kind):
+        return frozenset({"bytes"})  # a digest of 32 bytes is not the text of its digits
+    if is_binary(kind):
+        return frozenset({"text", "bytes"})
+    if is_string(kind):
+        return frozenset({"text"})
+    if is_number(kind) and not pa.types.is_float16(kind):  # three digits: its tenths are not those of wider floats
+        return frozenset({"number"})
+    if is_datetime(kind):
+        return frozenset({"instant"} if pa.types.is_timestamp(kind) and kind.tz is not None else {"datetime"})
+    return frozenset({"time"} if pa.types.is_time(kind) else {str(kind)})
