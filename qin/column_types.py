@@ -1,5 +1,7 @@
 """Arrow types by what their values are: text, bytes, numbers, moments or lists, whatever width or layout they have."""
 
+from collections.abc import Callable
+
 import pyarrow as pa
 
 
@@ -71,15 +73,26 @@ def _families(kind: pa.DataType) -> frozenset[str]:
     """The families of types in which equal values have equal canonical texts; a type may be in two."""
     if isinstance(kind, pa.UuidType):
         return frozenset({"text", "bytes"})
-    kind = value_type(kind)
-    if pa.types.is_fixed_size_binary(kind):
-        return frozenset({"bytes"})  # a digest of 32 bytes is not the text of its digits
-    if is_binary(kind):
-        return frozenset({"text", "bytes"})
-    if is_string(kind):
-        return frozenset({"text"})
-    if is_number(kind) and not pa.types.is_float16(kind):  # three digits: its tenths are not those of wider floats
-        return frozenset({"number"})
-    if is_datetime(kind):
-        return frozenset({"instant"} if pa.types.is_timestamp(kind) and kind.tz is not None else {"datetime"})
-    return frozenset({"time"} if pa.types.is_time(kind) else {str(kind)})
+    plain = value_type(kind)
+    return next((families for is_kind, families in _FAMILIES if is_kind(plain)), frozenset({str(plain)}))
+
+
+def _is_wide_number(kind: pa.DataType) -> bool:
+    return is_number(kind) and not pa.types.is_float16(kind)
+
+
+def _has_zone(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_timestamp(kind) and kind.tz is not None)
+
+
+# The first that fits holds. Fixed-size bytes are no text: a digest is not the text of its hexadecimal digits. Half
+# floats have three digits, so that their tenths are not those of wider floats.
+_FAMILIES: tuple[tuple[Callable[[pa.DataType], bool], frozenset[str]], ...] = (
+    (pa.types.is_fixed_size_binary, frozenset({"bytes"})),
+    (is_binary, frozenset({"text", "bytes"})),
+    (is_string, frozenset({"text"})),
+    (_is_wide_number, frozenset({"number"})),
+    (_has_zone, frozenset({"instant"})),
+    (is_datetime, frozenset({"datetime"})),
+    (pa.types.is_time, frozenset({"time"})),
+)

@@ -1,5 +1,6 @@
 """Encoding of record batches: raw columns to the arrays that shards hold. Stateless, so nothing is fitted here."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from qin.buckets import FIRST_VALUE_BUCKET, NULL_BUCKET
 from qin.errors import DataError
 from qin.prepare.sequences import BadTokenError, encode_sequence
 from qin.raw.hashing import bucket_of, hash_values, seed_of
-from qin.raw.values import encode_label
+from qin.raw.values import encode_label, refuse_rounded
 from qin.runtime.jit import njit
 from qin.schema import Field, Schema
 from qin.shards.files import Arrays, Group
@@ -96,27 +97,23 @@ class BatchEncoder:
     def _categorical(
         self, column: pa.Array, field: Field, first_row: int
     ) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.bool_]]:
-        if pa.types.is_floating(column.type):
-            self._refuse_infinite(column, field.name, first_row)
+        refuse_rounded(column, file=self._file, column=field.name, first_row=first_row)
         return hash_values(column, self._seeds[field.vocabulary])
 
     def _numeric(self, column: pa.Array, name: str, first_row: int, out: npt.NDArray[np.float32]) -> int:
         """Fill `out (num_rows,)`, NaN where missing; returns how many are."""
+        if pa.types.is_decimal(column.type):  # by way of 64 bits: Arrow's direct cast is a digit off
+            column = column.cast(pa.float64(), safe=False)
         values = pc.cast(column, pa.float32(), safe=False).to_numpy(zero_copy_only=False)
         num_missing, row = _copy_finite(values, out)
         if row >= 0:
             value = column[row].as_py()
-            rule = "infinite" if np.isinf(value) else "too large for 32-bit floats"
+            rule = "infinite" if math.isinf(value) else "too large for 32-bit floats"
             raise DataError(f"{self._file}: column {name}, row {first_row + row}: {rule}: {value!r}")
         return num_missing
 
-    def _refuse_infinite(self, column: pa.Array, name: str, first_row: int) -> None:
-        is_infinite = np.isinf(column.to_numpy(zero_copy_only=False))
-        if is_infinite.any():
-            row = int(np.flatnonzero(is_infinite)[0])
-            raise DataError(f"{self._file}: column {name}, row {first_row + row}: infinite: {column[row].as_py()!r}")
-
     def _sequence(self, column: pa.Array, field: Field, first_row: int, out: npt.NDArray[Any]) -> Any:
+        refuse_rounded(column, file=self._file, column=field.name, first_row=first_row)
         try:
             return encode_sequence(column, num_buckets=field.num_buckets, seed=self._seeds[field.vocabulary], out=out)
         except BadTokenError as error:

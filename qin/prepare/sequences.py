@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from qin.buckets import FIRST_VALUE_BUCKET, NULL_BUCKET
+from qin.column_types import is_list
 from qin.raw.hashing import (
     bucket_of,
     hash_int,
@@ -23,7 +24,6 @@ from qin.raw.hashing import (
     utf8_buffers,
 )
 from qin.runtime.jit import njit
-from qin.schema import is_list
 
 _COMMA, _SPACE, _TAB, _PLUS, _MINUS, _ZERO = 44, 32, 9, 43, 45, 48
 _SAFE_DIGITS = 18

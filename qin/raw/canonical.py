@@ -26,6 +26,7 @@ from qin.column_types import is_binary, is_datetime, is_string
 
 _EXACT_DIGITS = 15
 _UUID_BYTES = 16
+_SHOWN_CHARACTERS = 60
 _DECIMALS = Context(prec=100)  # 256-bit decimals have 76 digits; Python's own context would round to 28
 
 
@@ -64,6 +65,20 @@ def byte_text(array: pa.Array) -> pa.Array:
         return _moment_texts(array)
     text = array.cast(pa.string())
     return _without_zeros(text) if pa.types.is_time(kind) and kind.unit != "s" else text
+
+
+def shown(array: pa.Array, row: int) -> str:
+    """A value as a message shows it: bytes and text that is not UTF-8 escaped, long values cut in the middle."""
+    value = array.slice(row, 1)
+    if pa.types.is_dictionary(value.type):
+        value = value.dictionary_decode()
+    if value.null_count == 0 and (is_string(value.type) or is_binary(value.type)):
+        text = repr(_escaped(value.cast(pa.large_binary())[0].as_py()))
+    elif value.null_count == 0 and pa.types.is_timestamp(value.type):  # Python's have fewer years and know fewer zones
+        text = str(canonical_text(value)[0])
+    else:
+        text = repr(value[0].as_py())
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:29]}...{text[-29:]}"
 
 
 def float_texts(values: npt.NDArray[Any]) -> Iterator[tuple[npt.NDArray[np.intp], pa.Array]]:

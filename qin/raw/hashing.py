@@ -195,7 +195,7 @@ def seed_of(name: str, seed: int) -> np.uint64:
 
 
 def utf8_buffers(array: pa.Array) -> tuple[npt.NDArray[np.uint8], npt.NDArray[Any]]:
-    """The bytes and the `num_rows + 1` offsets of an array of strings or bytes, without a copy where Arrow allows it."""
+    """The bytes and the `num_rows + 1` offsets of strings or binary, without a copy where Arrow allows it."""
     kind = array.type
     if pa.types.is_string_view(kind):
         array = array.cast(pa.large_string())

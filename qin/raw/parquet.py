@@ -24,7 +24,13 @@ def open_parquet(path: str | Path) -> pq.ParquetFile:
         DataError: If the file is missing, is not a readable Parquet file, or has no rows.
     """
     try:
-        file = pq.ParquetFile(path, pre_buffer=False, buffer_size=_BUFFER_BYTES, page_checksum_verification=True)
+        file = pq.ParquetFile(
+            path,
+            pre_buffer=False,
+            buffer_size=_BUFFER_BYTES,
+            page_checksum_verification=True,
+            coerce_int96_timestamp_unit="us",  # in nanoseconds, Spark's 9999-12-31 would wrap to 1816
+        )
     except FileNotFoundError as error:
         raise DataError(f"{path}: file not found") from error
     except (pa.ArrowException, OSError) as error:

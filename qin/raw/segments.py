@@ -9,12 +9,14 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from qin.column_types import is_groupable
 from qin.errors import DataError, SchemaError
+from qin.raw.canonical import canonical_text
 from qin.raw.hashing import hash_values, seed_of
 from qin.raw.parquet import open_parquet, read_batches
-from qin.schema import is_list
 
 NULL = "null"
+_NULL_IN_TEXT = '"null"'
 _BATCH_ROWS = 65536
 
 Rows = npt.NDArray[np.int64]
@@ -25,7 +27,7 @@ class Segments:
     """Which value of a column each row has.
 
     Attributes:
-        names: Distinct values as canonical text, ascending; null is `null`.
+        names: Distinct values as canonical text, ascending; null and NaN are `null`, the text of this word `"null"`.
         code: Index into `names` of each row, `(num_rows,)`.
     """
 
@@ -46,13 +48,13 @@ def read_segments(file: str | Path, column: str, rows: Rows) -> Segments:
         rows: Row numbers, ascending, `(num_rows,)`.
 
     Raises:
-        SchemaError: If the file has no such column, or it holds lists.
+        SchemaError: If the file has no such column, or its values cannot be compared.
         DataError: If the file cannot be read, or has fewer rows than that.
     """
     number: dict[str, int] = {}
     code = np.empty(rows.size, np.int32)
     for place, values in _selected(file, column, rows):
-        encoded = canonical_text(values).dictionary_encode()
+        encoded = _names(values).dictionary_encode()
         known = [number.setdefault(name, len(number)) for name in encoded.dictionary.to_pylist()]
         code[place] = np.array(known, np.int32)[encoded.indices.to_numpy()]
     names = sorted(number)
@@ -73,7 +75,7 @@ def read_clusters(file: str | Path, column: str, rows: Rows) -> npt.NDArray[np.i
         Numbers from 0 on without a gap, `(num_rows,)`, in no meaningful order.
 
     Raises:
-        SchemaError: If the file has no such column, or it holds lists.
+        SchemaError: If the file has no such column, or its values cannot be compared.
         DataError: If the file cannot be read, or has fewer rows than that.
     """
     hashes, is_null = np.empty(rows.size, np.uint64), np.empty(rows.size, np.bool_)
@@ -85,17 +87,9 @@ def read_clusters(file: str | Path, column: str, rows: Rows) -> npt.NDArray[np.i
     return cluster
 
 
-def canonical_text(values: pa.Array) -> pa.Array:
-    """The text that `qin.raw.hashing` hashes values by: 3, 3.0 and "3" are "3"; null and NaN are "null"."""
-    if pa.types.is_dictionary(values.type):
-        values = values.cast(values.type.value_type)
-    if not pa.types.is_floating(values.type):
-        return pc.fill_null(values.cast(pa.string()), NULL)
-    number = values.cast(pa.float64())
-    is_whole = pc.and_(pc.equal(pc.floor(number), number), pc.less(pc.abs(number), 2.0**63))
-    whole = pc.if_else(is_whole, number, None).cast(pa.int64()).cast(pa.string())
-    text = pc.if_else(pc.is_nan(values), None, values.cast(pa.string()))
-    return pc.fill_null(pc.coalesce(whole, text), NULL)
+def _names(values: pa.Array) -> pa.Array:
+    text = canonical_text(values)
+    return pc.fill_null(pc.if_else(pc.equal(text, NULL), _NULL_IN_TEXT, text), NULL)
 
 
 def _selected(file: str | Path, column: str, rows: Rows) -> Iterator[tuple[slice, pa.Array]]:
@@ -104,8 +98,9 @@ def _selected(file: str | Path, column: str, rows: Rows) -> Iterator[tuple[slice
         names, num_rows = opened.schema_arrow.names, opened.metadata.num_rows
         if column not in names:
             raise SchemaError(f"{file}: no column {column}")
-        if is_list(opened.schema_arrow.field(column).type):
-            raise SchemaError(f"{file}: column {column}: lists cannot group rows")
+        kind = opened.schema_arrow.field(column).type
+        if not is_groupable(kind):
+            raise SchemaError(f"{file}: column {column}: values of type {kind} cannot group rows")
     if rows.size and rows[-1] >= num_rows:
         raise DataError(f"{file}: has {num_rows} rows, row {rows[-1]} was asked for; it is not the file of this run")
     done = 0

@@ -28,6 +28,10 @@ _BLOCK_BYTES = 1 << 20
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
+class Exact(float):
+    """A float that JSON files keep every digit of: a key such as a boundary, not a figure."""
+
+
 @contextmanager
 def atomic_directory(path: Path) -> Iterator[Path]:
     """Give a fresh directory to fill; it takes `path`'s place only if the block succeeds.
@@ -275,7 +279,7 @@ def _rounded(value: Any, path: str) -> Any:
     if isinstance(value, float | np.floating):
         if not math.isfinite(value):
             raise ArtifactError(f"{path}: {value} cannot be written as JSON")
-        return float(f"{value:.{JSON_DIGITS}g}")
+        return float(value) if isinstance(value, Exact) else float(f"{value:.{JSON_DIGITS}g}")
     return value.item() if isinstance(value, np.generic) else value
 
 

@@ -20,7 +20,8 @@ def audit(columns: SplitColumns, assignment: Assignment, *, method: str) -> dict
     Returns:
         JSON values for `metrics/split.json`: `rows`, `base_rate`, `val_share`, `overlap` (keys in both folds), `cold`
         (share of validation rows whose key is not in train), `duplicates` (rows of validation that equal a train row
-        in the row key), `time` (last of train, first of validation).
+        in the row key), `missing` (share of rows without a group or session, each of which is one of its own), `time`
+        (whether all of train is before validation).
     """
     fold = assignment.fold
     is_train, is_val = fold == TRAIN, fold == VALIDATION
@@ -30,6 +31,7 @@ def audit(columns: SplitColumns, assignment: Assignment, *, method: str) -> dict
         "base_rate": {"train": float(columns.label[is_train].mean()), "val": float(columns.label[is_val].mean())},
         "val_share": float(is_val.mean()),
         "duplicates": _in_both(columns.row_hash, is_train, is_val)[1],
+        "missing": {name: float(mask.mean()) for name, mask in sorted(columns.missing.items())},
         "overlap": {},
         "cold": {},
     }

@@ -8,15 +8,17 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from qin.column_types import is_groupable
 from qin.config import DataParams, SplitParams
 from qin.errors import SchemaError
-from qin.raw.hashing import Hashes, hash_column, hash_rows, seed_of
+from qin.raw.hashing import HashedColumn, Hashes, hash_column, hash_rows, seed_of
 from qin.raw.parquet import map_batches, open_parquet, read_batches
-from qin.raw.values import encode_label, time_values
-from qin.runtime.progress import Progress
-from qin.schema import is_list
+from qin.raw.times import TimeColumn
+from qin.raw.values import encode_label, refuse_rounded
+from qin.runtime.progress import Progress, log
 
 _BATCH_ROWS = 4096
+_LONE_KEYS = frozenset({"group", "session"})  # where null is no value that rows could share
 
 
 @dataclass(frozen=True)
@@ -27,21 +29,24 @@ class SplitColumns:
         label: `(num_rows,)`.
         row_hash: `(num_rows,)`, identifies the row.
         time: `(num_rows,)`, or None without a time column.
-        time_type: Arrow type of the time column, or None.
-        keys: Hashes `(num_rows,)` of what the audit compares across folds: `group`, `session`, `target`.
+        time_column: How the times were read, or None.
+        keys: Hashes `(num_rows,)` of what the audit compares across folds: `group`, `session`, `target`. A row whose
+            group or session is missing is one of its own.
+        missing: Whether a row has no group or session `(num_rows,)`, by key.
     """
 
     label: npt.NDArray[np.uint8]
     row_hash: Hashes
     time: npt.NDArray[Any] | None
-    time_type: pa.DataType | None
+    time_column: TimeColumn | None
     keys: dict[str, Hashes] = field(default_factory=dict)
+    missing: dict[str, npt.NDArray[np.bool_]] = field(default_factory=dict)
 
 
 def read_split_columns(
     data: DataParams, split: SplitParams, *, target: Sequence[str], features: Sequence[str]
 ) -> SplitColumns:
-    """Read the columns that the split needs, 17 to 41 bytes of memory per row.
+    """Read the columns that the split needs, 17 to 43 bytes of memory per row.
 
     Args:
         data: File, label and id.
@@ -61,33 +66,41 @@ def read_split_columns(
         keys["group"] = [split.group_key]
     if split.session_key is not None:
         keys["session"] = [key for key in (split.group_key, split.session_key) if key is not None]
-    times = [split.time_col] if split.time_col is not None else []
     named: dict[str, Sequence[str | None]] = {
         "data.label": [data.label],
         "features.target": list(target),
         "split.row_key": row_key,
         "split.group_key": [split.group_key],
         "split.session_key": [split.session_key],
-        "split.time_col": times,
+        "split.time_col": [split.time_col],
     }
     columns_read = _checked_columns(schema, named, file)
-    encoder = _SplitEncoder(file, data.label, {"row": row_key, **keys}, split.time_col, split.seed)
+    time_column = None if split.time_col is None else TimeColumn.of(file, split.time_col)
+    encoder = _SplitEncoder(file, data.label, {"row": row_key, **keys}, time_column, split.seed)
     num_rows = open_parquet(file).metadata.num_rows
     arrays: dict[str, npt.NDArray[Any]] = {}
     batches = read_batches(file, columns=columns_read, batch_rows=_BATCH_ROWS)
     with Progress(num_rows, label=f"split {file}") as progress:
         for first_row, batch, values in map_batches(encoder, batches, num_threads=1):
             for name, part in values.items():
+                kind = np.result_type(part, arrays.get(name, part))  # text of numbers may turn to fractions
                 if name not in arrays:
-                    arrays[name] = np.empty(num_rows, part.dtype)
+                    arrays[name] = np.empty(num_rows, kind)
+                arrays[name] = arrays[name].astype(kind, copy=False)
                 arrays[name][first_row : first_row + part.size] = part
             progress.advance(batch.num_rows)
+    missing = {key: arrays[f"missing.{key}"] for key in sorted(keys.keys() & _LONE_KEYS)}
+    for key, mask in missing.items():
+        if mask.any():
+            share, names = f"{mask.mean():.2%}", " or ".join(keys[key])
+            log.info("%s: %s of the rows have no %s (%s); each is one of its own", file, share, key, names)
     return SplitColumns(
         label=arrays["label"],
         row_hash=arrays["row"],
         time=arrays.get("time"),
-        time_type=schema.field(times[0]).type if times else None,
+        time_column=time_column,
         keys={name: arrays[name] for name in keys},
+        missing=missing,
     )
 
 
@@ -99,14 +112,14 @@ class _SplitEncoder:
         file: For messages.
         label: Column of the label.
         keys: Columns of each hash.
-        time: Column of the time, or None.
+        time: The time column, or None.
         seed: Seed of the hashes.
     """
 
     file: str
     label: str
     keys: Mapping[str, Sequence[str]]
-    time: str | None
+    time: TimeColumn | None
     seed: int
 
     def __call__(self, first_row: int, batch: pa.RecordBatch) -> dict[str, npt.NDArray[Any]]:
@@ -117,21 +130,27 @@ class _SplitEncoder:
         hashed = {name: hash_column(batch.column(name)) for name in set().union(*self.keys.values())}
         for key, columns in self.keys.items():
             values[key] = hash_rows([hashed[name] for name in columns], seed_of(f"split.{key}", self.seed))
+        for key in self.keys.keys() & _LONE_KEYS:
+            for name in self.keys[key]:
+                refuse_rounded(batch.column(name), file=file, column=name, first_row=first_row)
+            is_missing = np.logical_or.reduce([hashed[name].is_null for name in self.keys[key]])
+            alone = HashedColumn(values["row"][is_missing], np.zeros(is_missing.sum(), np.bool_))
+            values[key][is_missing] = hash_rows([alone], seed_of(f"split.{key}.row", self.seed))
+            values[f"missing.{key}"] = is_missing
         if self.time is not None:
-            time = batch.column(self.time)
-            values["time"] = time_values(time, file=file, column=self.time, first_row=first_row)
+            values["time"] = self.time.values(batch.column(self.time.name), first_row=first_row)
         return values
 
 
 def _checked_columns(schema: pa.Schema, named: Mapping[str, Sequence[str | None]], file: str) -> list[str]:
-    """The columns that settings name, once each, if all of them are there and none holds lists."""
+    """The columns that settings name, once each, if all are there and can be compared."""
     pairs = [(key, name) for key, names in named.items() for name in names if name is not None]
     problems = [f"{file}: {key}: no column {name}" for key, name in pairs if name not in schema.names]
     present = sorted({name for _, name in pairs if name in schema.names})
     problems += [
-        f"{file}: column {name}: lists cannot identify a row or a group"
+        f"{file}: column {name}: values of type {schema.field(name).type} cannot identify a row or a group"
         for name in present
-        if is_list(schema.field(name).type)
+        if not is_groupable(schema.field(name).type)
     ]
     if problems:
         raise SchemaError("\n".join(problems))

@@ -5,8 +5,10 @@ are returned and can be given back (frozen), after which appended rows never mov
 so that thresholds are exact in JSON and YAML.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import partial
 from typing import Any
 
@@ -16,17 +18,22 @@ import numpy.typing as npt
 from qin.config import SplitParams
 from qin.errors import ConfigError, DataError
 from qin.raw.hashing import Hashes
-from qin.raw.values import MICROSECONDS, is_datetime, parse_start
+from qin.raw.times import MICROSECONDS, TimeColumn
+from qin.runtime.files import Exact
 from qin.runtime.jit import njit
+from qin.runtime.progress import log
 from qin.shards.folds import EXCLUDED, TRAIN, VALIDATION, Assignment, Folds
 from qin.split.columns import SplitColumns
 
 # A group above this share of all rows could move the validation share visibly, so it is placed, not drawn.
 LARGE_GROUP_SHARE = 0.0025
-_LARGE = "large_"
+_LARGE, _MISSING = "large_", "missing"
 
 _POSITION_SHIFT = np.uint64(11)
+_END = 1 << 53  # of the positions
 _CHUNK_ROWS = 1 << 20
+
+Mask = npt.NDArray[np.bool_]
 
 
 def stratified(
@@ -58,37 +65,56 @@ def _smallest(position: Hashes, share: float) -> int:
     """The threshold below which this share of the positions is."""
     count = round(share * position.size)
     if count == position.size:
-        return 1 << 53
+        return _END
     position.partition(count)
     return int(position[count])
 
 
-def grouped(group_hash: Hashes, *, val_ratio: float, thresholds: Mapping[str, int] | None) -> Assignment:
-    """Draw whole groups.
+def grouped(
+    group_hash: Hashes,
+    *,
+    val_ratio: float,
+    thresholds: Mapping[str, int] | None,
+    is_missing: Mask | None = None,
+) -> Assignment:
+    """Draw whole groups, and rows without a group one by one.
 
     Groups below `LARGE_GROUP_SHARE` of the rows are in validation when their hash is below a threshold. Larger ones
     are placed one by one, in the order of their hashes, as long as they fit; so the validation share is within half
-    the largest small group of `val_ratio` wherever the large groups allow it.
+    the largest small group of `val_ratio` wherever the large groups allow it. Rows without a group have a threshold of
+    their own, so that the same share of them validates, however large the groups are.
 
     Args:
-        group_hash: `(num_rows,)`, a seeded hash of each row's group.
+        group_hash: `(num_rows,)`, a seeded hash of each row's group, or of the row where it has none.
         val_ratio: Share of rows in validation.
-        thresholds: `group` and `large_<hash>` of an earlier run, or None to compute them.
+        thresholds: `group`, `large_<hash>` and `missing` of an earlier run, or None to compute them.
+        is_missing: `(num_rows,)`, whether the row has no group; None where all have one.
 
     Raises:
         ValueError: If a frozen threshold is missing.
     """
-    groups, counts = _groups(group_hash)
-    used = _group_thresholds(groups, counts, val_ratio) if thresholds is None else dict(thresholds)
+    if is_missing is not None and not is_missing.any():
+        is_missing = None
+    groups, counts = _groups(group_hash if is_missing is None else group_hash[~is_missing])
+    if thresholds is None:
+        threshold = round(val_ratio * _END)  # for appended rows alone, where there are none yet
+        if is_missing is not None:
+            threshold = _smallest(group_hash[is_missing] >> _POSITION_SHIFT, val_ratio)
+        used = {**_group_thresholds(groups, counts, val_ratio), _MISSING: threshold}
+    else:
+        used = dict(thresholds)
     details = {
         "num_groups": groups.size,
         "num_groups_val": int(_place_groups(groups, used).sum()),
-        "largest_group": int(counts.max()),
+        "largest_group": int(counts.max(initial=0)),
     }
     fold = np.empty(group_hash.size, np.uint8)
     for start in range(0, fold.size, _CHUNK_ROWS):
         rows = slice(start, start + _CHUNK_ROWS)
-        fold[rows] = _place_groups(group_hash[rows] >> _POSITION_SHIFT, used)
+        position = group_hash[rows] >> _POSITION_SHIFT
+        fold[rows] = _place_groups(position, used)
+        if is_missing is not None:
+            fold[rows][is_missing[rows]] = position[is_missing[rows]] < np.uint64(_frozen(used, _MISSING))
     return Assignment(fold, used, details)
 
 
@@ -123,10 +149,10 @@ def _group_thresholds(groups: Hashes, counts: npt.NDArray[np.int32], val_ratio: 
         room -= count if fits else 0
         large[f"{_LARGE}{group:014x}"] = int(fits)
     if is_large.all():  # the threshold is for appended groups alone
-        return {"group": round(val_ratio * (1 << 53)), **large}
+        return {"group": round(val_ratio * _END), **large}
     taken = _nearest(np.cumsum(np.where(is_large, 0, counts)), room)
     small = np.flatnonzero(~is_large[taken:])[:1]  # the first small group that is not taken
-    return {"group": int(groups[taken + small[0]]) if small.size else 1 << 53, **large}
+    return {"group": int(groups[taken + small[0]]) if small.size else _END, **large}
 
 
 def _nearest(cumulative: npt.NDArray[np.int64], room: float) -> int:
@@ -173,8 +199,12 @@ def by_time(
         ValueError: If no boundary leaves rows on both sides.
     """
     boundary = _boundary(time, val_ratio) if start is None else start
-    fold = (time >= boundary).astype(np.uint8)
-    fold[(time < boundary) & (time > boundary - embargo)] = EXCLUDED
+    first, latest = boundary, boundary - embargo
+    if time.dtype.kind == "i":  # compared as integers: 64-bit floats would confuse neighbours beyond 2^53
+        first, latest = math.ceil(boundary), math.floor(Fraction(boundary) - Fraction(embargo))
+    is_val = time >= first
+    fold = is_val.astype(np.uint8)
+    fold[~is_val & (time > latest)] = EXCLUDED
     details: dict[str, Any] = {}
     if session_hash is not None:
         is_crossing = fold == VALIDATION
@@ -184,9 +214,7 @@ def by_time(
             fold[is_crossing] = EXCLUDED
     if not (fold == TRAIN).any() or not (fold == VALIDATION).any():
         raise ValueError(f"the boundary {boundary} leaves no row on one side of it")
-    return Assignment(
-        fold, {}, {"boundary": boundary.item() if isinstance(boundary, np.generic) else boundary, **details}
-    )
+    return Assignment(fold, {}, {"boundary": boundary, **details})
 
 
 def _boundary(time: npt.NDArray[Any], val_ratio: float) -> Any:
@@ -194,7 +222,7 @@ def _boundary(time: npt.NDArray[Any], val_ratio: float) -> Any:
     if times.size < 2:
         raise ValueError(f"all rows have the same time {times[0]}")
     share = np.cumsum(counts[::-1])[::-1][1:] / time.size
-    return times[1:][int(np.argmin(np.abs(share - val_ratio)))]
+    return times[1:][int(np.argmin(np.abs(share - val_ratio)))].item()
 
 
 def _frozen(thresholds: Mapping[str, int], name: str) -> int:
@@ -268,25 +296,35 @@ def _assign_stratified(columns: SplitColumns, split: SplitParams) -> Assignment:
 
 
 def _assign_grouped(columns: SplitColumns, split: SplitParams, *, key: str) -> Assignment:
-    return grouped(columns.keys[key], val_ratio=split.val_ratio, thresholds=split.thresholds)
+    return grouped(
+        columns.keys[key], val_ratio=split.val_ratio, thresholds=split.thresholds, is_missing=columns.missing[key]
+    )
 
 
 def _assign_by_time(columns: SplitColumns, split: SplitParams) -> Assignment:
     assert columns.time is not None, "config demands time_col for the time method"
-    assert columns.time_type is not None
-    start = split.time_val_start
-    is_moment = is_datetime(columns.time_type)
+    assert columns.time_column is not None
+    column = columns.time_column
     assignment = by_time(
         columns.time,
         val_ratio=split.time_val_ratio,
-        start=None if start is None else parse_start(start, columns.time_type),
-        embargo=split.time_embargo * (MICROSECONDS if is_moment else 1),
+        start=None if split.time_val_start is None else _start(split.time_val_start, column),
+        embargo=round(split.time_embargo * MICROSECONDS) if column.is_moment else split.time_embargo,
         session_hash=columns.keys.get("session"),
         drop_crossing=split.cross_boundary_sessions == "drop",
     )
-    boundary = assignment.details["boundary"]
-    shown = str(np.datetime64(boundary, "us")) if is_moment else boundary
+    boundary = column.show(assignment.details["boundary"])
+    shown = Exact(boundary) if isinstance(boundary, float) else boundary
     return replace(assignment, details={**assignment.details, "boundary": shown})
+
+
+def _start(text: str | float, column: TimeColumn) -> float | int:
+    """The first time of validation in the column's numbers; says which zone it was read in."""
+    start = column.parse(text)
+    if column.is_moment:
+        clock = f"zone {column.zone}" if column.zone else "own clock, which has no zone"
+        log.info("split.time_val_start %s: %s by column %s's %s", text, column.show(start), column.name, clock)
+    return start
 
 
 # To add a method: its entry here, and its name in `qin.config.SplitParams.method` with the column it needs.

@@ -1,13 +1,16 @@
 """Whole batches against a slow, obvious reference in plain Python."""
 
 import math
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qin.errors import DataError
 from qin.prepare.encode import BatchEncoder
 from qin.raw.hashing import seed_of
 from qin.schema import Field, FieldKind, Schema
@@ -43,7 +46,7 @@ ROWS = st.fixed_dictionaries(
     {
         "text": st.none() | st.text(max_size=80) | INTEGERS.map(str),
         "whole": st.none() | INTEGERS,
-        "real": st.none() | st.floats(allow_infinity=False, width=32) | st.integers(-(2**24), 2**24).map(float),
+        "real": st.none() | st.floats(-16777215.0, 16777215.0, width=32) | st.integers(1 - 2**24, 2**24 - 1).map(float),
         "price": st.none() | st.floats(allow_infinity=False, width=32),
         "seq": st.none() | SEQUENCES,
         "clicked": st.integers(0, 1),
@@ -96,3 +99,38 @@ def test_a_batch_equals_the_reference(rows: list[dict[str, Any]]) -> None:
         assert found.arrays["label"][i].tolist() == [row["clicked"]]
     assert found.num_missing.tolist() == [sum(row["price"] is None or math.isnan(row["price"]) for row in rows)]
     assert found.hashes["whole"][1].tolist() == [row["whole"] is None for row in rows]
+
+
+def numeric(array: pa.Array) -> Any:
+    fields = (Field("c", FieldKind.CATEGORICAL, vocabulary="c", num_buckets=9), Field("x", FieldKind.NUMERIC))
+    schema = Schema(fields=fields, target=("c",), label="y", id="ID", hash_seed=0)
+    batch = pa.record_batch({"c": pa.array([1] * len(array)), "x": array})
+    return BatchEncoder(schema, layout(schema, with_label=False), file="log")(10, batch)
+
+
+def test_decimals_are_the_floats_of_their_value() -> None:
+    values = [f"{number / 100:.2f}" for number in range(-500, 500, 7)]
+    expected = np.array([float(value) for value in values], np.float32)
+    for kind in (pa.decimal32(9, 2), pa.decimal64(12, 2), pa.decimal128(30, 4), pa.decimal256(50, 2)):
+        found = numeric(pa.array([*(Decimal(value) for value in values), None], kind))
+        assert found.arrays["numeric"][:-1, 0].tolist() == expected.tolist()
+        assert np.isnan(found.arrays["numeric"][-1, 0])
+        assert found.num_missing.tolist() == [1]
+    with pytest.raises(DataError, match=r"^log: column x, row 10: too large for 32-bit floats: 1e\+70$"):
+        numeric(pa.array([Decimal(10) ** 70], pa.decimal256(76)))
+
+
+def test_a_numeric_column_without_a_type_is_missing() -> None:
+    found = numeric(pa.nulls(3))
+    assert np.isnan(found.arrays["numeric"]).all()
+    assert found.num_missing.tolist() == [3]
+
+
+def test_an_id_in_floats_that_may_have_been_rounded_is_refused() -> None:
+    row = {name: pa.array([None], kind) for name, kind in TYPES.items()}
+    for name, array in (("real", pa.array([2.0**24], pa.float32())), ("seq", pa.array([[2.0**53]]))):
+        batch = pa.record_batch({**row, name: array, "clicked": pa.array([0])})
+        with pytest.raises(
+            DataError, match=rf"^log: column {name}, row 7: an id in \d\d-bit floats, which are rounded"
+        ):
+            BatchEncoder(SCHEMA, layout(SCHEMA, with_label=True), file="log")(7, batch)

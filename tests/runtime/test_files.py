@@ -195,3 +195,10 @@ def test_fingerprints_are_pinned_and_follow_content() -> None:
 def test_json_bytes_are_what_python_writes(tmp_path: Path) -> None:
     write_json(tmp_path / "m.json", {"a": 0.5, "b": {"c": 1}})
     assert (tmp_path / "m.json").read_text() == json.dumps({"a": 0.5, "b": {"c": 1}}, indent=2) + "\n"
+
+
+def test_a_key_keeps_every_digit_beside_figures(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"boundary": Exact(1650694105.25), "share": 1650694105.25})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"boundary": 1650694105.25, "share": 1650690000.0}
+    with pytest.raises(ArtifactError, match="^boundary: nan cannot be written as JSON$"):
+        write_json(tmp_path / "a.json", {"boundary": Exact("nan")})

@@ -1,17 +1,23 @@
 """From a Parquet file to folds and their audit, for the four methods, against brute force over Python rows."""
 
+import json
 import re
 from collections.abc import Mapping
 from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
 from qin.config import SplitParams
 from qin.errors import ArtifactError, ConfigError, DataError, SchemaError
+from qin.raw.times import TimeColumn, TimeForm
+from qin.runtime.files import write_json
 from qin.shards.folds import EXCLUDED, TRAIN, VALIDATION, Assignment, read_folds, write_folds
 from qin.split.audit import audit, check
 from qin.split.columns import SplitColumns, read_split_columns
@@ -116,7 +122,9 @@ def brute_force_audit(log: Columns, fold: list[int], split: SplitParams) -> dict
     """The audit over Python tuples instead of hashes."""
 
     def keys(*names: str) -> list[tuple[Any, ...]]:
-        return list(zip(*(log[name].to_pylist() for name in names), strict=True))
+        """Of each row; where one part is missing, the row's alone."""
+        found = zip(*(log[name].to_pylist() for name in names), strict=True)
+        return [(row,) if None in key else key for row, key in enumerate(found)]
 
     def of(values: list[Any], number: int) -> list[Any]:
         return [value for value, where in zip(values, fold, strict=True) if where == number]
@@ -126,6 +134,7 @@ def brute_force_audit(log: Columns, fold: list[int], split: SplitParams) -> dict
         compared["group"] = keys(split.group_key)
     if split.session_key:
         compared["session"] = keys(*([split.group_key] if split.group_key else []), split.session_key)
+    group = log[split.group_key].to_pylist() if split.group_key else []
     label, row = log["clicked"].to_pylist(), keys(*(split.row_key or ["ID"]))
     train, val = of(label, TRAIN), of(label, VALIDATION)
     figures: dict[str, Any] = {
@@ -134,6 +143,11 @@ def brute_force_audit(log: Columns, fold: list[int], split: SplitParams) -> dict
         "base_rate": {"train": sum(train) / len(train), "val": sum(val) / len(val)},
         "val_share": len(val) / len(fold),
         "duplicates": sum(key in set(of(row, TRAIN)) for key in of(row, VALIDATION)),
+        "missing": {
+            name: values.count(None) / len(fold)
+            for name, values in (("group", group), ("session", group or log["session"].to_pylist()))
+            if name in compared
+        },
         "overlap": {
             name: len(set(of(values, TRAIN)) & set(of(values, VALIDATION)))
             for name, values in compared.items()
@@ -217,7 +231,7 @@ def test_a_divided_time_is_out_of_order() -> None:
         label=np.array([0, 1, 0, 1], np.uint8),
         row_hash=np.arange(4, dtype=np.uint64),
         time=np.array([1, 2, 2, 3]),
-        time_type=pa.int64(),
+        time_column=TimeColumn("log", "day", TimeForm.NUMBER),
     )
     for fold, in_order in (([0, 0, 1, 1], False), ([0, 1, 1, 1], True), ([0, 2, 1, 1], True)):
         figures = audit(columns, Assignment(np.array(fold, np.uint8), {}, {}), method="time")
@@ -269,7 +283,7 @@ def test_a_missing_column_is_named_with_its_key(
 
 def test_a_list_column_cannot_identify_rows(tmp_path: Path, log: Columns) -> None:
     file = write_log(tmp_path / "a.parquet", {**log, "tags": pa.array([[1]] * NUM_ROWS)})
-    with pytest.raises(SchemaError, match=r"column tags: lists cannot identify a row or a group$"):
+    with pytest.raises(SchemaError, match=r"column tags: values of type list<.*> cannot identify a row or a group$"):
         read(file, split_params("group_user", group_key="tags"))
 
 
@@ -331,3 +345,154 @@ def test_the_first_day_of_validation_may_be_a_date(tmp_path: Path, log: Columns)
     _, assignment = split_file(file, split_params("time", time_col="moment", time_val_start="2022-05-04"))
     is_late = [day >= date(2022, 5, 4) for day in days["moment"].to_pylist()]
     assert (assignment.fold == VALIDATION).tolist() == is_late
+
+
+def uuid_columns(numbers: list[int | None]) -> dict[str, pa.Array]:
+    """The same UUIDs as writers store them."""
+    raw = [None if number is None else UUID(int=(number * 7919) | (0xFE << 120)).bytes for number in numbers]
+    text = [None if value is None else str(UUID(bytes=value)) for value in raw]
+    return {
+        "fixed": pa.array(raw, pa.binary(16)),
+        "uuid": pa.ExtensionArray.from_storage(pa.uuid(), pa.array(raw, pa.binary(16))),
+        "binary": pa.array(raw, pa.binary()),
+        "view": pa.array(raw, pa.binary_view()),
+        "text": pa.array(text),
+        "capitals": pa.array([None if value is None else value.upper() for value in text], pa.large_string()),
+        "dictionary": pa.array(text).dictionary_encode(),
+    }
+
+
+@pytest.mark.parametrize("method", ["group_user", "group_session", "stratified"])
+def test_a_key_of_uuids_gives_the_same_folds_in_every_type(tmp_path: Path, log: Columns, method: str) -> None:
+    numbers = [None if user is None else int(user[1:]) for user in log["user"].to_pylist()]
+    split = split_params(method, group_key="user", session_key="session", row_key=["user", "item", "day"])
+    folds = {}
+    for name, users in uuid_columns(numbers).items():
+        file = write_log(tmp_path / f"{name}.parquet", {**log, "user": users})
+        folds[name] = split_file(file, split)[1].fold.tolist()
+    assert all(fold == folds["text"] for fold in folds.values())
+
+
+def test_a_key_in_floats_that_may_have_been_rounded_is_refused(tmp_path: Path, log: Columns) -> None:
+    users = np.arange(NUM_ROWS, dtype=np.float64)
+    users[77] = 2.0**53
+    file = write_log(tmp_path / "a.parquet", {**log, "user": pa.array(users)})
+    with pytest.raises(DataError) as caught:
+        read(file, split_params("group_user", group_key="user"))
+    assert str(caught.value) == (
+        f"{file}: column user, row 77: an id in 64-bit floats, which are rounded from 2^53 on; store the column as "
+        "integers or text: 9007199254740992.0"
+    )
+
+
+@pytest.mark.parametrize(
+    "kind", [pa.string(), pa.float64(), pa.dictionary(pa.int16(), pa.string()), pa.null()], ids=str
+)
+def test_a_row_without_a_user_is_a_group_of_its_own(
+    tmp_path: Path, log: Columns, kind: pa.DataType, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="qin")
+    is_missing = np.random.default_rng(3).random(NUM_ROWS) < (2 if pa.types.is_null(kind) else 0.3)
+    number = np.arange(NUM_ROWS) % 40
+    users = [None if missing else float(n) for n, missing in zip(number, is_missing, strict=True)]
+    array = pa.array(users) if kind != pa.float64() else pa.array([np.nan if user is None else user for user in users])
+    array = (
+        array.cast(pa.int64()).cast(pa.string()).dictionary_encode()
+        if pa.types.is_dictionary(kind)
+        else array.cast(kind)
+    )
+    file = write_log(tmp_path / "a.parquet", {**log, "user": array})
+    split = split_params("group_user", group_key="user")
+    columns, assignment = split_file(file, split)
+    assert columns.missing["group"].tolist() == is_missing.tolist()
+    assert np.unique(columns.keys["group"][is_missing]).size == is_missing.sum()
+    share = assignment.fold[is_missing].mean()
+    assert share == pytest.approx(split.val_ratio, abs=1 / is_missing.sum())
+    figures = audit(columns, assignment, method=split.method)
+    check(figures, file=file)
+    assert figures["missing"] == {"group": is_missing.mean()}
+    assert f"{is_missing.mean():.2%} of the rows have no group (user); each is one of its own" in caplog.text
+
+
+def test_a_row_without_a_session_does_not_cross_the_boundary(tmp_path: Path, log: Columns) -> None:
+    split = split_params("time", time_col="day", session_key="session", cross_boundary_sessions="drop")
+    file = write_log(tmp_path / "a.parquet", {**log, "session": pa.nulls(NUM_ROWS)})
+    columns, assignment = split_file(file, split)
+    assert assignment.details["num_crossing_sessions"] == 0
+    assert not (assignment.fold == EXCLUDED).any()
+    assert audit(columns, assignment, method="time")["missing"] == {"session": 1.0}
+
+
+@pytest.mark.parametrize("form", ["%Y-%m-%d", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%SZ"])
+def test_iso_text_gives_the_folds_of_its_datetimes(tmp_path: Path, log: Columns, form: str) -> None:
+    split = split_params("time", time_col="moment", time_val_start="2022-05-04", time_embargo=86401)
+    texts = pa.array([moment.strftime(form) for moment in log["moment"].to_pylist()])
+    found = split_file(write_log(tmp_path / "a.parquet", {**log, "moment": texts}, row_group_rows=70), split)[1]
+    expected = split_file(write_log(tmp_path / "b.parquet", log), split)[1]
+    assert found.fold.tolist() == expected.fold.tolist()
+
+
+def test_a_start_without_an_offset_is_in_the_columns_zone(
+    tmp_path: Path, log: Columns, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="qin")
+    midnights = log["moment"].cast(pa.timestamp("us"))
+    in_seoul = pc.assume_timezone(midnights, "Asia/Seoul")
+    split = split_params("time", time_col="moment", time_val_start="2022-05-04")
+    found = split_file(write_log(tmp_path / "a.parquet", {**log, "moment": in_seoul}), split)[1]
+    expected = split_file(write_log(tmp_path / "b.parquet", log), split)[1]
+    assert found.fold.tolist() == expected.fold.tolist()
+    assert found.details["boundary"] == "2022-05-04T00:00:00+09:00"
+    assert "time_val_start 2022-05-04: 2022-05-04T00:00:00+09:00 by column moment's zone Asia/Seoul" in caplog.text
+
+
+def test_an_unknown_zone_is_one_line_where_it_matters(tmp_path: Path, log: Columns) -> None:
+    moments = log["moment"].cast(pa.timestamp("us", "Mars/Phobos"))
+    file = write_log(tmp_path / "a.parquet", {**log, "moment": moments})
+    with pytest.raises(
+        ConfigError, match=r"^params\.yaml: split: .*: column moment: its time zone 'Mars/Phobos' is unknown"
+    ):
+        split_file(file, split_params("time", time_col="moment", time_val_start="2022-05-04"))
+    boundary = split_file(file, split_params("time", time_col="moment"))[1].details["boundary"]
+    assert boundary.endswith("+00:00")
+
+
+@pytest.mark.parametrize("scale", [1.0, 1.1])
+@pytest.mark.parametrize(
+    "kind", [pa.float64(), pa.float32(), pa.string(), pa.int64(), pa.timestamp("us", "Asia/Seoul")], ids=str
+)
+def test_the_boundary_of_the_metrics_freezes_the_split(
+    tmp_path: Path, log: Columns, kind: pa.DataType, scale: float
+) -> None:
+    seconds = 1_650_000_000 + np.arange(NUM_ROWS) * 1000.0 * scale
+    times = pa.array(seconds).cast(pa.float64() if kind in (pa.float64(), pa.string()) else pa.int64(), safe=False)
+    file = write_log(tmp_path / "a.parquet", {**log, "ts": times.cast(kind, safe=False)})
+    split = split_params("time", time_col="ts")
+    columns, assignment = split_file(file, split)
+    write_json(tmp_path / "split.json", audit(columns, assignment, method="time"))
+    boundary = json.loads((tmp_path / "split.json").read_text())["boundary"]
+    frozen = split.model_copy(update={"time_val_start": boundary})
+    assert split_file(file, frozen)[1].fold.tolist() == assignment.fold.tolist()
+
+
+def test_int96_and_int64_with_an_open_end_give_the_same_folds(tmp_path: Path, log: Columns) -> None:
+    moments = log["moment"].cast(pa.timestamp("us")).to_pylist()
+    moments[::50] = [datetime(9999, 12, 31)] * len(moments[::50])
+    table = pa.table({**log, "moment": pa.array(moments, pa.timestamp("us"))})
+    folds = []
+    for is_int96 in (True, False):
+        pq.write_table(table, tmp_path / "log.parquet", use_deprecated_int96_timestamps=is_int96)
+        assignment = split_file(str(tmp_path / "log.parquet"), split_params("time", time_col="moment"))[1]
+        folds.append(assignment.fold.tolist())
+        assert (assignment.fold[::50] == VALIDATION).all()
+    assert folds[0] == folds[1]
+
+
+def test_a_split_by_all_columns_survives_a_rewrite_in_wider_types(tmp_path: Path, log: Columns) -> None:
+    narrow = {**{n: a for n, a in log.items() if n != "ID"}, "price": pa.array(np.arange(NUM_ROWS) / 10, pa.float32())}
+    wide = {**narrow, "price": narrow["price"].cast(pa.float64()), "item": log["item"].cast(pa.decimal128(22, 2))}
+    folds = [
+        split_file(write_log(tmp_path / f"{number}.parquet", columns), split_params("stratified"))[1].fold.tolist()
+        for number, columns in enumerate((narrow, wide))
+    ]
+    assert folds[0] == folds[1]

@@ -164,6 +164,37 @@ def test_appended_groups_are_drawn_where_every_group_was_large(val_ratio: float)
     assert abs(share - val_ratio) < 0.02
 
 
+@SETTINGS
+@given(st.lists(st.integers(1, 20), max_size=40), st.integers(1, 200), RATIOS, st.integers(0, 99))
+def test_rows_without_a_group_are_drawn_one_by_one(
+    sizes: list[int], num_missing: int, val_ratio: float, seed: int
+) -> None:
+    """However large the groups: in a small log all are, and are placed first."""
+    alone = random_hashes(num_missing, seed=seed + 500)
+    group_hash = np.concatenate([random_groups(sizes, seed=seed), alone]) if sizes else alone
+    is_missing = np.arange(group_hash.size) >= group_hash.size - num_missing
+    found = grouped(group_hash, val_ratio=val_ratio, thresholds=None, is_missing=is_missing)
+    assert found.fold[is_missing].sum() == round(val_ratio * num_missing)
+    if sizes:
+        with_group = grouped(group_hash[~is_missing], val_ratio=val_ratio, thresholds=None)
+        assert found.fold[~is_missing].tolist() == with_group.fold.tolist()
+        assert found.details == with_group.details
+    more = random_hashes(30, seed=seed + 900)
+    longer = grouped(
+        np.concatenate([group_hash, more]),
+        val_ratio=val_ratio,
+        thresholds=json.loads(json.dumps(found.thresholds)),
+        is_missing=np.concatenate([is_missing, np.ones(30, np.bool_)]),
+    )
+    assert longer.fold[: group_hash.size].tolist() == found.fold.tolist()
+
+
+def test_a_frozen_split_without_a_threshold_for_missing_keys_says_so() -> None:
+    group_hash = random_hashes(9, seed=1)
+    with pytest.raises(ValueError, match=r"^split\.thresholds has no missing; it has group$"):
+        grouped(group_hash, val_ratio=0.5, thresholds={"group": 7}, is_missing=np.arange(9) == 3)
+
+
 TIMES = st.lists(st.integers(-20, 20), min_size=2, max_size=60).filter(lambda times: len(set(times)) > 1)
 
 
@@ -253,7 +284,7 @@ def test_one_entry_in_the_table_is_a_new_method(monkeypatch: pytest.MonkeyPatch)
         label=np.array([0, 1, 0, 1], np.uint8),
         row_hash=random_hashes(4, seed=0),
         time=None,
-        time_type=None,
+        time_column=None,
         keys={"target": random_hashes(4, seed=1), "group": np.array([1, 2, 3, 1], np.uint64)},
     )
     split: Any = SimpleNamespace(method="halves")  # settings refuse a name that they do not list
@@ -269,3 +300,25 @@ def test_one_entry_in_the_table_is_a_new_method(monkeypatch: pytest.MonkeyPatch)
         else:
             with pytest.raises(DataError, match=r"f: split.method halves: 1 groups are in both folds"):
                 check(figures, file="f")
+
+
+@pytest.mark.parametrize("embargo", [0, 3, 0.5])
+@pytest.mark.parametrize("near", [2**62, -(2**62), 0])
+def test_integer_times_are_compared_as_integers(near: int, embargo: float) -> None:
+    """Beyond 2^53 neighbours are one 64-bit float."""
+    time = near + np.arange(-10, 10)
+    fold = time_split(time, start=near, embargo=embargo).fold.tolist()
+    early = [EXCLUDED if value > -embargo else TRAIN for value in range(-10, 0)]
+    assert fold == early + [VALIDATION] * 10
+
+
+def test_a_start_between_integers_and_beyond_them() -> None:
+    time = np.arange(10)
+    assert time_split(time, start=3.5).fold.tolist() == [TRAIN] * 4 + [VALIDATION] * 6
+    with pytest.raises(ValueError, match="leaves no row on one side"):
+        time_split(time, start=1e30)
+
+
+def test_open_ends_are_the_last_times() -> None:
+    time = np.array([5, 2**63 - 1, 7, 2**63 - 1, 1, 2])
+    assert time_split(time, val_ratio=1 / 3, embargo=2).fold.tolist() == [0, 1, 0, 1, 0, 0]
