@@ -39,7 +39,7 @@ def canonical_text(array: pa.Array) -> pa.Array:
     if pa.types.is_dictionary(kind):
         return canonical_text(array.dictionary).take(array.indices)
     if is_string(kind) or is_binary(kind):
-        return _by_distinct(array.cast(pa.large_binary()), _escaped if is_string(kind) else _text_of_bytes)
+        return _bytes_texts(array.cast(pa.large_binary()), _escaped if is_string(kind) else _text_of_bytes)
     if pa.types.is_floating(kind):
         return _float_texts(array)
     return byte_text(array).cast(pa.large_string())
@@ -128,6 +128,13 @@ def _decimal_text(value: Decimal) -> str:
     if len(plain.as_tuple().digits) <= _EXACT_DIGITS or Decimal(number) == value:
         return str(_float_texts(pa.array([number]))[0])
     return format(plain, "f")
+
+
+def _bytes_texts(array: pa.Array, text_of: Callable[[Any], str]) -> pa.Array:
+    try:
+        return array.cast(pa.large_string())
+    except pa.ArrowInvalid:  # not UTF-8
+        return _by_distinct(array, text_of)
 
 
 def _by_distinct(array: pa.Array, text_of: Callable[[Any], str]) -> pa.Array:

@@ -117,7 +117,7 @@ class TimeColumn:
     def _numbers(self, array: pa.Array, first_row: int) -> npt.NDArray[Any]:
         kind = array.type
         if pa.types.is_uint64(kind):
-            return np.minimum(array.to_numpy(), np.uint64(_LARGEST)).astype(np.int64)
+            return np.asarray(np.minimum(array.to_numpy(), np.uint64(_LARGEST)).astype(np.int64))
         if pa.types.is_integer(kind):
             return np.asarray(array.cast(pa.int64()).to_numpy(zero_copy_only=False))
         if pa.types.is_decimal(kind) and kind.scale <= 0 and kind.precision <= 18:

@@ -10,6 +10,7 @@ import pytest
 
 from qin.errors import ArtifactError
 from qin.runtime.files import (
+    Exact,
     atomic_directory,
     atomic_file,
     fingerprint,
@@ -200,5 +201,5 @@ def test_json_bytes_are_what_python_writes(tmp_path: Path) -> None:
 def test_a_key_keeps_every_digit_beside_figures(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"boundary": Exact(1650694105.25), "share": 1650694105.25})
     assert json.loads((tmp_path / "a.json").read_text()) == {"boundary": 1650694105.25, "share": 1650690000.0}
-    with pytest.raises(ArtifactError, match="^boundary: nan cannot be written as JSON$"):
+    with pytest.raises(ArtifactError, match=r"^boundary: nan cannot be written as JSON$"):
         write_json(tmp_path / "a.json", {"boundary": Exact("nan")})
