@@ -7,6 +7,7 @@ units, is the first or last number there is: it keeps its place instead of wrapp
 
 import math
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from enum import StrEnum
@@ -19,7 +20,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from qin.column_types import is_binary, is_datetime, is_string, value_type
+from qin.column_types import is_binary, is_datetime, is_number, is_string, value_type
 from qin.errors import DataError, SchemaError
 from qin.raw.canonical import shown
 from qin.raw.parquet import open_parquet, read_batches
@@ -77,7 +78,7 @@ class TimeColumn:
             kind = value_type(opened.schema_arrow.field(name).type)
         if is_datetime(kind):
             return cls(str(file), name, TimeForm.DATETIME, kind.tz if pa.types.is_timestamp(kind) else None)
-        if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+        if is_number(kind):
             return cls(str(file), name, TimeForm.NUMBER)
         if not (is_string(kind) or is_binary(kind)):
             raise SchemaError(
@@ -118,10 +119,9 @@ class TimeColumn:
         kind = array.type
         if pa.types.is_uint64(kind):
             return np.asarray(np.minimum(array.to_numpy(), np.uint64(_LARGEST)).astype(np.int64))
-        if pa.types.is_integer(kind):
-            return np.asarray(array.cast(pa.int64()).to_numpy(zero_copy_only=False))
-        if pa.types.is_decimal(kind) and kind.scale <= 0 and kind.precision <= 18:
-            return np.asarray(array.cast(pa.int64()).to_numpy(zero_copy_only=False))
+        if not pa.types.is_floating(kind):
+            with suppress(pa.ArrowInvalid):  # decimals that are fractions, or beyond 64 bits
+                return np.asarray(array.cast(pa.int64()).to_numpy(zero_copy_only=False))
         values = np.asarray(array.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False))
         if not np.isfinite(values).all():
             self._refuse(array, ~np.isfinite(values), first_row)

@@ -108,6 +108,8 @@ def test_large_integers_keep_every_digit(folder: Path) -> None:
     values = [2**62, 2**62 + 1, -(2**62) - 1]
     assert values_of(folder, pa.array(values)) == values
     assert values_of(folder, pa.array([2**62 + 1, 2**64 - 1], pa.uint64())) == [2**62 + 1, LARGEST]
+    assert values_of(folder, pa.array([Decimal(2**62 + 1)], pa.decimal128(38))) == [2**62 + 1]
+    assert values_of(folder, pa.array([Decimal("0.5"), Decimal(2)], pa.decimal128(9, 1))) == [0.5, 2]
 
 
 @settings(max_examples=40, deadline=None)
