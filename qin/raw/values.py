@@ -50,9 +50,9 @@ def refuse_rounded(array: pa.Array, *, file: str, column: str, first_row: int) -
     Raises:
         DataError: Naming the first such value.
     """
-    values = array.flatten() if is_list(array.type) else array
-    if not pa.types.is_floating(values.type):
+    if not pa.types.is_floating(array.type.value_type if is_list(array.type) else array.type):
         return
+    values = array.flatten() if is_list(array.type) else array
     size = np.abs(values.to_numpy(zero_copy_only=False))
     limit = _FIRST_ROUNDED[size.itemsize]
     if not (size >= limit).any():  # NaN is not
