@@ -84,7 +84,7 @@ def run(command: Command, project: Path) -> list[str]:
         raise ValueError(f"$ {command.text}\nends with {done.returncode}\n{done.stdout}")
     if text.startswith("dvc queue start"):
         _wait_for_queue(project)
-    return done.stdout.splitlines()
+    return done.stdout.replace(str(project.resolve()), "/path/to/repository").splitlines()
 
 
 def _shell(text: str, project: Path) -> "subprocess.CompletedProcess[str]":
