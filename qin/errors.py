@@ -21,5 +21,9 @@ class ArtifactError(QinError):
     """A file written by an earlier stage is missing, damaged, or does not belong to this run."""
 
 
+class EditedError(QinError):
+    """An input, a setting or a source was edited while a stage ran."""
+
+
 class TrainingError(QinError):
     """Training cannot go on, for example because the loss is no longer a number."""

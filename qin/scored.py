@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from qin.errors import ArtifactError
+from qin.runtime.chain import Origin, origin_entry
 from qin.runtime.files import read_array, read_exact_json, write_array, write_exact_json
 
 _ARRAYS = {"row": "int64", "logit": "float32", "label": "uint8"}
@@ -36,11 +38,17 @@ class ScoredRows:
     neg_ratio: float
     reweighted: bool
 
-    def write(self, folder: Path) -> None:
-        """Write one file per array, and the numbers beside them."""
+    def write(self, folder: Path, *, origin: Origin | None = None) -> None:
+        """Write one file per array, and the numbers beside them.
+
+        Args:
+            folder: Existing folder.
+            origin: What the logits were made from, without which no stage reads them.
+        """
         checksums = {name: write_array(folder / f"{name}.npy", getattr(self, name)) for name in _ARRAYS}
         training = {name: getattr(self, name) for name in _TRAINING}
-        write_exact_json(folder / _FACTS, {"num_rows": self.row.size, **training, "crc32": checksums})
+        facts = {"num_rows": self.row.size, **training, "file_crc32": checksums, **origin_entry(origin)}
+        write_exact_json(folder / _FACTS, facts)
 
     @classmethod
     def read(cls, folder: Path) -> "ScoredRows":
@@ -50,10 +58,12 @@ class ScoredRows:
             ArtifactError: If a file is missing, damaged, or of another type or length.
         """
         facts = read_exact_json(folder / _FACTS)
+        if "file_crc32" not in facts:
+            raise ArtifactError(f"{folder / _FACTS}: of another version; run the train stage again")
         arrays: dict[str, Any] = {
             name: read_array(
                 folder / f"{name}.npy",
-                crc32=facts["crc32"][name],
+                crc32=facts["file_crc32"][name],
                 dtype=dtype,
                 shape=(facts["num_rows"],),
                 stage="train",

@@ -7,12 +7,14 @@ of `qin` or `stages` changes nothing in the program that imports them.
 import importlib
 import sys
 
+from qin.runtime.edits import remember_code
 from qin.runtime.host import set_waiting_of_threads
 from qin.runtime.parent import end_with_dvc
 
 
 def main() -> None:
     """Set up the process and run the stage that the command line names."""
+    remember_code()
     end_with_dvc()
     set_waiting_of_threads()
     names = importlib.import_module("qin.runtime.stage").STAGES

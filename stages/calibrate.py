@@ -13,6 +13,7 @@ from qin.config import load_params
 from qin.errors import DataError
 from qin.prior import TrainingPrior
 from qin.raw.segments import read_segments
+from qin.runtime.chain import origin_entry, origin_of
 from qin.runtime.files import write_exact_json, write_json
 from qin.runtime.parent import end_with_dvc
 from qin.runtime.stage import run_stage
@@ -27,7 +28,8 @@ def main() -> None:
     """Calibrate the model's logits; `calibration.temperature_scaling: false` writes an identity."""
     with run_stage("calibrate") as report:
         params = load_params(paths.PARAMS)
-        knobs, by = params.calibration, params.calibration.by
+        knobs, by, settings = params.calibration, params.calibration.by, params.model_dump(mode="json")
+        inputs = report.reads(paths.VALIDATION, settings=settings, files={"data.train": params.data.train})
         scored = ScoredRows.read(paths.VALIDATION)
         segments = None if by is None else read_segments(params.data.train, by, scored.row)
         method = knobs.method if knobs.temperature_scaling else "identity"
@@ -47,7 +49,9 @@ def main() -> None:
             raise DataError(f"{paths.VALIDATION}: the logits cannot be calibrated: {error}") from error
         for warning in calibration.warnings():
             log.warning(warning)
-        write_exact_json(paths.CALIBRATOR, calibration.to_dict())
+        report.check_inputs()
+        origin = origin_of("calibrate", settings, artifacts=inputs)
+        write_exact_json(paths.CALIBRATOR, {**calibration.to_dict(), **origin_entry(origin)})
         write_json(paths.METRICS / "calibrate.json", calibration.headline())
         report.num_rows = scored.label.size
 

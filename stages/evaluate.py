@@ -3,11 +3,14 @@
 python -m stages evaluate
 """
 
+from dataclasses import asdict
+from pathlib import Path
+
 import typer
 
 from qin import paths
 from qin.calibrate.report import read_calibration
-from qin.config import load_params
+from qin.config import EvaluateParams, load_params
 from qin.evaluate.baseline import compare_with_baseline
 from qin.evaluate.figures import curves, evaluate, evaluate_slices
 from qin.evaluate.fold import JudgedFold
@@ -15,10 +18,12 @@ from qin.evaluate.importance import COLUMNS, judge_fields
 from qin.evaluate.slices import CALIBRATION_COLUMNS
 from qin.network.threads import use_threads
 from qin.raw.segments import read_clusters, read_segments
-from qin.runtime.files import write_csv, write_json
+from qin.runtime.chain import ORIGIN, origin_of
+from qin.runtime.files import fingerprint, write_csv, write_json
 from qin.runtime.parent import end_with_dvc
 from qin.runtime.stage import run_stage
 from qin.scored import ScoredRows
+from qin.shards.files import ShardReader
 
 app = typer.Typer(add_completion=False)
 
@@ -28,6 +33,10 @@ def main() -> None:
     """Write metrics/evaluate.json, artifacts/slices.json and the data of the plots."""
     with run_stage("evaluate") as report:
         params = load_params(paths.PARAMS)
+        settings = params.model_dump(mode="json")
+        inputs = report.reads(*_artifacts(params.evaluate), settings=settings, files={"data.train": params.data.train})
+        if paths.PREPARED_TRAIN in _artifacts(params.evaluate):
+            ShardReader(paths.PREPARED_TRAIN).verify()
         use_threads(params.train.num_threads)
         scored = ScoredRows.read(paths.VALIDATION)
         calibration = read_calibration(paths.CALIBRATOR)
@@ -51,13 +60,26 @@ def main() -> None:
             importance = judge_fields(
                 params, fold, segments=segments, prepared=paths.PREPARED_TRAIN, trained=paths.MODEL
             )
-        for name, rows in curves(fold, num_bins=knobs.num_bins, num_points=knobs.num_curve_points).items():
+        plots = curves(fold, num_bins=knobs.num_bins, num_points=knobs.num_curve_points)
+        report.check_inputs()
+        for name, rows in plots.items():
             write_csv(paths.PLOTS / f"{name}.csv", rows)
         write_csv(paths.PLOTS / "slices.csv", points, columns=CALIBRATION_COLUMNS)
         write_csv(paths.PLOTS / "importance.csv", importance, columns=COLUMNS)
-        write_json(paths.SLICES, slices)
+        origin = origin_of("evaluate", settings, artifacts=inputs)
+        write_json(paths.SLICES, {**slices, ORIGIN: fingerprint(asdict(origin))} if slices else {})
         write_json(paths.EVALUATION, figures)
         report.num_rows = scored.label.size
+
+
+def _artifacts(knobs: EvaluateParams) -> list[Path]:
+    """What these settings read, in the pipeline's order."""
+    is_read = {
+        paths.PREPARED_TRAIN: knobs.baseline_rows or knobs.importance_rows,
+        paths.FOLDS: knobs.baseline_rows,
+        paths.MODEL: knobs.importance_rows,
+    }
+    return [*(place for place in is_read if is_read[place]), paths.VALIDATION, paths.CALIBRATOR]
 
 
 if __name__ == "__main__":

@@ -32,6 +32,11 @@ def main() -> None:
     with run_stage("predict") as report:
         params = load_params(paths.PARAMS)
         data = params.data
+        report.reads(
+            *(paths.PREPARED_TEST, paths.MODEL, paths.CALIBRATOR),
+            settings=params.model_dump(mode="json"),
+            files={"data.test": data.test, "data.sample_submission": data.sample_submission},
+        )
         use_threads(params.train.num_threads)
         model, reader = load_model(paths.MODEL), ShardReader(paths.PREPARED_TEST)
         check_same_schema(model, reader)
@@ -47,6 +52,7 @@ def main() -> None:
         segments = None if shifts is None else read_segments(data.test, shifts.column, every_row)
         logit = calibration.deployed.apply(score_all(model.network, batches, num_rows=reader.num_rows), segments)
         shifted = shift_prior(logit, base_rate=calibration.base_rate, prior=params.predict.prior)
+        report.check_inputs()
         write_submission(paths.SUBMISSION, header=header, ids=wanted, probability=sigmoid(shifted)[rows])
         report.num_rows = reader.num_rows
 

@@ -10,6 +10,7 @@ from qin.config import load_params
 from qin.prepare.file import prepare_file
 from qin.prepare.statistics import headline
 from qin.raw.parquet import open_parquet
+from qin.runtime.chain import origin_of
 from qin.runtime.files import atomic_directory, write_json
 from qin.runtime.parent import end_with_dvc
 from qin.runtime.stage import run_stage
@@ -23,7 +24,8 @@ def main() -> None:
     """Encode train and test; nothing is fitted, so this may precede the split."""
     with run_stage("prepare") as report:
         params = load_params(paths.PARAMS)
-        data, knobs = params.data, params.prepare
+        data, knobs, settings = params.data, params.prepare, params.model_dump(mode="json")
+        report.reads(settings=settings, files={"data.train": data.train, "data.test": data.test})
         columns = open_parquet(data.train).schema_arrow
         schema = resolve_schema(columns, data=data, features=params.features)
         check_test_columns(open_parquet(data.test).schema_arrow, schema, file=data.test, train=columns)
@@ -39,9 +41,11 @@ def main() -> None:
                     shard_rows=knobs.shard_rows,
                     batch_rows=knobs.batch_rows,
                     num_threads=knobs.num_threads,
+                    origin=origin_of("prepare", settings, files={f"data.{name}": file}),
                 )
                 figures[name] = headline(statistics)
                 report.num_rows += statistics["num_rows"]
+            report.check_inputs()
         write_json(paths.METRICS / "prepare.json", figures)
 
 

@@ -8,6 +8,7 @@ import typer
 from qin import paths
 from qin.config import load_params
 from qin.raw.parquet import open_parquet
+from qin.runtime.chain import origin_of
 from qin.runtime.files import atomic_directory, write_json
 from qin.runtime.parent import end_with_dvc
 from qin.runtime.stage import run_stage
@@ -25,14 +26,18 @@ def main() -> None:
     """Divide the train file's rows into a train and a validation fold."""
     with run_stage("split") as report:
         params = load_params(paths.PARAMS)
-        data, split = params.data, params.split
+        data, split, settings = params.data, params.split, params.model_dump(mode="json")
+        files = {"data.train": data.train}
+        report.reads(settings=settings, files=files)
         scalars = scalar_columns(open_parquet(data.train).schema_arrow.names, data=data, features=params.features)
         columns = read_split_columns(data, split, target=params.features.target, features=scalars)
         assignment = assign_folds(columns, split, file=data.train)
         figures = audit(columns, assignment, method=split.method)
         check(figures, file=data.train)
         with atomic_directory(paths.FOLDS) as folder:
-            write_folds(folder, assignment, method=split.method)
+            origin = origin_of("split", settings, files=files)
+            write_folds(folder, assignment, method=split.method, origin=origin)
+            report.check_inputs()
         write_json(paths.METRICS / "split.json", figures)
         report.num_rows = columns.label.size
 

@@ -9,6 +9,7 @@ from qin import paths
 from qin.config import load_params
 from qin.model.artifact import save_model
 from qin.network.threads import use_threads
+from qin.runtime.chain import origin_of, read_artifact
 from qin.runtime.files import atomic_directory, write_csv, write_json
 from qin.runtime.parent import end_with_dvc
 from qin.runtime.stage import run_stage
@@ -24,6 +25,8 @@ def main() -> None:
     """Train, keep the best epoch, and score the validation fold with it."""
     with run_stage("train") as report:
         params = load_params(paths.PARAMS)
+        settings = params.model_dump(mode="json")
+        inputs = report.reads(paths.PREPARED_TRAIN, paths.FOLDS, settings=settings)
         use_threads(params.train.num_threads)
         reader = ShardReader(paths.PREPARED_TRAIN)
         reader.verify()
@@ -36,9 +39,11 @@ def main() -> None:
             on_epoch=lambda history: write_csv(paths.PLOTS / "train.csv", history),
         )
         with atomic_directory(paths.MODEL) as folder:
-            save_model(folder, trained.model)
+            save_model(folder, trained.model, origin=origin_of("train", settings, artifacts=inputs))
+            report.check_inputs()
         with atomic_directory(paths.VALIDATION) as folder:
-            trained.validation.write(folder)
+            model = read_artifact(paths.MODEL)
+            trained.validation.write(folder, origin=origin_of("train", settings, artifacts=[model]))
         write_json(paths.METRICS / "train.json", trained.figures)
         trained.checkpoints.remove()
         report.num_rows = trained.num_rows_seen

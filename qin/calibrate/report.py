@@ -9,6 +9,7 @@ from qin.calibrate.calibrator import Calibrator
 from qin.calibrate.fits import LikelihoodRatio, Objective
 from qin.errors import ArtifactError
 from qin.prior import TrainingPrior
+from qin.runtime.chain import ORIGIN
 from qin.runtime.files import check_keys, read_exact_json
 
 Metrics = dict[str, float | None]
@@ -143,7 +144,9 @@ def read_calibration(path: Path) -> CalibrationReport:
     Raises:
         ArtifactError: If it is missing, damaged, of another format, or breaks a rule.
     """
+    values = read_exact_json(path)
+    values.pop(ORIGIN, None)  # which stages check before they read the rest
     try:
-        return CalibrationReport.from_dict(read_exact_json(path))
+        return CalibrationReport.from_dict(values)
     except (ValueError, TypeError, KeyError) as error:  # the latter two where a part has another shape altogether
         raise ArtifactError(f"{path}: {error}") from error

@@ -11,6 +11,7 @@ from dvc_data.index.index import DataIndexError
 from qin.calibrate.report import CalibrationReport, read_calibration
 from qin.errors import ArtifactError
 from qin.paths import CALIBRATOR, VALIDATION
+from qin.runtime.chain import check_links, read_artifact
 from qin.scored import ScoredRows
 
 WORKSPACE = "workspace"
@@ -77,6 +78,7 @@ def _fetch(name: str, root: Path, copies: dict[Path, Path]) -> None:
 
 def _read(name: str, validation: Path, calibrator: Path) -> Run:
     try:
+        check_links([read_artifact(VALIDATION, at=validation), read_artifact(CALIBRATOR, at=calibrator)])
         return Run(name, ScoredRows.read(validation), read_calibration(calibrator))
     except ArtifactError as error:
         raise ArtifactError(f"{name}: {error}") from error

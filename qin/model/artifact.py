@@ -15,6 +15,7 @@ from qin.config import ModelParams
 from qin.errors import ArtifactError
 from qin.model.build import build_model
 from qin.network.qin import QIN
+from qin.runtime.chain import Origin, origin_entry
 from qin.runtime.files import file_crc32, read_exact_json, write_exact_json
 from qin.schema import Schema
 from qin.shards.files import ShardReader
@@ -42,8 +43,13 @@ class TrainedModel:
     provenance: dict[str, Any]
 
 
-def save_model(folder: Path, model: TrainedModel) -> None:
+def save_model(folder: Path, model: TrainedModel, *, origin: Origin | None = None) -> None:
     """Write weights and description; equal models give equal bytes.
+
+    Args:
+        folder: Existing folder.
+        model: The model.
+        origin: What it was made from, without which no stage reads it.
 
     The description is a single metadata key, because the order of several is random in safetensors.
     """
@@ -52,6 +58,7 @@ def save_model(folder: Path, model: TrainedModel) -> None:
         "schema": model.schema.to_json(),
         "params": model.params.model_dump(),
         "provenance": model.provenance,
+        **origin_entry(origin),
     }
     weights = {name: value.cpu().contiguous() for name, value in model.network.state_dict().items()}
     _save_weights(weights, folder / WEIGHTS, description=json.dumps(description, sort_keys=True))

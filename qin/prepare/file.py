@@ -8,6 +8,7 @@ from qin.errors import DataError
 from qin.prepare.encode import BatchEncoder
 from qin.prepare.statistics import FileStatistics
 from qin.raw.parquet import map_batches, open_parquet, read_batches
+from qin.runtime.chain import Origin
 from qin.runtime.files import write_json
 from qin.runtime.progress import Progress
 from qin.schema import Schema
@@ -26,6 +27,7 @@ def prepare_file(
     shard_rows: int,
     batch_rows: int,
     num_threads: int,
+    origin: Origin | None = None,
 ) -> dict[str, Any]:
     """Encode a raw file into `folder`; prepared row `i` is raw row `i`.
 
@@ -37,6 +39,7 @@ def prepare_file(
         shard_rows: Rows per shard.
         batch_rows: Rows decoded at a time.
         num_threads: Threads that encode.
+        origin: What the prepared file is made from.
 
     Returns:
         Statistics by column, which are also in `statistics.json` of the folder.
@@ -64,7 +67,7 @@ def prepare_file(
     summary = statistics.summary()
     if with_label:
         summary = {**summary, **_two_classes(statistics.label_summary(), file=file, column=schema.label)}
-    writer.close(schema=schema, other_files=() if with_label else (IDS,))
+    writer.close(schema=schema, other_files=() if with_label else (IDS,), origin=origin)
     write_json(folder / STATISTICS, summary)
     return summary
 

@@ -98,6 +98,13 @@ def replace_file(staging: Path, place: Path) -> None:
         aside.unlink()
 
 
+def put_back(place: Path) -> None:
+    """Put old content back that a killed run had put aside and nothing has replaced; for who wants to read it."""
+    aside = _beside(place, "old")
+    if aside.exists() and not place.exists():
+        aside.rename(place)
+
+
 def recover(place: Path) -> None:
     """Put back, or clear away, what a run left that was killed while it replaced this place."""
     aside = _beside(place, "old")
@@ -106,8 +113,7 @@ def recover(place: Path) -> None:
         aside.unlink()
     elif aside.exists() and place.exists():
         shutil.rmtree(aside)
-    elif aside.exists():
-        aside.rename(place)
+    put_back(place)
     if place.is_dir():
         _recover_inside(place)
     for left in (_beside(place, "tmp"), _beside(aside, "tmp")):

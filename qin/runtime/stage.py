@@ -6,16 +6,20 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
 from qin.errors import QinError
-from qin.paths import SCRATCH
+from qin.paths import PARAMS, SCRATCH
+from qin.runtime.chain import Artifact, Settings, check_chain, description_of, read_artifact
+from qin.runtime.edits import InputWatch
 from qin.runtime.files import write_json
 from qin.runtime.host import TreeMemory, largest_resident_bytes
+from qin.runtime.replacing import put_back
 
 STAGES = ("prepare", "split", "train", "calibrate", "evaluate", "predict")
 
@@ -33,9 +37,43 @@ log = logging.getLogger("qin")
 
 @dataclass
 class StageReport:
-    """Filled by a stage for its closing line."""
+    """What a stage tells about itself: rows for its closing line, and what it reads.
 
+    Attributes:
+        name: One of STAGES.
+        num_rows: Rows that it worked on.
+        inputs: What is watched for edits while it runs.
+    """
+
+    name: str
     num_rows: int = 0
+    inputs: InputWatch = field(default_factory=InputWatch)
+
+    def reads(self, *places: Path, settings: Settings, files: Mapping[str, str | Path] | None = None) -> list[Artifact]:
+        """Watch all that the stage reads for edits, and check that it belongs together.
+
+        Args:
+            places: Artifacts, in the pipeline's order.
+            settings: All of params.yaml, as plain values.
+            files: Raw files, by their key in params.yaml.
+
+        Raises:
+            ArtifactError: If one is missing, or naming what does not belong to the others; see `check_chain`.
+        """
+        for place in places:
+            put_back(place)
+        self.inputs.add(*(description_of(place) for place in places), *(files or {}).values())
+        artifacts = [read_artifact(place) for place in places]
+        check_chain(artifacts, settings, files=files)
+        return artifacts
+
+    def check_inputs(self) -> None:
+        """To be called before outputs take their places, and once more when all is written.
+
+        Raises:
+            EditedError: If an input, params.yaml or a source has been edited since the stage began.
+        """
+        self.inputs.check(self.name)
 
 
 @contextmanager
@@ -52,11 +90,13 @@ def run_stage(name: str) -> Iterator[StageReport]:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
     for number in _ENDING:
         signal.signal(number, _raise_exit)
+    started, report, largest = time.monotonic(), StageReport(name), largest_resident_bytes()
     log.info("STAGE %s [%d/%d]", name, STAGES.index(name) + 1, len(STAGES))
-    started, report, largest = time.monotonic(), StageReport(), largest_resident_bytes()
     try:
+        report.inputs.add(PARAMS)
         with TreeMemory(os.getpid()) as memory:
             yield report
+        report.check_inputs()
         _close(name, report, seconds=time.monotonic() - started, peak=_peak_memory_bytes(memory, largest))
     except QinError as error:
         for line in str(error).splitlines():

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qin.errors import ArtifactError
+from qin.runtime.chain import Origin, origin_entry
 from qin.runtime.files import file_crc32, read_exact_json, write_exact_json
 from qin.schema import Schema
 
@@ -94,12 +95,13 @@ class ShardWriter:
             taken += take
             self._row += take
 
-    def close(self, *, schema: Schema, other_files: Sequence[str] = ()) -> None:
+    def close(self, *, schema: Schema, other_files: Sequence[str] = (), origin: Origin | None = None) -> None:
         """Write the manifest.
 
         Args:
             schema: The resolved columns.
             other_files: Names of finished files in the folder that `ShardReader.verify` checks as well.
+            origin: What the file was made from, without which no stage reads it.
 
         Raises:
             ValueError: If there are fewer rows than were announced.
@@ -114,6 +116,7 @@ class ShardWriter:
             "shards": self._shards,
             "schema": schema.to_json(),
             "other_files": {name: file_crc32(self._folder / name) for name in other_files},
+            **origin_entry(origin),
         }
         write_exact_json(self._folder / MANIFEST, manifest)
 

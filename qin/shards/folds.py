@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qin.errors import ArtifactError
+from qin.runtime.chain import Origin, origin_entry
 from qin.runtime.files import read_array, read_exact_json, write_array, write_exact_json
 
 TRAIN, VALIDATION, EXCLUDED = 0, 1, 2
@@ -31,20 +32,18 @@ class Assignment:
     details: dict[str, Any]
 
 
-FOLD_FILE = "fold.npy"
+FOLD_FILE, MANIFEST = "fold.npy", "manifest.json"
 
 
-MANIFEST = "manifest.json"
-
-
-def write_folds(folder: Path, assignment: Assignment, *, method: str) -> None:
-    """Write the fold of each row and how it was decided."""
+def write_folds(folder: Path, assignment: Assignment, *, method: str, origin: Origin | None = None) -> None:
+    """Write the fold of each row, how it was decided, and what it was made from."""
     manifest = {
         "num_rows": assignment.fold.size,
         "method": method,
         "thresholds": assignment.thresholds,
         **assignment.details,
-        "crc32": write_array(folder / FOLD_FILE, assignment.fold),
+        "file_crc32": write_array(folder / FOLD_FILE, assignment.fold),
+        **origin_entry(origin),
     }
     write_exact_json(folder / MANIFEST, manifest)
 
@@ -60,4 +59,6 @@ def read_folds(folder: Path, *, num_rows: int) -> Folds:
         raise ArtifactError(
             f"{folder / FOLD_FILE}: {manifest['num_rows']} folds for {num_rows} prepared rows; run the split stage"
         )
-    return read_array(folder / FOLD_FILE, crc32=manifest["crc32"], dtype="uint8", shape=(num_rows,), stage="split")
+    if "file_crc32" not in manifest:
+        raise ArtifactError(f"{folder / MANIFEST}: of another version; run the split stage again")
+    return read_array(folder / FOLD_FILE, crc32=manifest["file_crc32"], dtype="uint8", shape=(num_rows,), stage="split")

@@ -22,6 +22,7 @@ from qin.experiments.runs import read_run
 from qin.metrics.paired import Difference
 from qin.prior import TrainingPrior
 from qin.raw.segments import Segments
+from qin.runtime.chain import Origin, origin_entry, read_artifact
 from qin.runtime.files import write_exact_json
 from qin.scored import ScoredRows
 from tests.metrics.test_ranking import sample
@@ -50,14 +51,15 @@ def write_run(
         neg_ratio=1.0,
         reweighted=True,
     )
-    scored.write(folder)
+    scored.write(folder, origin=Origin({}, {}))
     report = fit_and_judge(
         CalibrationRows(scored.logit, scored.label, segments),
         judge=judge_half(row, seed=0),
         prior=TrainingPrior(base_rate=0.03),
         recipe=None if segments is None else Recipe("temperature", "log_loss", "user"),
     )
-    write_exact_json(root / paths.CALIBRATOR, report.to_dict())
+    origin = Origin({}, {paths.VALIDATION.as_posix(): read_artifact(paths.VALIDATION, at=folder).checksum})
+    write_exact_json(root / paths.CALIBRATOR, {**report.to_dict(), **origin_entry(origin)})
     return root
 
 
@@ -66,6 +68,18 @@ def rows() -> tuple[Array, Array, Array]:
     """A good logit, a noisier one, and labels."""
     logit, label = sample(NUM_ROWS)
     return logit, logit + 2.0 * np.random.default_rng(1).normal(size=NUM_ROWS), label
+
+
+def test_a_calibrator_of_another_run_is_named(tmp_path: Path, rows: tuple[Array, Array, Array]) -> None:
+    write_run(tmp_path, rows[0], rows[2])
+    write_run(tmp_path / "other", rows[1], rows[2])
+    (tmp_path / "other" / paths.CALIBRATOR).replace(tmp_path / paths.CALIBRATOR)
+    with pytest.raises(ArtifactError) as caught:
+        read_run("workspace", root=tmp_path)
+    assert str(caught.value) == (
+        "workspace: artifacts/temperature.json: made from another artifacts/validation than the one that is there; "
+        "run `dvc repro`"
+    )
 
 
 def test_a_run_is_a_checkout_or_its_validation_folder(tmp_path: Path, rows: tuple[Array, Array, Array]) -> None:

@@ -175,8 +175,8 @@ def test_later_stages_name_what_is_missing(project: Path, capfd: pytest.CaptureF
     expected = {
         "train": "data/prepared/train/manifest.json: file not found",
         "calibrate": "artifacts/validation/facts.json: file not found",
-        "evaluate": "artifacts/validation/facts.json: file not found",
-        "predict": "artifacts/model/model.json: file not found",
+        "evaluate": "data/prepared/train/manifest.json: file not found",
+        "predict": "data/prepared/test/manifest.json: file not found",
     }
     for stage, message in expected.items():
         assert message in fails(stage, project, capfd)

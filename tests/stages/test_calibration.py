@@ -13,6 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
+from qin import paths
+from qin.runtime.chain import read_artifact
 from qin.scored import ScoredRows
 from tests.project import copy_project, set_params
 from tests.stages.run import run_in_process
@@ -31,13 +33,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory, small_log: Path) -> Path:
         for stage in ("prepare", "split", "train"):
             run_in_process(stage)
     folder = project / "artifacts/validation"
-    scored = ScoredRows.read(folder)
+    scored, origin = ScoredRows.read(folder), read_artifact(paths.VALIDATION, at=folder).origin
     rng = np.random.default_rng(0)
     logit = rng.normal(-1.0, 1.0, scored.row.size)
     number = np.array(pq.read_table(project / "data/train.parquet")[COLUMN].to_pylist(), float)[scored.row]
     lean = (number - number.mean()) / number.std()
     label = rng.random(scored.row.size) < 1.0 / (1.0 + np.exp(-0.5 * logit - lean + 1.0))
-    replace(scored, logit=logit.astype(np.float32), label=label.astype(np.uint8)).write(folder)
+    replace(scored, logit=logit.astype(np.float32), label=label.astype(np.uint8)).write(folder, origin=origin)
     return project
 
 
@@ -115,8 +117,19 @@ def test_balanced_output_is_the_natural_one_at_the_fitted_click_rate(project: Pa
     np.testing.assert_allclose(logit_of(balanced), logit_of(natural) - np.log(rate / (1.0 - rate)), atol=1e-4)
 
 
+def test_a_missing_column_is_one_line(project: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    set_params(project / "params.yaml", {"calibration.by": "nothing"})
+    with pytest.raises(SystemExit) as exit_info:
+        run_in_process("calibrate")
+    assert exit_info.value.code == 1
+    errors = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error")]
+    assert errors == ["error: data/train.parquet: no column nothing"]
+
+
 @pytest.mark.parametrize(("stage", "file"), [("calibrate", "train"), ("evaluate", "train"), ("predict", "test")])
-def test_a_missing_column_is_one_line(stage: str, file: str, project: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_column_that_was_dropped_since_is_one_line(
+    stage: str, file: str, project: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     set_params(project / "params.yaml", {"calibration.by": COLUMN})
     if stage != "calibrate":
         run_in_process("calibrate")
@@ -127,7 +140,8 @@ def test_a_missing_column_is_one_line(stage: str, file: str, project: Path, capf
         run_in_process(stage)
     assert exit_info.value.code == 1
     errors = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error")]
-    assert errors == [f"error: data/{file}.parquet: no column {COLUMN}"]
+    assert len(errors) == 1
+    assert f"made from another data/{file}.parquet than the one that is there" in errors[0]
 
 
 def test_a_file_of_an_earlier_format_is_one_line(project: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -140,8 +154,8 @@ def test_a_file_of_an_earlier_format_is_one_line(project: Path, capfd: pytest.Ca
 
 def test_logits_that_no_method_can_calibrate_are_one_line(project: Path, capfd: pytest.CaptureFixture[str]) -> None:
     folder = project / "artifacts/validation"
-    scored = ScoredRows.read(folder)
-    replace(scored, logit=-scored.logit).write(folder)
+    scored, origin = ScoredRows.read(folder), read_artifact(paths.VALIDATION, at=folder).origin
+    replace(scored, logit=-scored.logit).write(folder, origin=origin)
     for method in ("temperature", "platt", "beta"):
         set_params(project / "params.yaml", {"calibration.method": method})
         with pytest.raises(SystemExit):

@@ -1,0 +1,256 @@
+"""What each artifact was made from, so that artifacts of different runs are never used together.
+
+An artifact is described by a JSON file that ends with a checksum of its content, and that content holds the checksums
+of the artifact's other files: so this checksum names the artifact. Its `origin` holds the settings and the checksums of
+all that it was made from, back to the raw files. It holds no paths, times or machines, so equal runs give equal bytes.
+
+| artifact             | described by  | made by   | from                            | read by             |
+| -------------------- | ------------- | --------- | ------------------------------- | ------------------- |
+| data/prepared/train  | manifest.json | prepare   | train file                      | train, evaluate     |
+| data/prepared/test   | manifest.json | prepare   | test file                       | predict             |
+| data/split           | manifest.json | split     | train file                      | train, evaluate     |
+| artifacts/model      | model.json    | train     | data/prepared/train, data/split | evaluate, predict   |
+| artifacts/validation | facts.json    | train     | artifacts/model                 | calibrate, evaluate |
+| temperature.json     | itself        | calibrate | artifacts/validation            | evaluate, predict   |
+| slices.json          | itself        | evaluate  | all that evaluate reads         |                     |
+
+A stage checks all that it reads: against the settings in params.yaml, against the raw files that are there, and against
+each other wherever two name the same thing, though it be further back and not there itself.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from qin import paths
+from qin.errors import ArtifactError
+from qin.runtime.files import fingerprint, read_exact_json
+
+ORIGIN = "origin"
+
+_DESCRIPTIONS = {
+    paths.PREPARED_TRAIN: "manifest.json",
+    paths.PREPARED_TEST: "manifest.json",
+    paths.FOLDS: "manifest.json",
+    paths.MODEL: "model.json",
+    paths.VALIDATION: "facts.json",
+}
+
+Settings = Mapping[str, Mapping[str, Any]]
+
+_PREPARE = ("data.drop", "data.id", "data.ignore", "data.label", "features", "prepare.shard_rows")
+_SPLIT = ("data.label", "split.method")
+_HASHED = ("split.seed", "split.val_ratio", "split.thresholds")
+
+# What the folds of each method depend on: `split.group_key` may be set for the standard errors alone.
+_SPLIT_OF = {
+    "stratified": (*_HASHED, "split.row_key"),
+    "group_user": (*_HASHED, "split.group_key"),
+    "group_session": (*_HASHED, "split.group_key", "split.session_key"),
+    "time": (
+        *("split.time_col", "split.time_val_ratio", "split.time_val_start", "split.time_embargo"),
+        *("split.cross_boundary_sessions", "split.session_key"),
+    ),
+}
+_SESSION = ("split.group_key", "split.seed")  # a session is one of a user; the seed is that of its hash
+# What identifies a row where no `split.row_key` does.
+_ROW = ("data.drop", "data.id", "data.ignore", "features.categorical", "features.numeric")
+
+# Where a model is computed, and how often its state is saved, are the machine's matter.
+_NOT_RECORDED = ("train.checkpoint_seconds", "train.checkpoint_steps", "train.device", "train.num_threads")
+
+_SHOWN_CHARACTERS = 60
+_WHOLE_BYTES, _BLOCK_BYTES, _NUM_BLOCKS, _TAIL_BYTES = 64 << 20, 1 << 20, 32, 16 << 20
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What an artifact was made from.
+
+    Attributes:
+        settings: Values by dotted key, of the stage that made it and of those before.
+        made_from: Checksums of artifacts by place, of raw files by their key in params.yaml.
+    """
+
+    settings: dict[str, Any]
+    made_from: dict[str, str]
+
+
+def origin_entry(origin: Origin | None) -> dict[str, Any]:
+    """What an artifact's file holds besides its content; nothing outside the pipeline, and then no stage reads it."""
+    return {} if origin is None else {ORIGIN: asdict(origin)}
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """An artifact as its describing file names it.
+
+    Attributes:
+        place: Its path in the repository.
+        checksum: Of its content.
+        origin: What it was made from.
+    """
+
+    place: str
+    checksum: str
+    origin: Origin
+
+
+def description_of(place: Path, *, at: Path | None = None) -> Path:
+    """The file that describes an artifact; see `read_artifact`."""
+    return (at or place) / _DESCRIPTIONS.get(place, "")
+
+
+def read_artifact(place: Path, *, at: Path | None = None) -> Artifact:
+    """Read what an artifact was made from.
+
+    Args:
+        place: Its path in the repository, which names it.
+        at: Where it is found, if that is elsewhere.
+
+    Raises:
+        ArtifactError: If its file is missing or damaged, or of a version that had no origin.
+    """
+    file = description_of(place, at=at)
+    tree = read_exact_json(file)
+    try:
+        return Artifact(place.as_posix(), fingerprint(tree), Origin(**tree[ORIGIN]))
+    except (KeyError, TypeError) as error:
+        raise ArtifactError(
+            f"{file}: does not say what it was made from; run the stage that writes it again"
+        ) from error
+
+
+def recorded_keys(stage: str, settings: Settings) -> list[str]:
+    """Dotted keys of the settings that decide what a stage writes."""
+    if stage == "split":
+        split = settings["split"]
+        by_row = split["method"] == "stratified" and split["row_key"] is None
+        by_session = split["method"] == "time" and split["session_key"] is not None
+        keys = (*_SPLIT, *_SPLIT_OF[split["method"]], *(_ROW if by_row else ()), *(_SESSION if by_session else ()))
+    else:
+        keys = {
+            "prepare": _PREPARE,
+            "train": ("model", "imbalance", "hnm", "train"),
+            "calibrate": ("calibration",),
+            "evaluate": ("evaluate", "split.group_key"),
+        }[stage]
+    dotted = [key for name in keys for key in ([name] if "." in name else [f"{name}.{key}" for key in settings[name]])]
+    return sorted(set(dotted) - set(_NOT_RECORDED))
+
+
+def origin_of(
+    stage: str, settings: Settings, *, artifacts: Sequence[Artifact] = (), files: Mapping[str, str | Path] | None = None
+) -> Origin:
+    """What a stage's output is made from.
+
+    Args:
+        stage: Its name.
+        settings: All of params.yaml, as plain values.
+        artifacts: Those that it reads.
+        files: Raw files that it reads, by their key in params.yaml.
+    """
+    values = {key: _value(settings, key) for key in recorded_keys(stage, settings)}
+    made_from = {key: raw_checksum(file) for key, file in (files or {}).items()}
+    for artifact in artifacts:
+        values = {**artifact.origin.settings, **values}
+        made_from = {**artifact.origin.made_from, artifact.place: artifact.checksum, **made_from}
+    plain: dict[str, Any] = json.loads(json.dumps(values))  # as it will be read back
+    return Origin(dict(sorted(plain.items())), dict(sorted(made_from.items())))
+
+
+def check_chain(
+    artifacts: Sequence[Artifact], settings: Settings, *, files: Mapping[str, str | Path] | None = None
+) -> None:
+    """Check that artifacts are of these settings, of these raw files and of each other.
+
+    Args:
+        artifacts: Those that a stage reads, in the pipeline's order: the first that is a stranger is named.
+        settings: All of params.yaml, as plain values.
+        files: Raw files that the stage may read, by their key in params.yaml; one that is missing is not checked.
+
+    Raises:
+        ArtifactError: Naming what does not belong to the others.
+    """
+    for artifact in artifacts:
+        _check_settings(artifact, settings)
+    for key, file in (files or {}).items():
+        if Path(file).exists() and any(key in artifact.origin.made_from for artifact in artifacts):
+            _check_raw_file(key, file, artifacts)
+    check_links(artifacts, names={f"data.{key}": str(name) for key, name in settings["data"].items()})
+
+
+def check_links(artifacts: Sequence[Artifact], *, names: Mapping[str, str] | None = None) -> None:
+    """Check that artifacts were made from the same things wherever two name one.
+
+    Args:
+        artifacts: In the pipeline's order.
+        names: What to call raw files in messages, by key.
+
+    Raises:
+        ArtifactError: Naming the first that was made from something else.
+    """
+    known = {artifact.place: (artifact.checksum, artifact) for artifact in artifacts}
+    for artifact in artifacts:
+        for name, checksum in artifact.origin.made_from.items():
+            expected, other = known.setdefault(name, (checksum, artifact))
+            if checksum == expected:
+                continue
+            shown = (names or {}).get(name, name)
+            than = "the one that is there" if other.place == name else f"{other.place} was"
+            raise ArtifactError(f"{artifact.place}: made from another {shown} than {than}; run `dvc repro`")
+
+
+def raw_checksum(path: str | Path) -> str:
+    """A name for the content of a raw file, or of all files in a folder.
+
+    Files up to 64 MiB are read whole. Of a larger one the size, evenly spaced blocks and the end count, which in a
+    Parquet file holds the place, size and range of every column: another log differs there.
+    """
+    path, digest = Path(path), hashlib.sha256()
+    if path.is_dir():
+        for part in sorted(path.iterdir()):
+            digest.update(f"{part.name} {raw_checksum(part)}\n".encode())
+        return digest.hexdigest()[:16]
+    size = path.stat().st_size
+    digest.update(str(size).encode())
+    with path.open("rb") as file:
+        starts = range(0, size - _TAIL_BYTES, (size - _TAIL_BYTES) // _NUM_BLOCKS) if size > _WHOLE_BYTES else ()
+        for start in starts:
+            file.seek(start)
+            digest.update(file.read(_BLOCK_BYTES))
+        file.seek(size - _TAIL_BYTES if starts else 0)
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()[:16]
+
+
+def _check_settings(artifact: Artifact, settings: Settings) -> None:
+    for key, value in artifact.origin.settings.items():
+        now = json.loads(json.dumps(_value(settings, key)))
+        if now != value:
+            raise ArtifactError(
+                f"{artifact.place}: made with {key}: {_short(value)}, params.yaml has {_short(now)}; run `dvc repro`"
+            )
+
+
+def _check_raw_file(key: str, file: str | Path, artifacts: Sequence[Artifact]) -> None:
+    checksum = raw_checksum(file)
+    for artifact in artifacts:
+        if artifact.origin.made_from.get(key, checksum) != checksum:
+            raise ArtifactError(
+                f"{artifact.place}: made from another {file} than the one that is there; run `dvc repro`"
+            )
+
+
+def _value(settings: Settings, key: str) -> Any:
+    section, _, name = key.partition(".")
+    return settings.get(section, {}).get(name)
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."
