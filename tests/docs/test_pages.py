@@ -92,10 +92,14 @@ def test_definitions_that_a_page_names_exist(path: Path) -> None:
 
 
 def _definitions(file: Path) -> set[str]:
+    """Functions, classes and constants of a file."""
     if not file.exists():
         return set()
-    kinds = (ast.FunctionDef, ast.ClassDef)
-    return {node.name for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))) if isinstance(node, kinds)}
+    nodes = list(ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
+    targets = [target for node in nodes if isinstance(node, ast.Assign) for target in node.targets]
+    targets += [node.target for node in nodes if isinstance(node, ast.AnnAssign)]
+    named = {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    return named | {target.id for target in targets if isinstance(target, ast.Name)}
 
 
 @pytest.mark.parametrize("path", MARKDOWN, ids=IDS)
