@@ -1,12 +1,12 @@
 """Artifacts of other settings, other raw files or other artifacts are named; equal runs give equal origins."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from qin import paths
-from qin.config import load_params
+from qin.config import SplitParams, load_params
 from qin.errors import ArtifactError
 from qin.runtime import chain
 from qin.runtime.chain import (
@@ -150,6 +150,10 @@ def test_an_origin_has_no_places_times_or_machines(settings: dict[str, Any], log
     settings["prepare"].update(batch_rows=7, num_threads=7)
     moved = log.rename(log.with_name("moved.parquet"))
     assert pipeline(settings, moved) == run
+
+
+def test_every_split_method_has_its_keys() -> None:
+    assert set(chain._SPLIT_OF) == set(get_args(SplitParams.model_fields["method"].annotation))
 
 
 @pytest.mark.parametrize("stage", STAGES)
