@@ -3,7 +3,6 @@
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from qin.calibrate.calibrator import Method
 from qin.calibrate.fits import CalibratorFit, Objective, bias_test, check_objective, fit_calibrator
@@ -14,6 +13,7 @@ from qin.metrics.probability import probability_metrics
 from qin.metrics.ranking import ranking_metrics
 from qin.prior import TrainingPrior
 from qin.raw.segments import Segments
+from qin.runtime.seeds import GOLDEN, HOLDOUT_SALT, mix_words
 
 
 @dataclass(frozen=True)
@@ -115,9 +115,6 @@ def _metrics(logit: FloatArray, label: LabelArray, *, base_rate: float) -> Metri
     return {**ranking_metrics(logit, label), **probability_metrics(logit, label, base_rate=base_rate)}
 
 
-_JUDGE_SALT = 0x43414C4942524154  # "CALIBRAT": other users of the same seed draw other halves
-
-
 def judge_half(row_number: IntArray, *, seed: int) -> BoolArray:
     """Draw about half of the rows by a seeded hash of their number, whatever their order.
 
@@ -135,14 +132,6 @@ def judge_half(row_number: IntArray, *, seed: int) -> BoolArray:
         raise ValueError(f"row_number must hold integers: {row_number.dtype=}")
     if not 0 <= seed < 1 << 64:
         raise ValueError(f"seed must lie in [0, 2**64): {seed=}")
-    key = _splitmix64(np.array([seed], dtype=np.uint64) ^ np.uint64(_JUDGE_SALT))
-    in_half: BoolArray = _splitmix64(row_number.astype(np.uint64) ^ key) >> np.uint64(63) == 1
+    key = mix_words((np.array([seed], dtype=np.uint64) ^ np.uint64(HOLDOUT_SALT)) + GOLDEN)
+    in_half: BoolArray = mix_words((row_number.astype(np.uint64) ^ key) + GOLDEN) >> np.uint64(63) == 1
     return in_half
-
-
-def _splitmix64(value: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Mix 64-bit words. Source: Steele, Lea and Flood (2014), Fast splittable pseudorandom number generators."""
-    value = value + np.uint64(0x9E3779B97F4A7C15)
-    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return value ^ (value >> np.uint64(31))

@@ -36,6 +36,7 @@ from qin.model.build import place
 from qin.model.scoring import for_scoring, score_batch
 from qin.raw.segments import Segments
 from qin.runtime.progress import Progress
+from qin.runtime.seeds import IMPORTANCE_SALT
 from qin.schema import FieldKind, Schema
 from qin.shards.files import ShardReader
 from qin.shards.loader import Batch, read_batch
@@ -52,7 +53,6 @@ COLUMNS = (
 )
 NUM_PAIRED_FIELDS = 8
 
-_SALT = 0x494D504F  # "IMPO": other users of the same seed draw other rows
 
 Scorer = Callable[[Batch], FloatArray]
 Calibration = Callable[[FloatArray, IntArray], Float64Array]
@@ -124,7 +124,7 @@ def draw_rows(label: LabelArray, *, max_rows: int, seed: int) -> JudgedRows:
     """
     if max_rows < 4:
         raise ValueError(f"max_rows must be at least 4: {max_rows=}")
-    generator = np.random.default_rng((seed, _SALT))
+    generator = np.random.default_rng((seed, IMPORTANCE_SALT))
     num_rows = min(max_rows, label.size)
     clicks, others = np.flatnonzero(label == 1), np.flatnonzero(label != 1)
     num_clicks = max(min(clicks.size, num_rows // 2), num_rows - others.size)

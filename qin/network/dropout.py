@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 
 from qin.runtime.jit import njit
+from qin.runtime.seeds import GOLDEN, mix
 
 _LEVELS = 1 << 32
 
@@ -75,8 +76,8 @@ def _write_kept(key: Any, threshold: Any, out: Any) -> None:
 def keep_row(key: Any, threshold: Any, row: Any, scale: Any, out: Any) -> None:
     """Write what the elements of one row are multiplied by.
 
-    Source: splitmix64 (Steele, Lea and Flood, 2014) makes two words of key and row; the mixing of each column is that
-    of Wellons' lowbias32, the second word let in half-way, so that no row's mask is another's, shifted.
+    SplitMix64 makes two words of key and row; the mixing of each column is that of Wellons' lowbias32, the second word
+    let in half-way, so that no row's mask is another's, shifted.
 
     Args:
         key: Of a `Mask`, uint64.
@@ -85,10 +86,7 @@ def keep_row(key: Any, threshold: Any, row: Any, scale: Any, out: Any) -> None:
         scale: For elements that are kept, float32.
         out: `(columns,)`, float32: 0 where dropped, otherwise `scale`.
     """
-    seed = np.uint64(key) + np.uint64(row + 1) * np.uint64(0x9E3779B97F4A7C15)
-    seed = (seed ^ (seed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    seed = (seed ^ (seed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    seed ^= seed >> np.uint64(31)
+    seed = mix(np.uint64(key) + np.uint64(row + 1) * GOLDEN)
     first, second = np.uint32(seed), np.uint32(seed >> np.uint64(32))
     for column in range(out.size):
         word = np.uint32(np.uint32(column) * np.uint32(0x9E3779B1) + first)

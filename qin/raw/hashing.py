@@ -23,12 +23,10 @@ from qin.buckets import FIRST_VALUE_BUCKET
 from qin.column_types import is_binary, is_string
 from qin.raw.canonical import byte_text, float_texts
 from qin.runtime.jit import njit
+from qin.runtime.seeds import GOLDEN, mix
 
 UInt64Array = npt.NDArray[np.uint64]
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
-_MIX_2 = np.uint64(0x94D049BB133111EB)
 _FNV_BASIS = np.uint64(0xCBF29CE484222325)
 _FNV_PRIME = np.uint64(0x100000001B3)
 _TEXT_SALT = np.uint64(0xD6E8FEB86659FD93)
@@ -39,16 +37,8 @@ _DASH = 45
 
 
 @njit(nogil=True, inline="always")
-def mix(value: np.uint64) -> np.uint64:
-    """SplitMix64's finalizer: a bijection of 64-bit integers that scatters them."""
-    value = (value ^ (value >> np.uint64(30))) * _MIX_1
-    value = (value ^ (value >> np.uint64(27))) * _MIX_2
-    return value ^ (value >> np.uint64(31))
-
-
-@njit(nogil=True, inline="always")
 def _unseeded_int(value: np.int64) -> np.uint64:
-    return mix(np.uint64(value) + _GOLDEN)
+    return mix(np.uint64(value) + GOLDEN)
 
 
 @njit(nogil=True, inline="always")
@@ -290,7 +280,7 @@ def hash_rows(columns: Sequence[HashedColumn], seed: np.uint64) -> UInt64Array:
     total = np.full(columns[0].unseeded.size, seed, np.uint64)
     for column in columns:
         hashes = _seeded(column.unseeded, seed)
-        hashes[column.is_null] = _GOLDEN
+        hashes[column.is_null] = GOLDEN
         _combine(total, hashes)
     return total
 

@@ -7,6 +7,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from qin.runtime.jit import njit
+from qin.runtime.seeds import GOLDEN, mix
 from qin.sample.columns import MAX_SEQUENCE_LENGTH, NUM_TOKENS
 
 RECENT_TOKENS = 100
@@ -126,10 +127,8 @@ def _fill(
         state = row_seeds[row]
         first_recent = lengths[row] - RECENT_TOKENS
         for position in range(lengths[row]):
-            state += np.uint64(0x9E3779B97F4A7C15)
-            bits = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-            bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-            bits ^= bits >> np.uint64(31)
+            state += GOLDEN
+            bits = mix(state)
             favourites = interests.recent if position >= first_recent else interests.older
             pick = np.int64(bits & np.uint64(0xFFFF))
             topic = every_topic

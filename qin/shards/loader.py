@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from qin.runtime.seeds import Stream
 from qin.shards.files import Arrays, ShardReader
 
 CHUNK_ROWS = 4096
@@ -173,13 +174,13 @@ class ShuffledLoader:
             if buffer.size <= num_skipped:
                 num_skipped -= buffer.size
                 continue
-            order = np.random.default_rng((self.seed, epoch, 1, number)).permutation(buffer.size)
+            order = np.random.default_rng((self.seed, epoch, Stream.ROW_ORDER, number)).permutation(buffer.size)
             yield buffer, order[num_skipped:]
             num_skipped = 0
 
     def _shuffled_chunks(self, epoch: int, is_selected: npt.NDArray[np.bool_]) -> Iterator["_Buffer"]:
         num_chunks = -(-self.reader.num_rows // CHUNK_ROWS)
-        starts = np.random.default_rng((self.seed, epoch, 0)).permutation(num_chunks) * CHUNK_ROWS
+        starts = np.random.default_rng((self.seed, epoch, Stream.CHUNK_ORDER)).permutation(num_chunks) * CHUNK_ROWS
         buffer = _Buffer()
         for start in starts.tolist():
             offsets = np.flatnonzero(is_selected[start : start + CHUNK_ROWS])

@@ -13,9 +13,8 @@ import numpy.typing as npt
 import torch
 
 from qin.config import ImbalanceParams
+from qin.runtime.seeds import Stream
 from qin.shards.loader import BatchSource
-
-_DOWNSAMPLING = 2  # stream of the training seed; the loader has 0 and 1, a step 3, the selection of negatives 4
 
 
 def neg_downsample(
@@ -144,7 +143,7 @@ class TrainingRows:
         """Rows of an epoch, `(num_rows,)`."""
         if self.neg_ratio == 1.0:
             return self.is_train
-        generator = np.random.default_rng((self.seed, epoch, _DOWNSAMPLING))
+        generator = np.random.default_rng((self.seed, epoch, Stream.DOWNSAMPLING))
         keep, _ = neg_downsample(self.label, ratio=self.neg_ratio, generator=generator)
         return keep & self.is_train
 

@@ -13,6 +13,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from qin.errors import TrainingError
 from qin.network.qin import QIN
 from qin.runtime.progress import Progress, log
+from qin.runtime.seeds import Stream
 from qin.shards.loader import Batch
 from qin.train.checkpoint import CheckpointStore
 from qin.train.imbalance import TrainingRows
@@ -22,7 +23,6 @@ from qin.train.optimizers import Optimizers, clip_grad_norm
 
 _PLATEAU_FACTOR = 0.5
 _MAX_SAVE_SHARE = 0.02  # of the time, for checkpoints
-_STEP = 3  # stream of the training seed; the loader has 0 and 1, the downsampling 2, the selection of negatives 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -293,4 +293,4 @@ def moving_average(model: QIN, *, decay: float) -> AveragedModel:
 
 
 def _step_seed(seed: int, step: int) -> int:
-    return int(np.random.SeedSequence((seed, step, _STEP)).generate_state(1, np.uint64)[0] >> 1)
+    return int(np.random.SeedSequence((seed, step, Stream.STEP)).generate_state(1, np.uint64)[0] >> 1)

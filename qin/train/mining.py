@@ -12,11 +12,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from qin.runtime.seeds import Stream
 from qin.shards.loader import Batch
 from qin.train.losses import forward, forward_ensemble, logistic_loss, weighted_logistic_loss
 from qin.train.selection import MiningMode, mine_hard_negatives, num_kept
-
-_SELECTION = 4  # stream of the training seed; the loader has 0 and 1, training 2 and 3
 
 # Two passes cost a forward pass over the batch and a step over the kept rows. The backward pass of matrix products
 # costs twice their forward pass, so a step of n rows costs 3n forward rows, and two passes are cheaper where
@@ -118,7 +117,7 @@ def selection_generator(seed: int, *, step: int, rank: int) -> torch.Generator:
         step: Optimizer steps before this one, over all epochs.
         rank: Number of the process, 0 where there is one.
     """
-    state = np.random.SeedSequence((seed, step, _SELECTION, rank)).generate_state(1, np.uint64)[0]
+    state = np.random.SeedSequence((seed, step, Stream.SELECTION, rank)).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state >> 1))
 
 

@@ -1,0 +1,45 @@
+"""Every random choice in one table: which stream of which seed it draws from, and how 64-bit words are mixed.
+
+Two users of one seed must not draw the same numbers. Generators of `train.seed` start from the seed, a step or epoch,
+and a number of `Stream`; a hash that divides rows starts from its seed and a salt.
+"""
+
+from enum import IntEnum
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from qin.runtime.jit import njit
+
+Words = TypeVar("Words", np.uint64, npt.NDArray[np.uint64])
+
+
+class Stream(IntEnum):
+    """Streams of `train.seed`; a number that a run has used never changes its meaning."""
+
+    CHUNK_ORDER = 0  # of an epoch
+    ROW_ORDER = 1  # within a buffer of an epoch
+    DOWNSAMPLING = 2  # negatives kept in an epoch
+    STEP = 3  # dropout of a step
+    SELECTION = 4  # hard negatives of a step and process
+
+
+HOLDOUT_SALT = 0x43414C4942524154  # "CALIBRAT": the half of the validation fold that no calibrator is fitted on
+IMPORTANCE_SALT = 0x494D504F  # "IMPO": the rows and donors of the importance of fields
+
+# SplitMix64 adds it between two draws: the golden ratio's bits, so that states spread evenly over all words.
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+def mix_words(value: Words) -> Words:
+    """SplitMix64's finalizer, a bijection of 64-bit words that scatters them; of a word, or of each in an array.
+
+    Source: Steele, Lea and Flood (2014), Fast splittable pseudorandom number generators.
+    """
+    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return value ^ (value >> np.uint64(31))
+
+
+mix = njit(nogil=True, inline="always")(mix_words)  # for kernels
