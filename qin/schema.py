@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from qin.column_types import is_binary, is_number, may_differ, value_type
 from qin.config import DataParams, FeatureParams, SequenceParams
 from qin.errors import SchemaError
 
@@ -129,7 +130,7 @@ def resolve_schema(columns: pa.Schema, *, data: DataParams, features: FeaturePar
             problems.append(f"{file}: column {name}: in {len(claims)} lists: {', '.join(claims)}")
     problems += _unmatched_patterns(file, names, features)
     fields = _fields(names, ignored, lists, features)
-    problems += type_problems(file, columns, fields)
+    problems += type_problems(file, columns, fields) or _token_problems(file, columns, fields)
     problems += _reference_problems(fields, features)
     if problems:
         raise SchemaError("\n".join(problems))
@@ -306,3 +307,19 @@ def _reference_problems(fields: Sequence[Field], features: FeatureParams) -> lis
         for key, name in references
         if name not in categorical
     ]
+
+
+def _token_problems(file: str, columns: pa.Schema, fields: Sequence[Field]) -> Iterator[str]:
+    """One line for each list whose values could be encoded apart from equal ones of the column that it shares with."""
+    types = {column.name: value_type(column.type) for column in columns}
+    for field in fields:
+        kind, shared = types[field.name], types.get(field.vocabulary)
+        if field.kind != FieldKind.SEQUENCE or field.vocabulary == field.name or not is_list(kind) or shared is None:
+            continue
+        token = value_type(kind.value_type)
+        is_text_of_numbers = is_number(shared) and (is_string(token) or is_binary(token))  # read as numbers
+        if may_differ(token, shared) and not is_text_of_numbers:
+            yield (
+                f"{file}: column {field.name}: a list of {token}, but column {field.vocabulary}, whose vocabulary it "
+                f"shares, is {shared}; equal values would be encoded apart, so store both as one type"
+            )

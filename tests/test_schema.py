@@ -138,6 +138,30 @@ def test_references_must_be_categorical_columns() -> None:
     ]
 
 
+@pytest.mark.parametrize("token", [pa.int64(), pa.float64(), pa.bool_(), pa.date32()], ids=str)
+def test_tokens_and_the_column_whose_vocabulary_they_share_must_agree(token: pa.DataType) -> None:
+    columns = log_columns(item=pa.string(), recent=pa.list_(token))
+    assert problems(columns) == [
+        f"train.parquet: column recent: a list of {token}, but column item, whose vocabulary it shares, is string; "
+        "equal values would be encoded apart, so store both as one type"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("item", "token"),
+    [
+        (pa.int32(), pa.float64()),
+        (pa.float32(), pa.uint8()),
+        (pa.int64(), pa.string()),
+        (pa.string(), pa.string()),
+        (pa.string(), pa.dictionary(pa.int8(), pa.large_string())),
+    ],
+)
+def test_tokens_of_another_width_agree_with_their_column(item: pa.DataType, token: pa.DataType) -> None:
+    columns = log_columns(item=item, recent=pa.large_list(token))
+    assert resolve_schema(columns, data=data_params(), features=feature_params()).sequences[1].vocabulary == "item"
+
+
 def test_a_test_file_needs_the_id_and_the_inputs_but_no_label() -> None:
     schema = log_schema(make_log(4))
     train = log_columns()
