@@ -5,7 +5,7 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install repro sample test test-slow lint docs check format
+.PHONY: help install example repro sample test test-slow lint docs check format
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -24,6 +24,11 @@ install: .venv/installed .dvc/plots/page.html ## create .venv with the tested ve
 sample: install ## generate the sample log into data/ where no log is there (SAMPLE_ROWS=100000)
 	@test -e data/train.parquet || { python -m qin.sample --rows $(SAMPLE_ROWS) --seed 0 --out data && \
 		dvc add --quiet data/train.parquet data/test.parquet data/sample_submission.csv; }
+
+example: install ## put an example's settings into params.yaml and run it on your files in data/ (NAME=kuairand or kuairand/liked)
+	@test -n "$(NAME)" || { echo "usage: make example NAME=kuairand"; exit 1; }
+	qin overlay $(sort examples/$(firstword $(subst /, ,$(NAME)))/params.yaml) $(if $(findstring /,$(NAME)),examples/$(NAME).yaml)
+	dvc repro
 
 repro: sample ## install, generate the sample log if data/ has none, run the pipeline
 	dvc repro

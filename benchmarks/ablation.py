@@ -1,7 +1,6 @@
 """One change at a time to a profile's model, over several seeds, on the same validation rows.
 
-    python -m benchmarks.ablation --params examples/kuairand/params.yaml --data folder --out \
-        benchmarks/results/ablation_clicked.json
+    python -m benchmarks.ablation --params params.yaml --data data --out benchmarks/results/ablation_clicked.json
 
 Each variant changes one option of the profile; `published` is the faithful model. A run is judged as training judges
 it: AP and AUC on the validation fold at the epoch with the best AP. Differences are paired: the same seed with and

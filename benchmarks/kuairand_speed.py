@@ -13,10 +13,9 @@ from typing import Annotated
 import typer
 
 from benchmarks.machine import describe, report
-from benchmarks.profile import FILES, prepare
+from benchmarks.profile import FILES, example, kuairand_params, prepare
 from benchmarks.published import forward_flops
-from benchmarks.train_speed import PROFILE, Case, Clock, Ours, machine_limits
-from qin.config import load_params
+from benchmarks.train_speed import Case, Clock, Ours, machine_limits
 from qin.model.scoring import score_all
 from qin.network.qin import QIN
 from qin.network.threads import use_threads
@@ -41,11 +40,11 @@ def main(
         typer.echo(f"skipped: {data} has no {', '.join(missing)}", err=True)
         return
     clock = Clock.of(device)
-    use_threads(1 if clock.counts_cpu_time else load_params(PROFILE).train.num_threads)
+    use_threads(1 if clock.counts_cpu_time else kuairand_params().train.num_threads)
     limits = machine_limits(clock)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        prepare(folder, PROFILE, data)
+        prepare(folder, example(folder, "kuairand/params"), data)
         training = {}
         for size in batch or [1024, 4096]:
             case = Case(folder / "data/prepared/train", width, layers, rows, size, clock)

@@ -3,15 +3,33 @@
 import os
 import subprocess
 import sys
+import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from qin.config import Params
+from qin.config import Params, load_params
+from qin.experiments.overlay import apply_overlays
 from qin.shards.files import ShardReader
 from qin.shards.folds import read_folds
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = ("train.parquet", "test.parquet", "sample_submission.csv")
+
+
+def example(folder: Path, *overlays: str) -> Path:
+    """A params file in a folder: the repository's with overlays such as `kuairand/params` of examples/."""
+    path = folder / "profile.yaml"
+    path.write_text((ROOT / "params.yaml").read_text(encoding="utf-8"), encoding="utf-8")
+    apply_overlays([ROOT / f"examples/{name}.yaml" for name in overlays], params=path)
+    return path
+
+
+@cache
+def kuairand_params() -> Params:
+    """The settings of the KuaiRand example."""
+    with tempfile.TemporaryDirectory() as folder:
+        return load_params(example(Path(folder), "kuairand/params"))
 
 
 def changed(base: Params, changes: dict[str, Any], seed: int) -> Params:

@@ -34,10 +34,10 @@ import torch.nn.functional as F  # noqa: N812
 import typer
 
 from benchmarks.machine import describe, report
-from benchmarks.profile import ROOT
+from benchmarks.profile import kuairand_params
 from benchmarks.published import PublishedLoop, PublishedQIN, forward_flops, training_bytes
 from benchmarks.reference_log import LABEL_RATE, MAX_LEN, write_log
-from qin.config import Params, load_params
+from qin.config import Params
 from qin.model.build import PUBLISHED, build_model, place
 from qin.model.scoring import score
 from qin.network.qin import QIN, QINSizes
@@ -50,8 +50,6 @@ from qin.train.checkpoint import CheckpointStore
 from qin.train.imbalance import TrainingRows
 from qin.train.loop import Fit, ValidationScores
 from qin.train.moments import numeric_moments
-
-PROFILE = ROOT / "examples/kuairand/params.yaml"
 
 DROPOUT = 0.1
 _BUFFER_BATCHES = 4  # a buffer is read every few steps, so that each block pays for its share of the reading
@@ -252,7 +250,7 @@ def _params(case: Case, *, dropout: float | None) -> Params:
 
     With a dropout, the published variants without batch norm; without one, the variants of the profile.
     """
-    params = load_params(PROFILE)
+    params = kuairand_params()
     model: dict[str, Any] = {"preset": "custom", "num_layers": case.num_layers, "num_rows": case.num_rows}
     model |= {"embedding_dim": case.width, "embedding_std": 0.01, "attention_dim": 2 * case.width}
     if dropout is not None:
@@ -381,7 +379,7 @@ def main(
     if any(None in depth for depth in depths):
         raise typer.BadParameter(f"each --layers needs its --rows, got {layers} and {rows}")
     clock = Clock.of(device)
-    torch.set_num_threads(1 if clock.counts_cpu_time else load_params(PROFILE).train.num_threads)
+    torch.set_num_threads(1 if clock.counts_cpu_time else kuairand_params().train.num_threads)
     limits = machine_limits(clock)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "log"

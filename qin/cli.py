@@ -2,6 +2,7 @@
 
 qin compare HEAD workspace
 qin sweep -S model.dropout=0.0,0.1 --seeds 3
+qin overlay examples/kuairand/params.yaml
 """
 
 import json
@@ -9,6 +10,7 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,6 +18,7 @@ import typer
 from qin.config import load_params
 from qin.errors import QinError
 from qin.experiments.compare import compare_runs, comparison_json, comparison_text, shared_rows
+from qin.experiments.overlay import apply_overlays
 from qin.experiments.runs import read_run
 from qin.experiments.sweep import grid, run_sweep, table
 from qin.paths import PARAMS
@@ -83,6 +86,16 @@ def sweep(
     if failed:
         log.error("error: %d of %d runs failed; their output is in .qin/sweep", failed, len(results) * seeds)
         raise typer.Exit(1)
+
+
+@app.command()
+def overlay(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Settings that differ; the last file wins.")],
+) -> None:
+    """Put the settings of overlays into params.yaml, whose comments stay; nothing changes if one breaks a rule."""
+    with one_line_errors():
+        apply_overlays(files, params=PARAMS)
+        typer.echo(f"{PARAMS}: settings of {', '.join(map(str, files))}")
 
 
 if __name__ == "__main__":

@@ -5,11 +5,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks.ablation import VARIANTS, summary
-from benchmarks.profile import changed
+from benchmarks.profile import changed, example
 from qin.config import load_params
-from tests.project import ROOT
 
-PROFILES = (ROOT / "params.yaml", *sorted((ROOT / "examples").glob("*/*.yaml")))
+PROFILES = ((), ("kuairand/params",), ("kuairand/params", "kuairand/liked"))
 
 
 def run(auc: float) -> dict[str, float]:
@@ -32,8 +31,8 @@ def test_only_common_seeds_are_compared() -> None:
     assert table["two seeds"]["ap_gain_se"] == pytest.approx(0.005)
 
 
-@pytest.mark.parametrize("path", PROFILES, ids=lambda path: path.parent.name)
-def test_every_variant_fits_every_profile(path: Path) -> None:
-    base = load_params(path)
+@pytest.mark.parametrize("overlays", PROFILES)
+def test_every_variant_fits_every_profile(overlays: tuple[str, ...], tmp_path: Path) -> None:
+    base = load_params(example(tmp_path, *overlays))
     for changes in VARIANTS.values():
         assert changed(base, changes, seed=1).train.seed == 1

@@ -1,0 +1,103 @@
+"""Overlays: files with only the settings that differ from params.yaml, put into it with its comments kept.
+
+An overlay has the sections and keys of params.yaml. A value takes the place of the whole value there, also where it
+is a list or holds names of columns. So a new setting touches params.yaml alone, and no example.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from yaml.nodes import CollectionNode, MappingNode, Node, SequenceNode
+
+from qin.config import Params, load_params
+from qin.errors import ConfigError
+from qin.runtime.files import atomic_file
+from qin.strict_yaml import read_yaml
+
+
+def apply_overlays(overlays: list[Path], *, params: Path) -> Params:
+    """Put overlays into a params file, the last one winning; it is written only if the result obeys every rule.
+
+    Args:
+        overlays: Files of sections with keys and values.
+        params: The file to change.
+
+    Returns:
+        The new settings.
+
+    Raises:
+        ConfigError: If a file cannot be read, an overlay names a setting that `params` does not have, or a value breaks
+            a rule.
+    """
+    read_yaml(params)  # its errors name the line, and what it accepts has plain nodes
+    text = params.read_text(encoding="utf-8")
+    for overlay in overlays:
+        text = overlaid(text, _sections(overlay), source=str(overlay))
+    with atomic_file(params) as staging:
+        staging.write_text(text, encoding="utf-8")
+        try:
+            return load_params(staging)
+        except ConfigError as error:
+            lines = str(error).replace(str(staging), f"{params} with {', '.join(map(str, overlays))}")
+            raise ConfigError(lines) from error
+
+
+def overlaid(base: str, overlay: Mapping[str, Mapping[str, Any]], *, source: str) -> str:
+    """The text of a params file with the values of an overlay.
+
+    Args:
+        base: The text, block style down to the keys of the sections.
+        overlay: Values by section and key.
+        source: The overlay's name, for messages.
+
+    Raises:
+        ConfigError: If the base has no such section or key.
+    """
+    places = {(section, key): span for section, key, span in _values(yaml.compose(base, Loader=yaml.SafeLoader))}
+    named = [(section, key) for section, keys in overlay.items() for key in keys]
+    if missing := [f"{source}: {section}.{key}: params.yaml has no such key" for section, key in named
+                   if (section, key) not in places]:  # fmt: skip
+        raise ConfigError("\n".join(missing))
+    for section, key in sorted(named, key=places.__getitem__, reverse=True):  # from the end: earlier places stay
+        start, stop = places[section, key]
+        base = f"{base[:start]}{_block(overlay[section][key])}{base[stop:]}"
+    return base
+
+
+def _sections(overlay: Path) -> dict[str, dict[str, Any]]:
+    tree = read_yaml(overlay)
+    if not isinstance(tree, dict) or not all(isinstance(keys, dict) for keys in tree.values()):
+        raise ConfigError(f"{overlay}: expected sections such as `data:` with keys and values")
+    return tree
+
+
+def _values(root: Node | None) -> Iterator[tuple[str, str, tuple[int, int]]]:
+    """Section, key, and where the text after the key's colon begins and ends."""
+    assert isinstance(root, MappingNode), "params.yaml has sections"
+    for section, keys in root.value:
+        if isinstance(keys, MappingNode):
+            for key, value in keys.value:
+                yield section.value, key.value, (key.end_mark.index + 1, _end(value))
+
+
+def _end(node: Node) -> int:
+    """Where the text of a value ends: a block's own mark lies behind the comments that follow it."""
+    if isinstance(node, CollectionNode) and not node.flow_style and node.value:
+        last = node.value[-1]
+        return _end(last if isinstance(node, SequenceNode) else last[1])
+    return int(node.end_mark.index)
+
+
+class _Dumper(yaml.SafeDumper):  # type: ignore[misc]
+    """Indents the items of a list below its key, as params.yaml does."""
+
+    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:  # noqa: ARG002
+        super().increase_indent(flow, False)
+
+
+def _block(value: Any) -> str:
+    """A value as it stands behind the colon of a key."""
+    text = yaml.dump({"key": value}, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000)
+    return str(text).removeprefix("key:").rstrip("\n").replace("\n", "\n  ")
