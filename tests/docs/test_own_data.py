@@ -1,17 +1,15 @@
 """`Your own data in five minutes` of the README, with a made-up log that has its columns."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
 
-from qin.config import Params
+from qin.config import load_params
+from qin.experiments.overlay import apply_overlays
 from qin.runtime.stage import STAGES
-from qin.strict_yaml import read_yaml
-from tests.project import SMALL, copy_project, set_params
+from tests.project import copy_project
 from tests.stages.run import run_in_process
 from tools.console import blocks
 from tools.walk import ROOT
@@ -19,11 +17,10 @@ from tools.walk import ROOT
 NUM_ROWS = 3000
 
 
-def settings_of_the_readme() -> dict[str, Any]:
+def settings_of_the_readme() -> str:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     (block,) = [block for block in blocks(text) if block.language == "yaml"]
-    settings: dict[str, Any] = yaml.safe_load("\n".join(block.lines))
-    return settings
+    return "\n".join(block.lines)
 
 
 def write_log(folder: Path) -> None:
@@ -58,15 +55,15 @@ def project(tmp_path: Path) -> Path:
     log.mkdir()
     write_log(log)
     folder = copy_project(tmp_path / "project", log=log)
-    shown = settings_of_the_readme()
-    small = {key: value for key, value in SMALL.items() if key.split(".")[0] not in shown}
-    sections = {name: {**read_yaml(folder / "params.yaml")[name], **values} for name, values in shown.items()}
-    set_params(folder / "params.yaml", {**sections, **small})
+    overlay = folder / "mine.yaml"
+    overlay.write_text(settings_of_the_readme(), encoding="utf-8")
+    apply_overlays([overlay], params=folder / "params.yaml")
     return folder
 
 
 def test_the_settings_of_the_readme_are_valid(project: Path) -> None:
-    params = Params.model_validate(read_yaml(project / "params.yaml"))
+    params = load_params(project / "params.yaml")
+    assert params.split.method == "time"
     assert {*params.features.target} <= {*params.features.categorical}
 
 
