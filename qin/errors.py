@@ -17,6 +17,10 @@ class DataError(QinError):
     """A value in an input file breaks a rule; the message names file, column, row, rule and value."""
 
 
+class FewClicksError(DataError):
+    """A sample holds too few rows of a class for a figure that the run can do without."""
+
+
 class ArtifactError(QinError):
     """A file written by an earlier stage is missing, damaged, or does not belong to this run."""
 

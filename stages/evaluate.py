@@ -3,6 +3,7 @@
 python -m stages evaluate
 """
 
+import logging
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import typer
 from qin import paths
 from qin.calibrate.report import read_calibration
 from qin.config import EvaluateParams, load_params
+from qin.errors import FewClicksError
 from qin.evaluate.baseline import compare_with_baseline
 from qin.evaluate.figures import curves, evaluate, evaluate_slices
 from qin.evaluate.fold import JudgedFold
@@ -26,6 +28,7 @@ from qin.scored import ScoredRows
 from qin.shards.files import ShardReader
 
 app = typer.Typer(add_completion=False)
+log = logging.getLogger("qin")
 
 
 @app.command()
@@ -54,12 +57,20 @@ def main() -> None:
         slices, points = evaluate_slices(fold, slices_of)
         figures = evaluate(fold, num_bins=knobs.num_bins)
         if knobs.baseline_rows:
-            figures["baseline"] = compare_with_baseline(params, fold, prepared=paths.PREPARED_TRAIN, folds=paths.FOLDS)
+            try:
+                figures["baseline"] = compare_with_baseline(
+                    params, fold, prepared=paths.PREPARED_TRAIN, folds=paths.FOLDS
+                )
+            except FewClicksError as error:  # a submission must be possible however few they are
+                log.warning("warning: %s; there is no baseline this time", error)
         importance = []
         if knobs.importance_rows:
-            importance = judge_fields(
-                params, fold, segments=segments, prepared=paths.PREPARED_TRAIN, trained=paths.MODEL
-            )
+            try:
+                importance = judge_fields(
+                    params, fold, segments=segments, prepared=paths.PREPARED_TRAIN, trained=paths.MODEL
+                )
+            except FewClicksError as error:
+                log.warning("warning: %s; there is no importance this time", error)
         plots = curves(fold, num_bins=knobs.num_bins, num_points=knobs.num_curve_points)
         report.check_inputs()
         for name, rows in plots.items():

@@ -21,6 +21,10 @@ Objective = Literal["log_loss", "wll"]
 _BACKWARDS = "the logits order the labels backwards"
 
 
+class NoFitError(ValueError):
+    """The rows determine no finite, increasing calibrator: they are too few, separated, or ordered backwards."""
+
+
 @dataclass(frozen=True)
 class CalibratorFit:
     """A fitted calibrator.
@@ -84,13 +88,17 @@ def fit_calibrator(
         offset: see `prior_offset`.
 
     Raises:
-        ValueError: see `check_objective` and `qin.metrics.logits.positive_rows`; or the method has no finite,
-            increasing solution: constant logits, separated classes, logits that order the labels backwards.
+        ValueError: see `check_objective` and `qin.metrics.logits.positive_rows`.
+        NoFitError: the method has no finite, increasing solution: constant logits, separated classes, logits that order
+            the labels backwards.
     """
     check_objective(method=method, objective=objective)
     is_positive = positive_rows(logit, label)
     z = logit.astype(np.float64) + offset
-    fitted = _FITS[method](z, is_positive, objective == "wll")
+    try:
+        fitted = _FITS[method](z, is_positive, objective == "wll")
+    except ValueError as error:
+        raise NoFitError(str(error)) from error
     estimates = {name: estimate for name, (estimate, _) in fitted.parameters.items()}
     errors = {name: error for name, (_, error) in fitted.parameters.items()}
     return CalibratorFit(Calibrator(method, estimates, offset), errors, fitted.loss)
@@ -111,7 +119,10 @@ def bias_test(logit: FloatArray, label: LabelArray, *, offset: float = 0.0) -> L
     is_positive = positive_rows(logit, label)
     if not has_overlap(logit, is_positive):
         return None
-    larger = fit_logistic(logit.astype(np.float64) + offset, is_positive).loss
+    try:
+        larger = fit_logistic(logit.astype(np.float64) + offset, is_positive).loss
+    except ValueError:  # nearly separated
+        return None
     statistic = max(2.0 * logit.size * (smaller - larger), 0.0)
     return LikelihoodRatio(statistic, math.erfc(math.sqrt(statistic / 2.0)))
 

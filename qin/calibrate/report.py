@@ -14,9 +14,9 @@ from qin.runtime.files import check_keys, read_exact_json
 
 Metrics = dict[str, float | None]
 
-FORMAT = 2
+FORMAT = 3
 
-_COPIED = ("standard_errors", "objective", "base_rates", "num_rows", "before", "after")
+_COPIED = ("standard_errors", "objective", "base_rates", "num_rows", "before", "after", "not_fitted")
 _FITTED = ("method", "temperature", "parameters", "offset", "segments")
 _FILE_KEYS = ("format", *_FITTED, "judged", "offset_parts", "likelihood_ratio", *_COPIED)
 _HEADLINE = ("ap", "log_loss", "wll")
@@ -39,6 +39,7 @@ class CalibrationReport:
         after: metrics of the judge half from the judged calibrator.
         likelihood_ratio: of a temperature against a temperature and a bias, on every validation row; None for other
             methods, and where that test does not exist.
+        not_fitted: why this is an identity though another method was asked for; None where it is what was asked for.
     """
 
     deployed: Calibrator
@@ -51,6 +52,7 @@ class CalibrationReport:
     before: Metrics
     after: Metrics
     likelihood_ratio: LikelihoodRatio | None
+    not_fitted: str | None = None
 
     @property
     def base_rate(self) -> float:
@@ -61,12 +63,22 @@ class CalibrationReport:
         return self.base_rates["validation" if self.deployed.fits_prior else "train"]
 
     @property
+    def judges_all(self) -> bool:
+        """Whether every validation row judges, because a half of them lacks a class; nothing was fitted then."""
+        return self.num_rows["fit_half"] == 0
+
+    @property
     def judged_base_rate(self) -> float:
         """The same for the judged calibrator."""
         return self.base_rates["fit_half" if self.judged.fits_prior else "train"]
 
     def warnings(self) -> list[str]:
         """Return what the user should know, a line each."""
+        if self.not_fitted is not None:
+            return [
+                f"warning: the validation fold determines no calibrator: {self.not_fitted}. The model's probabilities "
+                "are handed on as they are; calibration.temperature_scaling: false asks for just that"
+            ]
         test = self.likelihood_ratio
         if test is None or test.p_value >= _BIAS_LEVEL:
             return []
@@ -94,6 +106,7 @@ class CalibrationReport:
             "after": self.after,
             "likelihood_ratio": None if self.likelihood_ratio is None else asdict(self.likelihood_ratio),
             "segments": deployed["segments"],
+            "not_fitted": self.not_fitted,
             "judged": {"parameters": judged["parameters"], "segments": judged["segments"]},
         }
 

@@ -21,7 +21,7 @@ from sklearn.preprocessing import OrdinalEncoder, TargetEncoder
 from threadpoolctl import threadpool_limits
 
 from qin.config import Params
-from qin.errors import DataError
+from qin.errors import FewClicksError
 from qin.evaluate.fold import JudgedFold
 from qin.metrics.logits import BoolArray, Float64Array, FloatArray, IntArray, LabelArray
 from qin.metrics.paired import Difference, compare_losses, compare_rankings
@@ -142,13 +142,13 @@ def baseline_logits(
         Rows fitted, and logits `(n,)`.
 
     Raises:
-        DataError: the sample holds fewer than `MIN_CLASS_ROWS` rows of a class.
+        FewClicksError: the sample holds fewer than `MIN_CLASS_ROWS` rows of a class.
     """
     train = read_batch(reader, sample_rows(fold, max_rows=max_rows, seed=seed))
     assert train.label is not None
     num_clicks = int(train.label.sum())
     if min(num_clicks, train.rows.size - num_clicks) < MIN_CLASS_ROWS:
-        raise DataError(
+        raise FewClicksError(
             f"params.yaml: evaluate.baseline_rows: {train.rows.size} sampled rows hold {num_clicks} clicks, "
             f"each class needs {MIN_CLASS_ROWS}; give more rows, or 0 for no baseline"
         )
@@ -226,7 +226,7 @@ def compare_with_baseline(params: Params, judged: JudgedFold, *, prepared: Path,
         `rows`, those fitted, and what `baseline_figures` returns.
 
     Raises:
-        DataError: see `baseline_logits`.
+        FewClicksError: see `baseline_logits`.
         ArtifactError: If a file is missing or damaged.
     """
     reader = ShardReader(prepared)

@@ -58,6 +58,8 @@ class JudgedFold:
             cluster: See the class.
         """
         calibrated, is_judge = report.judged.apply(scored.logit, segments), judge_half(scored.row, seed=judge_seed)
+        if report.judges_all:
+            is_judge = np.ones_like(is_judge)
         return cls(
             scored=scored,
             report=report,

@@ -26,6 +26,7 @@ import numpy as np
 import torch
 
 from qin.config import Params
+from qin.errors import FewClicksError
 from qin.evaluate.curves import Row
 from qin.evaluate.fold import JudgedFold
 from qin.metrics.logits import Float64Array, FloatArray, IntArray, LabelArray
@@ -41,6 +42,7 @@ from qin.schema import FieldKind, Schema
 from qin.shards.files import ShardReader
 from qin.shards.loader import Batch, read_batch
 
+MIN_CLASS_ROWS = 2
 COLUMNS = (
     "name",
     "kind",
@@ -286,8 +288,15 @@ def judge_fields(
         trained: Folder of the trained model.
 
     Raises:
+        FewClicksError: If the fold has fewer than two rows of a class, which leave no error to estimate.
         ArtifactError: If a file is missing or damaged, or the rows are not encoded as the model was trained.
     """
+    counts = np.bincount(judged.scored.label, minlength=2)
+    if counts.min() < MIN_CLASS_ROWS:
+        raise FewClicksError(
+            f"params.yaml: evaluate.importance_rows: the validation fold has {counts[1]} clicks in {counts.sum()} "
+            f"rows, each class needs {MIN_CLASS_ROWS}"
+        )
     reader, model = ShardReader(prepared), load_model(trained)
     check_same_schema(model, reader)
     network, calibrator = for_scoring(place(model.network, params.train)), judged.report.deployed

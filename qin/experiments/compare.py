@@ -108,7 +108,8 @@ def _calibrated(run: Run, *, is_half: bool, train: str | None, judge_seed: int |
         return report.deployed.apply(scored.logit)
     if train is None or judge_seed is None:
         raise ConfigError("params.yaml: file not found; shifts by segment need its data.train and calibration.seed")
-    if np.count_nonzero(judge_half(scored.row, seed=judge_seed)) != report.num_rows["judge_half"]:
+    num_judging = np.count_nonzero(judge_half(scored.row, seed=judge_seed))
+    if not report.judges_all and num_judging != report.num_rows["judge_half"]:
         raise DataError(f"{run.name}: its halves were not drawn with calibration.seed {judge_seed} of params.yaml here")
     shifts = report.judged.segments
     segments = None if shifts is None else read_segments(train, shifts.column, scored.row)

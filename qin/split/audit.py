@@ -11,6 +11,8 @@ from qin.shards.folds import EXCLUDED, TRAIN, VALIDATION, Assignment
 from qin.split.columns import SplitColumns
 from qin.split.methods import METHODS, is_in
 
+_FEW_CLICKS = 20
+
 _Mask = npt.NDArray[np.bool_]
 
 
@@ -58,6 +60,19 @@ def check(figures: dict[str, Any], *, file: str) -> None:
         raise DataError(f"{file}: split.method {name}: {figures['overlap'][key]} {key}s are in both folds; must be 0")
     if method.in_order and not figures["time"]["in_order"]:
         raise DataError(f"{file}: split.method {name}: a train row is not earlier than every validation row")
+
+
+def warnings(figures: dict[str, Any], *, file: str) -> list[str]:
+    """What the user should know before training, a line each."""
+    num_rows = figures["rows"]["val"]
+    num_clicks = round(figures["base_rate"]["val"] * num_rows)
+    if num_clicks >= _FEW_CLICKS:
+        return []
+    return [
+        f"warning: {file}: the validation fold has {num_clicks} clicks in {num_rows} rows: its figures will be rough, "
+        "and calibrate leaves the probabilities as they are where one half of it has none; to have more, raise "
+        "split.val_ratio (split.time_val_ratio)"
+    ]
 
 
 def _in_both(hashes: Hashes, is_train: _Mask, is_val: _Mask) -> tuple[int, int]:

@@ -41,6 +41,8 @@ def stratified(
 ) -> Assignment:
     """Draw the same share of each class, exact to one row (rows with equal hashes stay together).
 
+    A class of two rows and more has at least one in either fold, so that few clicks are enough to train and validate.
+
     Args:
         label: `(num_rows,)`, 0 or 1.
         row_hash: `(num_rows,)`, a seeded hash of what identifies each row.
@@ -56,14 +58,25 @@ def stratified(
     for value in (0, 1):
         is_class = label == value
         name = f"label_{value}"
-        used[name] = _smallest(position[is_class], val_ratio) if thresholds is None else _frozen(thresholds, name)
+        if thresholds is None:
+            used[name] = _smallest(position[is_class], val_ratio, leaves_some=True)
+        else:
+            used[name] = _frozen(thresholds, name)
         fold[is_class & (position < np.uint64(used[name]))] = VALIDATION
     return Assignment(fold, used, {})
 
 
-def _smallest(position: Hashes, share: float) -> int:
-    """The threshold below which this share of the positions is."""
+def _smallest(position: Hashes, share: float, *, leaves_some: bool = False) -> int:
+    """The threshold below which this share of the positions is.
+
+    Args:
+        position: Hashes of the rows, reordered here.
+        share: How many of them are wanted below it.
+        leaves_some: Whether two and more leave at least one on either side, however small the share.
+    """
     count = round(share * position.size)
+    if leaves_some and position.size > 1:
+        count = min(max(count, 1), position.size - 1)
     if count == position.size:
         return _END
     position.partition(count)
@@ -263,11 +276,13 @@ class Method:
         assign: The folds from the columns and the settings; a ValueError says which setting does not fit.
         keeps_whole: The key whose values lie in one fold each, as `SplitColumns.keys` names it, or None.
         in_order: Whether every train row is earlier than every validation row.
+        way_out: What to set where a fold has one class only.
     """
 
     assign: Callable[[SplitColumns, SplitParams], Assignment]
     keeps_whole: str | None = None
     in_order: bool = False
+    way_out: str = "set another split.val_ratio or split.seed"
 
 
 def assign_folds(columns: SplitColumns, split: SplitParams, *, file: str) -> Assignment:
@@ -286,7 +301,7 @@ def assign_folds(columns: SplitColumns, split: SplitParams, *, file: str) -> Ass
         if not counts.all():
             raise DataError(
                 f"{file}: split.method {split.method}: the {name} fold has {counts[0]} rows of class 0 "
-                f"and {counts[1]} of class 1; it needs both"
+                f"and {counts[1]} of class 1; it needs both: {METHODS[split.method].way_out}"
             )
     return assignment
 
@@ -332,5 +347,5 @@ METHODS: Mapping[str, Method] = {
     "stratified": Method(_assign_stratified),
     "group_user": Method(partial(_assign_grouped, key="group"), keeps_whole="group"),
     "group_session": Method(partial(_assign_grouped, key="session"), keeps_whole="session"),
-    "time": Method(_assign_by_time, in_order=True),
+    "time": Method(_assign_by_time, in_order=True, way_out="set another split.time_val_ratio or split.time_val_start"),
 }

@@ -135,8 +135,9 @@ def test_a_prior_shift_is_not_mended_by_temperature_but_by_its_offset_and_by_pla
 
 def test_balanced_logits_without_their_offset_have_no_temperature_at_all() -> None:
     logit, label = sample(20_000)
-    with pytest.raises(ValueError, match="off the natural prior"):
-        judged(logit + math.log(50.0), label)
+    report = judged(logit + math.log(50.0), label)
+    assert report.deployed.method == "identity"
+    assert "off the natural prior" in (report.not_fitted or "")
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -197,17 +198,77 @@ def test_a_column_without_its_segments_is_refused() -> None:
 # Refusals
 
 
+def test_a_fold_with_one_class_or_a_logit_that_is_no_number_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^both classes must be present: 0 positives in 8 rows"):
+        judged(np.arange(8.0), np.zeros(8), judge=np.arange(8) >= 4)
+    logit, label = sample(1_000)
+    with pytest.raises(ValueError, match="every logit must be finite"):
+        judged(np.where(np.arange(1_000) == 7, np.nan, logit), label)
+
+
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(
-    ("label", "message"),
+    ("label", "reason"),
     [
-        ([0, 1, 0, 1, 0, 0, 0, 0], "^judge_half: both classes must be present: 0 positives in 4 rows"),
-        ([1, 1, 1, 1, 0, 0, 0, 1], "^fit_half: both classes must be present: 4 positives in 4 rows"),
-        ([0, 0, 0, 0, 0, 0, 0, 0], "^validation: both classes must be present: 0 positives in 8 rows"),
+        ([0, 1, 0, 1, 0, 0, 0, 0], "the half that judges has 0 clicks in 4 rows"),
+        ([1, 1, 1, 1, 0, 0, 0, 1], "the half that fits has 4 clicks in 4 rows"),
+        ([0, 0, 0, 0, 0, 0, 0, 1], "the half that fits has 0 clicks in 4 rows"),
     ],
 )
-def test_a_half_with_one_class_is_named(label: list[int], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        judged(np.arange(8.0), np.array(label), judge=np.arange(8) >= 4)
+def test_where_a_half_has_one_class_every_row_judges_an_identity(
+    method: Method, label: list[int], reason: str, tmp_path: Path
+) -> None:
+    report = judged(np.arange(8.0), np.array(label), Recipe(method), judge=np.arange(8) >= 4, pos_weight=math.e)
+    for calibrator in (report.deployed, report.judged):
+        assert (calibrator.method, calibrator.offset) == ("identity", -1.0)
+    assert report.judges_all
+    assert report.num_rows == {"validation": 8, "fit_half": 0, "judge_half": 8}
+    assert report.base_rates == {"train": 0.04, "validation": np.mean(label), "judge_half": np.mean(label)}
+    assert all(value is not None for name, value in report.after.items() if not name.startswith("cox"))
+    if method == "identity":  # which was asked for
+        assert (report.not_fitted, report.warnings()) == (None, [])
+    else:
+        assert report.not_fitted == f"{reason}; a larger split.val_ratio has more"
+        [line] = report.warnings()
+        assert reason in line
+        assert "calibration.temperature_scaling: false" in line
+    write_exact_json(tmp_path / "temperature.json", report.to_dict())
+    assert read_calibration(tmp_path / "temperature.json") == report
+
+
+def separated(num_rows: int) -> tuple[Array, Array]:
+    logit = sample(num_rows)[0]
+    logit = logit - np.median(logit)
+    return logit, (logit > 0.0).astype(np.int8)
+
+
+@pytest.mark.parametrize("by", [None, "hour"])
+@pytest.mark.parametrize("method", ["temperature", "platt", "beta"])
+@pytest.mark.parametrize("kind", ["backwards", "separated", "constant", "one click each"])
+def test_rows_that_determine_no_calibrator_leave_the_probabilities_as_they_are(
+    method: Method, kind: str, by: str | None
+) -> None:
+    logit, label = sample(4_000)
+    if kind == "backwards":  # a model of AUC below one half
+        logit = -logit
+    elif kind == "separated":
+        logit, label = separated(4_000)
+    elif kind == "constant":
+        logit = np.full(4_000, -2.0)
+    judge = judge_half(np.arange(logit.size), seed=7)
+    if kind == "one click each":
+        label = np.zeros(4_000, np.int8)
+        label[[np.flatnonzero(judge)[3], np.flatnonzero(~judge)[3]]] = 1
+        logit[label == 1] = logit.max() + 1.0
+    segments = by_hour(4_000)[2] if by else None
+    report = judged(logit, label, Recipe(method, by=by), segments=segments)
+    assert (report.deployed.method, report.judged.method) == ("identity", "identity")
+    assert report.deployed.segments is None
+    assert not report.judges_all
+    assert report.not_fitted
+    assert len(report.warnings()) == 1
+    np.testing.assert_array_equal(report.deployed.apply(logit), logit)
+    assert report.base_rate == 0.04  # what an identity's probabilities refer to
 
 
 def test_a_bad_mask_and_a_bad_recipe_are_refused() -> None:
@@ -247,8 +308,8 @@ def test_the_file_has_the_same_keys_for_every_recipe() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": 1}, "format 1, expected 2; run the calibrate stage again"),
-        ({"format": None}, "format None, expected 2"),
+        ({"format": 1}, "format 1, expected 3; run the calibrate stage again"),
+        ({"format": None}, "format None, expected 3"),
         ({"extra": 0}, r"unknown=\['extra'\]"),
         ({"temperature": 7.0}, "temperature 7.0 is not that of the parameters"),
         ({"method": "beta"}, "method beta has the parameters"),
@@ -267,7 +328,7 @@ def test_another_file_is_refused(change: dict[str, Any], message: str, tmp_path:
 
 def test_a_file_without_a_format_or_a_key_is_refused(tmp_path: Path) -> None:
     tree = judged(*sample(5_000)).to_dict()
-    for key, message in [("format", "format None, expected 2"), ("before", r"missing=\['before'\]")]:
+    for key, message in [("format", "format None, expected 3"), ("before", r"missing=\['before'\]")]:
         write_exact_json(tmp_path / "temperature.json", {name: value for name, value in tree.items() if name != key})
         with pytest.raises(ArtifactError, match=message):
             read_calibration(tmp_path / "temperature.json")

@@ -304,7 +304,8 @@ def test_a_fold_with_one_class_is_refused(tmp_path: Path, log: Columns) -> None:
     with pytest.raises(DataError) as caught:
         split_file(file, split)
     assert str(caught.value) == (
-        f"{file}: split.method time: the validation fold has {num_val} rows of class 0 and 0 of class 1; it needs both"
+        f"{file}: split.method time: the validation fold has {num_val} rows of class 0 and 0 of class 1; it needs "
+        "both: set another split.time_val_ratio or split.time_val_start"
     )
 
 

@@ -58,7 +58,8 @@ def test_stratified_is_exact_in_each_class(num_rows: int, base_rate: float, val_
     assignment = stratified(label, random_hashes(num_rows, seed=seed), val_ratio=val_ratio, thresholds=None)
     for value in (0, 1):
         fold = assignment.fold[label == value]
-        assert (fold == VALIDATION).sum() == round(val_ratio * fold.size)
+        wanted = round(val_ratio * fold.size)
+        assert (fold == VALIDATION).sum() == (wanted if fold.size < 2 else min(max(wanted, 1), fold.size - 1))
     assert set(assignment.thresholds) == {"label_0", "label_1"}
 
 

@@ -152,14 +152,18 @@ def test_a_file_of_an_earlier_format_is_one_line(project: Path, capfd: pytest.Ca
         assert "artifacts/temperature.json: its checksum is not that of its content" in capfd.readouterr().err
 
 
-def test_logits_that_no_method_can_calibrate_are_one_line(project: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_logits_that_no_method_can_calibrate_stay_as_they_are(project: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A model that ranks backwards ends with a submission and a warning, not after hours without either."""
     folder = project / "artifacts/validation"
     scored, origin = ScoredRows.read(folder), read_artifact(paths.VALIDATION, at=folder).origin
     replace(scored, logit=-scored.logit).write(folder, origin=origin)
     for method in ("temperature", "platt", "beta"):
         set_params(project / "params.yaml", {"calibration.method": method})
-        with pytest.raises(SystemExit):
-            run_in_process("calibrate")
-        [line] = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error")]
-        assert line.startswith("error: artifacts/validation: the logits cannot be calibrated: no ")
+        run_in_process("calibrate")
+        [line] = [line for line in capfd.readouterr().err.splitlines() if line.startswith("warning")]
+        assert line.startswith("warning: the validation fold determines no calibrator: no ")
         assert "order the labels backwards" in line
+        report = json.loads((project / "artifacts/temperature.json").read_text())
+        assert (report["method"], report["judged"]["parameters"]) == ("identity", {})
+        for stage in ("evaluate", "predict"):
+            run_in_process(stage)
