@@ -22,6 +22,7 @@ from benchmarks.measure import Cost, measure_module, measure_sample
 from benchmarks.profile import ROOT
 from qin.prepare.sequences import encode_sequence
 from qin.raw.hashing import seed_of
+from qin.schema import Field, FieldKind
 
 _MAX_LEN, _NUM_BUCKETS, _NUM_ITEMS = 100, 4096, 594
 _BATCH_ROWS = 8192
@@ -70,10 +71,11 @@ def _sequences(num_tokens: int, repeats: int) -> float:
     generator = np.random.default_rng(0)
     items = generator.integers(1, _NUM_ITEMS + 1, (_BATCH_ROWS, num_tokens))
     texts = pa.array([",".join(map(str, row)) for row in items.tolist()])
+    field = Field("seq", FieldKind.SEQUENCE, "seq", _NUM_BUCKETS, _MAX_LEN, separator=",", tokens="number")
     out, seed, seconds = np.zeros((_BATCH_ROWS, _MAX_LEN), np.uint16), seed_of("seq", 0), []
     for _ in range(10 * repeats + 1):  # the first one compiles
         started = time.process_time()
-        encode_sequence(texts, num_buckets=_NUM_BUCKETS, seed=seed, out=out)
+        encode_sequence(texts, field, seed=seed, out=out)
         seconds.append(time.process_time() - started)
     return _BATCH_ROWS / median(seconds[1:])
 

@@ -23,6 +23,7 @@ NumBuckets = Annotated[int, Field(ge=3, le=2**31 - 1)]
 DROPOUTS = ("dropout", "row_dropout", "embedding_dropout", "field_dropout")
 
 _SHOWN_CHARACTERS = 60
+_NO_SEPARATORS = "+.\"'\\[](){}\r\n\0"
 
 
 class _Section(BaseModel):
@@ -42,12 +43,29 @@ class DataParams(_Section):
 
 
 class SequenceParams(_Section):
-    """One behaviour sequence; it has its own vocabulary (`num_buckets`) or shares a column's."""
+    """One behaviour sequence; it has its own vocabulary (`num_buckets`) or shares a column's.
+
+    `separator` divides the tokens of text, `padding` is a token that stands for nothing, and `tokens` says what text is
+    read as: `auto` takes the type of the column whose vocabulary it shares, or else what the file's first rows hold.
+    """
 
     name: str
     max_len: Count
     vocabulary_of: str | None = None
     num_buckets: NumBuckets | None = None
+    separator: str = ","
+    padding: str | int | None = None
+    tokens: Literal["auto", "number", "text"] = "auto"
+
+    @model_validator(mode="after")
+    def _separator_divides(self) -> "SequenceParams":
+        text = self.separator
+        if len(text) != 1 or not text.isascii() or text.isalnum() or text in _NO_SEPARATORS:
+            raise ValueError(
+                "separator must be one ASCII character that is no letter, digit, quote, bracket, backslash, point or "
+                f"plus, such as ',' or '|'; got {text!r}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_vocabulary(self) -> "SequenceParams":

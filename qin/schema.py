@@ -1,17 +1,19 @@
 """Which column of the log is what: name patterns from params.yaml resolved against a file's columns and types."""
 
-import fnmatch
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 
-from qin.column_types import is_binary, is_number, may_differ, value_type
+from qin.column_types import is_binary, is_groupable, is_list, is_number, is_string, may_differ, value_type
 from qin.config import DataParams, FeatureParams, SequenceParams
 from qin.errors import SchemaError
+from qin.patterns import expanded, matching
+
+TokenRule = Literal["", "number", "text"]
 
 
 class FieldKind(StrEnum):
@@ -32,6 +34,9 @@ class Field:
         vocabulary: Name that salts its hash; columns with equal vocabularies give equal values equal buckets.
         num_buckets: Buckets of the vocabulary, padding (0) and null (1) included; 0 for numeric fields.
         max_len: Tokens kept, for sequences; 0 otherwise.
+        separator: What divides the tokens of a sequence that is text.
+        padding: Token of a sequence that means nothing.
+        tokens: What a sequence's tokens in text are read as; empty for other fields, and where only the file tells.
     """
 
     name: str
@@ -39,14 +44,18 @@ class Field:
     vocabulary: str = ""
     num_buckets: int = 0
     max_len: int = 0
+    separator: str = ","
+    padding: str | None = None
+    tokens: TokenRule = ""
 
 
 @dataclass(frozen=True)
 class Schema:
-    """The resolved input columns, each kind in the file's column order (sequences in params.yaml's order).
+    """The resolved input columns.
 
     Attributes:
-        fields: All input columns.
+        fields: All input columns, each kind in the order of params.yaml and a glob's matches in natural order of their
+            names; so the order of a file's columns changes neither the model nor the folds.
         target: Categorical columns that together are the target item.
         label: Column of the label.
         id: Column that names a test row.
@@ -116,9 +125,10 @@ def resolve_schema(columns: pa.Schema, *, data: DataParams, features: FeaturePar
     problems = _repeated_columns(file, names)
     if problems:  # nothing else can be said about a name that stands for two columns
         raise SchemaError("\n".join(problems))
-    problems = [f"{file}: data.{key}: no column {name}" for key, name in _unmatched_names(names, data)]
-    ignored = {*data.drop, *(name for name in names if _matches(name, data.ignore))}
-    lists = _claims(names, ignored, data, features)
+    known = dict.fromkeys(names)
+    problems = [f"{file}: data.{key}: no column {name}" for key, name in _unmatched_names(known, data)]
+    ignored = {*data.drop, *(name for _, name in expanded(data.ignore, known))}
+    lists = _claims(known, ignored, data, features)
     for name in names:
         claims = lists[name]
         if not claims and name not in ignored:
@@ -128,8 +138,8 @@ def resolve_schema(columns: pa.Schema, *, data: DataParams, features: FeaturePar
             )
         if len(claims) > 1:
             problems.append(f"{file}: column {name}: in {len(claims)} lists: {', '.join(claims)}")
-    problems += _unmatched_patterns(file, names, features)
-    fields = _fields(names, ignored, lists, features)
+    problems += _unmatched_patterns(file, known, features)
+    fields = _fields(columns, ignored, features)
     problems += type_problems(file, columns, fields) or _token_problems(file, columns, fields)
     problems += _reference_problems(fields, features)
     if problems:
@@ -144,32 +154,42 @@ def resolve_schema(columns: pa.Schema, *, data: DataParams, features: FeaturePar
 
 
 def scalar_columns(names: Iterable[str], *, data: DataParams, features: FeatureParams) -> list[str]:
-    """The columns that the categorical and numeric patterns match, without those left out, in file order."""
-    patterns = [*features.categorical, *features.numeric]
-    left_out = [data.label, data.id, *data.drop, *data.ignore]
-    return [name for name in names if _matches(name, patterns) and not _matches(name, left_out)]
+    """The columns that the categorical and numeric patterns mean, without those left out, in the schema's order."""
+    known = dict.fromkeys(names)
+    left_out = {data.label, data.id, *data.drop, *(name for _, name in expanded(data.ignore, known))}
+    found = dict.fromkeys(name for _, name in expanded([*features.categorical, *features.numeric], known))
+    return [name for name in found if name not in left_out]
 
 
-def check_test_columns(columns: pa.Schema, schema: Schema, *, file: str, train: pa.Schema) -> None:
-    """Check that a file to predict has the id and every input column, with fitting types.
+def check_test_columns(
+    columns: pa.Schema, schema: Schema, *, data: DataParams, features: FeatureParams, train: pa.Schema
+) -> None:
+    """Check that a file to predict has the id and every input column, with fitting types, and no input of its own.
 
     Args:
         columns: The file's Arrow schema.
         schema: The resolved columns.
-        file: The file, for messages.
+        data: The file, for messages, and the columns to leave out.
+        features: Patterns of input columns.
         train: The train file's Arrow schema.
 
     Raises:
-        SchemaError: Naming each missing or unfitting column.
+        SchemaError: Naming each missing, unfitting or additional column.
     """
+    file, counts = data.test, Counter(columns.names)
     needed = [schema.id, *(field.name for field in schema.fields)]
-    problems = [f"{file}: column {name}: missing" for name in needed if name not in columns.names]
-    problems += _repeated_columns(file, [name for name in columns.names if name in needed])
-    present = [field for field in schema.fields if columns.names.count(field.name) == 1]
+    problems = [f"{file}: column {name}: missing" for name in needed if not counts[name]]
+    wanted = set(needed)
+    problems += _repeated_columns(file, [name for name in columns.names if name in wanted])
+    present = [field for field in schema.fields if counts[field.name] == 1]
     problems += type_problems(file, columns, present)
     problems += _type_differences(file, columns, train, present)
-    if columns.names.count(schema.id) == 1 and not _fits(columns.field(schema.id).type, FieldKind.CATEGORICAL):
-        problems.append(f"{file}: column {schema.id}: type {columns.field(schema.id).type} cannot be an id")
+    problems += _columns_of_test_alone(counts, train.names, data, features)
+    if counts[schema.id] == 1 and not _is_id(columns.field(schema.id).type):
+        problems.append(
+            f"{file}: column {schema.id}: type {columns.field(schema.id).type} cannot be an id; "
+            "store ids as integers or text"
+        )
     if problems:
         raise SchemaError("\n".join(problems))
 
@@ -178,111 +198,113 @@ def type_problems(file: str, columns: pa.Schema, fields: Iterable[Field]) -> lis
     """One line for each field whose Arrow type does not fit its kind."""
     return [
         f"{file}: column {field.name}: type {columns.field(field.name).type} cannot be {field.kind}"
+        f"{_ADVICE.get(field.kind, '')}"
         for field in fields
         if not _fits(columns.field(field.name).type, field.kind)
     ]
 
 
+_ADVICE = {FieldKind.SEQUENCE: "; text of divided tokens or a list of numbers or text can"}
+
+
 def _type_differences(file: str, columns: pa.Schema, train: pa.Schema, fields: Iterable[Field]) -> Iterator[str]:
     """One line for each categorical column whose equal values could hash apart: `3.0` as text and as a number."""
     for field in fields:
-        kinds = [_values_of(schema.field(field.name).type) for schema in (columns, train)]
-        if field.kind == FieldKind.CATEGORICAL and _text_rule(kinds[0]) != _text_rule(kinds[1]):
+        ours, theirs = columns.field(field.name).type, train.field(field.name).type
+        if field.kind == FieldKind.CATEGORICAL and may_differ(ours, theirs):
             yield (
-                f"{file}: column {field.name}: type {kinds[0]}, but {kinds[1]} in the train file; "
+                f"{file}: column {field.name}: type {value_type(ours)}, but {value_type(theirs)} in the train file; "
                 "equal values would be encoded apart, so store both as one type"
             )
 
 
-def _values_of(kind: pa.DataType) -> pa.DataType:
-    return kind.value_type if pa.types.is_dictionary(kind) else kind
+def _columns_of_test_alone(
+    names: Iterable[str], train_names: Iterable[str], data: DataParams, features: FeatureParams
+) -> Iterator[str]:
+    """One line for each column that a list of inputs means and the train file lacks: it could teach nothing."""
+    known, in_train = dict.fromkeys(names), set(train_names)
+    left_out = {data.label, data.id, *data.drop, *(name for _, name in expanded(data.ignore, known))} | in_train
+    for key, patterns in (("categorical", features.categorical), ("numeric", features.numeric)):
+        for pattern, name in expanded(patterns, known):
+            if name not in left_out:
+                yield (
+                    f"{data.test}: column {name}: features.{key} lists it ({pattern}), but {data.train} has no such "
+                    "column; add it there, or to data.ignore"
+                )
 
 
-def _text_rule(kind: pa.DataType) -> str:
-    """What decides a value's canonical text; all numbers share one rule, times of other units have others."""
-    if is_string(kind):
-        return "text"
-    return "number" if pa.types.is_integer(kind) or pa.types.is_floating(kind) else str(kind)
-
-
-def is_string(kind: pa.DataType) -> bool:
-    """Whether a type holds text."""
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
-
-
-def is_list(kind: pa.DataType) -> bool:
-    """Whether a type holds lists."""
-    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
+def _is_id(kind: pa.DataType) -> bool:
+    """Whether a type's values have one text each, which is that of a CSV file; a float's could be `1` or `1.0`."""
+    return is_groupable(kind) and not (pa.types.is_floating(value_type(kind)) or pa.types.is_null(value_type(kind)))
 
 
 def _fits(kind: pa.DataType, wanted: FieldKind) -> bool:
-    if pa.types.is_dictionary(kind):
-        return wanted != FieldKind.NUMERIC and _fits(kind.value_type, wanted)
-    is_number = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
+    if pa.types.is_null(kind):  # every value is missing
+        return True
     if wanted == FieldKind.NUMERIC:
-        return bool(is_number)
-    if wanted == FieldKind.SEQUENCE:
-        return is_string(kind) or (is_list(kind) and _fits(kind.value_type, FieldKind.CATEGORICAL))
-    return bool(is_number or is_string(kind) or pa.types.is_temporal(kind))
+        return is_number(kind) or bool(pa.types.is_boolean(kind))
+    if wanted == FieldKind.CATEGORICAL:
+        return is_groupable(kind)
+    kind = value_type(kind)
+    return is_string(kind) or is_binary(kind) or (is_list(kind) and is_groupable(kind.value_type))
 
 
-def _matches(name: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
-
-
-def _repeated_columns(file: str, names: Sequence[str]) -> list[str]:
+def _repeated_columns(file: str, names: Iterable[str]) -> list[str]:
     counts = Counter(names)
     return [f"{file}: column {name}: occurs {count} times" for name, count in counts.items() if count > 1]
 
 
-def _unmatched_names(names: Sequence[str], data: DataParams) -> list[tuple[str, str]]:
+def _unmatched_names(names: dict[str, None], data: DataParams) -> list[tuple[str, str]]:
     wanted = [("label", data.label), *(("drop", name) for name in data.drop)]
     return [(key, name) for key, name in wanted if name not in names]
 
 
-def _claims(names: Sequence[str], ignored: set[str], data: DataParams, features: FeatureParams) -> dict[str, list[str]]:
+def _claims(
+    names: dict[str, None], ignored: set[str], data: DataParams, features: FeatureParams
+) -> dict[str, list[str]]:
     """The lists each column is in; an ignored column's glob matches do not count, its exact mentions do."""
-    claims: dict[str, list[str]] = {}
-    for name in names:
-        found = [f"data.{key}" for key in ("label", "id") if getattr(data, key) == name]
-        for key, patterns in (("categorical", features.categorical), ("numeric", features.numeric)):
-            hits = patterns.count(name) if name in ignored else sum(fnmatch.fnmatchcase(name, p) for p in patterns)
-            found += [f"features.{key}"] * hits
-        found += ["features.sequences"] * sum(sequence.name == name for sequence in features.sequences)
-        if name in ignored and found:
-            found.append("data.drop" if name in data.drop else "data.ignore")
-        claims[name] = found
+    claims: dict[str, list[str]] = {name: [] for name in names}
+    for key in ("label", "id"):
+        if getattr(data, key) in names:
+            claims[getattr(data, key)].append(f"data.{key}")
+    for key, patterns in (("categorical", features.categorical), ("numeric", features.numeric)):
+        for pattern, name in expanded(patterns, names):
+            if name == pattern or name not in ignored:
+                claims[name].append(f"features.{key}")
+    for sequence in features.sequences:
+        if sequence.name in names:
+            claims[sequence.name].append("features.sequences")
+    dropped = set(data.drop)
+    for name in ignored & names.keys():
+        if claims[name]:
+            claims[name].append("data.drop" if name in dropped else "data.ignore")
     return claims
 
 
-def _unmatched_patterns(file: str, names: Sequence[str], features: FeatureParams) -> list[str]:
+def _unmatched_patterns(file: str, names: dict[str, None], features: FeatureParams) -> list[str]:
     patterns = [("categorical", p) for p in features.categorical]
     patterns += [("numeric", p) for p in features.numeric]
-    patterns += [("sequences", s.name) for s in features.sequences]
-    return [
-        f"{file}: features.{key}: {pattern} matches no column"
-        for key, pattern in patterns
-        if not any(fnmatch.fnmatchcase(name, pattern) for name in names)
-    ]
+    unmatched = [(key, pattern) for key, pattern in patterns if not matching(pattern, names)]
+    unmatched += [("sequences", s.name) for s in features.sequences if s.name not in names]
+    return [f"{file}: features.{key}: {pattern} matches no column" for key, pattern in unmatched]
 
 
-def _fields(
-    names: Sequence[str], ignored: set[str], lists: dict[str, list[str]], features: FeatureParams
-) -> tuple[Field, ...]:
+def _fields(columns: pa.Schema, ignored: set[str], features: FeatureParams) -> tuple[Field, ...]:
     def buckets(name: str) -> int:
         return features.num_buckets_of.get(name, features.num_buckets)
 
-    kept = [name for name in names if name not in ignored]
-    categorical = [name for name in kept if "features.categorical" in lists[name]]
-    numeric = [name for name in kept if "features.numeric" in lists[name]]
+    types = {field.name: field.type for field in columns}
+    kept = {name: kind for name, kind in types.items() if name not in ignored}
+    categorical = dict.fromkeys(name for _, name in expanded(features.categorical, types) if name in kept)
+    numeric = dict.fromkeys(name for _, name in expanded(features.numeric, types) if name in kept)
     return (
         *(Field(n, FieldKind.CATEGORICAL, vocabulary=n, num_buckets=buckets(n)) for n in categorical),
         *(Field(n, FieldKind.NUMERIC) for n in numeric),
-        *(_sequence_field(s, buckets) for s in features.sequences if s.name in kept),
+        *(_sequence_field(s, kept, buckets) for s in features.sequences if s.name in kept),
     )
 
 
-def _sequence_field(sequence: SequenceParams, buckets: Callable[[str], int]) -> Field:
+def _sequence_field(sequence: SequenceParams, types: dict[str, pa.DataType], buckets: Callable[[str], int]) -> Field:
     shared = sequence.vocabulary_of
     num_buckets = sequence.num_buckets or buckets(shared or sequence.name)
     return Field(
@@ -291,7 +313,23 @@ def _sequence_field(sequence: SequenceParams, buckets: Callable[[str], int]) -> 
         vocabulary=shared or sequence.name,
         num_buckets=num_buckets,
         max_len=sequence.max_len,
+        separator=sequence.separator,
+        padding=None if sequence.padding is None else str(sequence.padding),
+        tokens=_token_rule(sequence, types),
     )
+
+
+def _token_rule(sequence: SequenceParams, types: dict[str, pa.DataType]) -> TokenRule:
+    """What tokens in text are read as: as the values of the column whose vocabulary they share.
+
+    Text that is a number with leading zeros is another category than that number, and so it is another token; but
+    where the column holds numbers, `00042` and `42.0` in a history can only mean its 42.
+    """
+    if sequence.tokens != "auto":
+        return sequence.tokens
+    if sequence.vocabulary_of in types:
+        return "number" if is_number(value_type(types[sequence.vocabulary_of])) else "text"
+    return "text" if is_list(value_type(types[sequence.name])) else ""
 
 
 def _reference_problems(fields: Sequence[Field], features: FeatureParams) -> list[str]:

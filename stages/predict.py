@@ -14,8 +14,9 @@ from qin.model.artifact import check_same_schema, load_model
 from qin.model.build import place
 from qin.model.scoring import score_all
 from qin.network.threads import use_threads
-from qin.predict.submission import match_ids, read_submission_ids, write_submission
+from qin.predict.submission import write_submission
 from qin.prior import shift_prior
+from qin.raw.sample_ids import match_ids, read_sample_ids
 from qin.raw.segments import read_segments
 from qin.runtime.parent import end_with_dvc
 from qin.runtime.stage import run_stage
@@ -42,7 +43,7 @@ def main() -> None:
         check_same_schema(model, reader)
         reader.verify()
         place(model.network, params.train)
-        header, wanted = read_submission_ids(data.sample_submission)
+        header, wanted = read_sample_ids(data.sample_submission)
         rows = match_ids(
             wanted, read_ids(paths.PREPARED_TEST), file=data.sample_submission, column=data.id, test=data.test
         )

@@ -3,20 +3,27 @@
 python -m stages prepare
 """
 
+import logging
+
 import typer
 
 from qin import paths
 from qin.config import load_params
 from qin.prepare.file import prepare_file
+from qin.prepare.histories import inspect_histories
 from qin.prepare.statistics import headline
 from qin.raw.parquet import open_parquet
+from qin.raw.sample_ids import match_ids, read_sample_ids
 from qin.runtime.chain import origin_of
+from qin.runtime.claim import claimed
 from qin.runtime.files import atomic_directory, write_json
 from qin.runtime.parent import end_with_dvc
 from qin.runtime.stage import run_stage
 from qin.schema import check_test_columns, resolve_schema
+from qin.shards.ids import read_ids
 
 app = typer.Typer(add_completion=False)
+log = logging.getLogger("qin")
 
 
 @app.command()
@@ -25,13 +32,19 @@ def main() -> None:
     with run_stage("prepare") as report:
         params = load_params(paths.PARAMS)
         data, knobs, settings = params.data, params.prepare, params.model_dump(mode="json")
-        report.reads(settings=settings, files={"data.train": data.train, "data.test": data.test})
-        columns = open_parquet(data.train).schema_arrow
-        schema = resolve_schema(columns, data=data, features=params.features)
-        check_test_columns(open_parquet(data.test).schema_arrow, schema, file=data.test, train=columns)
+        files = {"data.train": data.train, "data.test": data.test}
+        report.reads(settings=settings, files={**files, "data.sample_submission": data.sample_submission})
+        features, columns = params.features, open_parquet(data.train).schema_arrow
+        schema = resolve_schema(columns, data=data, features=features)
+        test_columns = open_parquet(data.test).schema_arrow
+        check_test_columns(test_columns, schema, data=data, features=features, train=columns)
+        wanted = read_sample_ids(data.sample_submission)[1]
+        schema, warnings = inspect_histories(data.train, schema)
+        for warning in warnings:
+            log.warning(warning)
         figures = {}
-        with atomic_directory(paths.PREPARED) as folder:
-            for name, file in (("train", data.train), ("test", data.test)):
+        with claimed("prepare"), atomic_directory(paths.PREPARED) as folder:
+            for name, file in (("test", data.test), ("train", data.train)):  # what is shorter may end the stage earlier
                 (folder / name).mkdir()
                 statistics = prepare_file(
                     file,
@@ -45,8 +58,12 @@ def main() -> None:
                 )
                 figures[name] = headline(statistics)
                 report.num_rows += statistics["num_rows"]
+                if name == "test":
+                    match_ids(
+                        wanted, read_ids(folder / name), file=data.sample_submission, column=data.id, test=data.test
+                    )
             report.check_inputs()
-        write_json(paths.METRICS / "prepare.json", figures)
+        write_json(paths.METRICS / "prepare.json", {name: figures[name] for name in ("train", "test")})
 
 
 if __name__ == "__main__":

@@ -3,22 +3,27 @@
 python -m stages split
 """
 
+import logging
+
 import typer
 
 from qin import paths
 from qin.config import load_params
 from qin.raw.parquet import open_parquet
 from qin.runtime.chain import origin_of
+from qin.runtime.claim import claimed
 from qin.runtime.files import atomic_directory, write_json
 from qin.runtime.parent import end_with_dvc
 from qin.runtime.stage import run_stage
 from qin.schema import scalar_columns
 from qin.shards.folds import write_folds
-from qin.split.audit import audit, check
+from qin.split.audit import audit, check, warnings
 from qin.split.columns import read_split_columns
+from qin.split.early import check_later_columns
 from qin.split.methods import assign_folds
 
 app = typer.Typer(add_completion=False)
+log = logging.getLogger("qin")
 
 
 @app.command()
@@ -28,13 +33,17 @@ def main() -> None:
         params = load_params(paths.PARAMS)
         data, split, settings = params.data, params.split, params.model_dump(mode="json")
         files = {"data.train": data.train}
-        report.reads(settings=settings, files=files)
-        scalars = scalar_columns(open_parquet(data.train).schema_arrow.names, data=data, features=params.features)
+        report.reads(settings=settings, files={**files, "data.test": data.test})
+        file_columns = open_parquet(data.train).schema_arrow
+        check_later_columns(params, train=file_columns, test=open_parquet(data.test).schema_arrow)
+        scalars = scalar_columns(file_columns.names, data=data, features=params.features)
         columns = read_split_columns(data, split, target=params.features.target, features=scalars)
         assignment = assign_folds(columns, split, file=data.train)
         figures = audit(columns, assignment, method=split.method)
         check(figures, file=data.train)
-        with atomic_directory(paths.FOLDS) as folder:
+        for warning in warnings(figures, file=data.train):
+            log.warning(warning)
+        with claimed("split"), atomic_directory(paths.FOLDS) as folder:
             origin = origin_of("split", settings, files=files)
             write_folds(folder, assignment, method=split.method, origin=origin)
             report.check_inputs()

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from qin.buckets import FIRST_VALUE_BUCKET, NULL_BUCKET
 from qin.errors import DataError
+from qin.prepare.histories import bad_token
 from qin.prepare.sequences import BadTokenError, encode_sequence
 from qin.raw.hashing import bucket_of, hash_values, seed_of
 from qin.raw.values import encode_label, refuse_rounded
@@ -115,10 +116,7 @@ class BatchEncoder:
     def _sequence(self, column: pa.Array, field: Field, first_row: int, out: npt.NDArray[Any]) -> Any:
         refuse_rounded(column, file=self._file, column=field.name, first_row=first_row)
         try:
-            return encode_sequence(column, num_buckets=field.num_buckets, seed=self._seeds[field.vocabulary], out=out)
+            return encode_sequence(column, field, seed=self._seeds[field.vocabulary], out=out)
         except BadTokenError as error:
-            token = error.token
-            shown = token if len(token) <= 60 else f"{token[:28]}...{token[-28:]}"
-            raise DataError(
-                f"{self._file}: column {field.name}, row {first_row + error.row}: a token is not an integer: {shown!r}"
-            ) from error
+            place = f"{self._file}: column {field.name}, row {first_row + error.row}"
+            raise DataError(f"{place}: {bad_token(error.token, field)}") from error

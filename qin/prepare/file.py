@@ -48,7 +48,7 @@ def prepare_file(
         DataError: Naming the first bad value.
     """
     groups = layout(schema, with_label=with_label)
-    num_rows = open_parquet(file).metadata.num_rows
+    num_rows = open_parquet(file).num_rows
     writer = ShardWriter(folder, groups, num_rows=num_rows, shard_rows=shard_rows)
     encoder = BatchEncoder(schema, groups, file=file)
     statistics = FileStatistics(schema)

@@ -1,12 +1,18 @@
 """Behaviour sequences to fixed-width bucket arrays, without a Python object per token.
 
-A sequence is text of comma-separated integers, or an Arrow list. The last `max_len` tokens are kept, left-aligned and
-oldest first, with 0 (padding) after them. Blanks around a token and one trailing comma are allowed; tokens that are
-not kept are counted but not read. A token is hashed by its canonical integer text, so `007` and `+7` equal `7`, and
-integers of any size are valid.
+A sequence is text of tokens divided by one character, such text in brackets (`[1, 2]`, `["a", "b"]`), or an Arrow list;
+`qin.prepare.tokens` says what a token is. The last `max_len` tokens are kept, left-aligned and oldest first, with 0
+(padding) after them. Blanks around a token and one separator at the end are allowed. Tokens that the settings call
+padding are left out and not counted, wherever they stand.
+
+Plain text is read in two steps, because most histories are longer than `max_len`:
+
+1. from its end, how far the kept tokens reach; what lies before is counted and not read;
+2. the kept tokens as digits and separators. Only where that fails are they read token by token.
+
+With padding, blanks as separators, or brackets, every token is read.
 """
 
-import re
 from typing import Any
 
 import numpy as np
@@ -14,231 +20,332 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from qin.buckets import FIRST_VALUE_BUCKET, NULL_BUCKET
-from qin.column_types import is_list
-from qin.raw.hashing import (
-    bucket_of,
-    hash_int,
-    hash_text,
-    hash_values,
-    utf8_buffers,
+from qin.buckets import NULL_BUCKET
+from qin.column_types import is_binary, is_list, is_string, value_type
+from qin.prepare.tokens import (
+    BAD,
+    SAFE_DIGITS,
+    SKIPPED,
+    VALUE,
+    TokenRules,
+    closing_bracket,
+    is_null_word,
+    next_token,
+    read_token,
+    token_rules,
+    trimmed,
+    unquoted,
 )
+from qin.raw.hashing import bucket_of, hash_int, hash_text, hash_values, utf8_buffers
 from qin.runtime.jit import njit
+from qin.schema import Field
 
-_COMMA, _SPACE, _TAB, _PLUS, _MINUS, _ZERO = 44, 32, 9, 43, 45, 48
-_SAFE_DIGITS = 18
+_ZERO = 48
 _SCAN_BYTES = 64
 _SMALL_VALUES = 4096
-_BLANKS = " \t"
-_INTEGER = re.compile(r"[-+]?[0-9]+")
-
-
-@njit(nogil=True, inline="always")
-def _is_blank(byte: np.uint8) -> bool:
-    return byte in (_SPACE, _TAB)
+_POWERS = 10 ** np.arange(SAFE_DIGITS + 1, dtype=np.int64)
 
 
 @njit(nogil=True)
-def _hash_token(data: Any, start: int, stop: int, seed: np.uint64) -> tuple[bool, np.uint64]:
-    """Whether `data[start:stop]` (no blanks around it) is an integer, and the hash of its canonical text."""
-    negative = start < stop and data[start] == _MINUS
-    if start < stop and (negative or data[start] == _PLUS):
-        start += 1
-    if start == stop:
-        return False, np.uint64(0)
-    while start < stop - 1 and data[start] == _ZERO:
-        start += 1
-    total: Any = np.int64(0)
-    for i in range(start, stop):
-        digit = np.int64(data[i]) - _ZERO
-        if digit < 0 or digit > 9:
-            return False, np.uint64(0)
-        total = total * 10 + digit
-    if stop - start <= _SAFE_DIGITS:
-        return True, hash_int(-total if negative else total, seed)
-    text = np.empty(stop - start + 1, np.uint8)
-    text[0] = _MINUS
-    text[1:] = data[start:stop]
-    return True, hash_text(text, 0 if negative else 1, text.size, seed)
-
-
-@njit(nogil=True)
-def _trimmed_stop(data: Any, start: int, stop: int) -> int:
-    """Where a sequence's text ends once trailing blanks and one trailing comma are left out."""
-    while stop > start and _is_blank(data[stop - 1]):
-        stop -= 1
-    if stop > start and data[stop - 1] == _COMMA:
-        stop -= 1
-        while stop > start and _is_blank(data[stop - 1]):
-            stop -= 1
-    return stop
-
-
-@njit(nogil=True)
-def _count_commas(text: Any) -> Any:
+def _count_separators(text: Any, separator: np.uint8) -> Any:
     count: Any = 0
     for byte in text:  # by value, not by index: only then does the compiler vectorise
-        count += np.int64(byte == _COMMA)
+        count += np.int64(byte == separator)
     return count
 
 
 @njit(nogil=True)
-def _tail_start(data: Any, start: int, stop: int, max_len: int) -> tuple[int, int]:
+def _tail_start(data: Any, start: int, stop: int, separator: np.uint8, max_len: int) -> tuple[int, int]:
     """Where the last `max_len` tokens begin, and how many there are."""
-    num_commas = 0
+    num_separators = 0
     while stop - start > _SCAN_BYTES:
-        more = _count_commas(data[stop - _SCAN_BYTES : stop])
-        if num_commas + more >= max_len:
+        more = _count_separators(data[stop - _SCAN_BYTES : stop], separator)
+        if num_separators + more >= max_len:
             break
-        num_commas += more
+        num_separators += more
         stop -= _SCAN_BYTES
     while stop > start:
-        if data[stop - 1] == _COMMA:
-            num_commas += 1
-            if num_commas == max_len:
+        if data[stop - 1] == separator:
+            num_separators += 1
+            if num_separators == max_len:
                 return stop, max_len
         stop -= 1
-    return start, num_commas + 1
+    return start, num_separators + 1
 
 
 @njit(nogil=True)
-def _hash_padded_token(data: Any, start: int, stop: int, seed: np.uint64) -> tuple[bool, np.uint64]:
-    while start < stop and _is_blank(data[start]):
-        start += 1
-    while stop > start and _is_blank(data[stop - 1]):
-        stop -= 1
-    return _hash_token(data, start, stop, seed)
-
-
-@njit(nogil=True)
-def _small_buckets(seed: np.uint64, num_values: np.uint64, out: Any) -> None:
+def _small_buckets(rules: TokenRules, out: Any) -> None:
     for value in range(out.size):
-        out[value] = bucket_of(hash_int(np.int64(value), seed), num_values)
+        out[value] = bucket_of(hash_int(np.int64(value), rules.seed), rules.num_values)
 
 
 @njit(nogil=True)
-def _parse_digits(text: Any, seed: np.uint64, num_values: np.uint64, small: Any, row: Any) -> bool:
-    """Fill one row of buckets from plain digits and commas; False where the text holds anything else."""
+def _parse_digits(text: Any, rules: TokenRules, small: Any, row: Any) -> bool:
+    """Fill one row of buckets from plain digits and separators; False where the text holds anything else."""
     total, num_digits, num_tokens = np.int64(0), 0, 0
     for byte in text:
         digit = np.uint8(byte - np.uint8(_ZERO))
         if digit <= 9:
             total = total * 10 + np.int64(digit)
             num_digits += 1
-        elif byte == _COMMA and 0 < num_digits <= _SAFE_DIGITS:
-            row[num_tokens] = small[total] if total < small.size else bucket_of(hash_int(total, seed), num_values)
+        elif byte == rules.separator and _is_plain(total, num_digits, rules.is_text):
+            row[num_tokens] = _bucket_of_int(total, rules, small)
             total, num_digits, num_tokens = np.int64(0), 0, num_tokens + 1
         else:
             return False
-    if not 0 < num_digits <= _SAFE_DIGITS:
+    if not _is_plain(total, num_digits, rules.is_text):
         return False
-    row[num_tokens] = small[total] if total < small.size else bucket_of(hash_int(total, seed), num_values)
+    row[num_tokens] = _bucket_of_int(total, rules, small)
+    return True
+
+
+@njit(nogil=True, inline="always")
+def _is_plain(total: Any, num_digits: int, is_text: bool) -> bool:
+    """Whether so many digits are one number that fits 64 bits; as text, it must not begin with a zero besides."""
+    if not 0 < num_digits <= SAFE_DIGITS:
+        return False
+    return not is_text or num_digits == 1 or total >= _POWERS[num_digits - 1]
+
+
+@njit(nogil=True, inline="always")
+def _bucket_of_int(value: Any, rules: TokenRules, small: Any) -> Any:
+    return small[value] if value < small.size else bucket_of(hash_int(value, rules.seed), rules.num_values)
+
+
+@njit(nogil=True)
+def _parse_tail(data: Any, start: int, stop: int, rules: TokenRules, row: Any, bad: Any) -> bool:
+    """Fill one row of buckets from tokens that are all kept; False if one is bad."""
+    number, position = 0, start
+    while position <= stop:
+        first, last, position = next_token(data, position, stop, rules)
+        kind, value = read_token(data, first, last, rules)
+        if kind == BAD:
+            bad[1], bad[2] = first, last
+            return False
+        row[number] = bucket_of(value, rules.num_values)
+        number += 1
     return True
 
 
 @njit(nogil=True)
-def _parse_tokens(data: Any, start: int, stop: int, seed: np.uint64, num_values: np.uint64, row: Any) -> bool:
-    """Fill one row of buckets from the text `data[start:stop]`; False at the first token that is no integer."""
-    num_tokens = 0
-    while True:
-        position = start
-        while position < stop and data[position] != _COMMA:
-            position += 1
-        is_int, value = _hash_padded_token(data, start, position, seed)
-        if not is_int:
-            return False
-        row[num_tokens] = bucket_of(value, num_values)
-        num_tokens += 1
-        if position == stop:
+def _read_element(data: Any, start: int, stop: int, rules: TokenRules, in_brackets: bool) -> tuple[int, np.uint64]:
+    """Read one token, which may stand in quotes or be missing where it is an element of a list; and its bucket."""
+    first, last = start, stop
+    if in_brackets:
+        is_well_formed, first, last = unquoted(data, start, stop)
+        if not is_well_formed:
+            return BAD, np.uint64(0)
+        if first == start and is_null_word(data, first, last):
+            return VALUE, np.uint64(NULL_BUCKET)
+    kind, value = read_token(data, first, last, rules)
+    return kind, bucket_of(value, rules.num_values)
+
+
+@njit(nogil=True)
+def _parse_all(data: Any, start: int, stop: int, rules: TokenRules, in_brackets: bool, row: Any, bad: Any) -> int:
+    """Fill one row of buckets token by token, and return how many tokens there are; -1 if one that is kept is bad.
+
+    The row is a ring while the number of tokens is unknown: a token takes the place of the one `max_len` before it.
+    """
+    count, place, has_bad = 0, 0, False
+    position = start
+    while position <= stop:
+        first, last, position = next_token(data, position, stop, rules)
+        kind, bucket = _read_element(data, first, last, rules, in_brackets)
+        if kind == SKIPPED:
+            continue
+        if place == row.size:
+            place = 0
+        row[place] = bucket
+        has_bad |= kind == BAD
+        place += 1
+        count += 1
+    if has_bad and _find_bad(data, start, stop, rules, in_brackets, count - row.size, bad):
+        return -1
+    if count > row.size > place:
+        row[:] = np.concatenate((row[place:], row[:place]))
+    return count
+
+
+@njit(nogil=True)
+def _find_bad(
+    data: Any, start: int, stop: int, rules: TokenRules, in_brackets: bool, num_left_out: int, bad: Any
+) -> bool:
+    """Whether a token after the first ones, which are left out, is bad; where it is goes to `bad`."""
+    number, position = 0, start
+    while position <= stop:
+        first, last, position = next_token(data, position, stop, rules)
+        kind, _ = _read_element(data, first, last, rules, in_brackets)
+        number += kind != SKIPPED
+        if kind == BAD and number > num_left_out:
+            bad[1], bad[2] = first, last
             return True
-        start = position + 1
+    return False
+
+
+@njit(nogil=True)
+def _parse_brackets(data: Any, start: int, stop: int, rules: TokenRules, row: Any, bad: Any) -> int:
+    """Fill one row from a list in brackets; see `_parse_all`."""
+    if stop - start < 2 or data[stop - 1] != closing_bracket(data[start]):
+        bad[1], bad[2] = start, stop
+        return -1
+    first, last = trimmed(data, start + 1, stop - 1)
+    return 0 if first == last else _parse_all(data, first, last, rules, True, row, bad)
+
+
+@njit(nogil=True)
+def _parse_plain(data: Any, start: int, stop: int, rules: TokenRules, small: Any, row: Any, bad: Any) -> int:
+    """Fill one row from text of which only the kept end is read; see `_parse_all`."""
+    end = stop
+    if data[stop - 1] == rules.separator:
+        end = trimmed(data, start, stop - 1)[1]
+    if start == end:  # a lone separator, which does divide two blank tokens
+        bad[1], bad[2] = start, start
+        return -1
+    tail, num_tokens = _tail_start(data, start, end, rules.separator, row.size)
+    if not (_parse_digits(data[tail:end], rules, small, row) or _parse_tail(data, tail, stop, rules, row, bad)):
+        return -1
+    return num_tokens + int(_count_separators(data[start:tail], rules.separator))
 
 
 @njit(nogil=True)
 def _parse_rows(
-    data: Any, offsets: Any, is_null: Any, seed: np.uint64, num_values: np.uint64, small: Any, out: Any, lengths: Any
-) -> int:
-    """Parse every row into `out`; returns the first bad row, or -1."""
-    max_len = out.shape[1]
+    data: Any, offsets: Any, is_null: Any, rules: TokenRules, small: Any, out: Any, lengths: Any, bad: Any
+) -> None:
+    """Parse every row into `out`; at the first bad token, its row, begin and end go to `bad`."""
+    reads_all = rules.has_padding or rules.is_blank
     for i in range(out.shape[0]):
-        start, stop = offsets[i], _trimmed_stop(data, offsets[i], offsets[i + 1])
-        while start < stop and _is_blank(data[start]):
-            start += 1
+        start, stop = trimmed(data, offsets[i], offsets[i + 1])
         if is_null[i] or start == stop:
-            # A lone comma is trimmed to nothing, but it does hold a blank token.
-            if not is_null[i] and _count_commas(data[offsets[i] : offsets[i + 1]]):
-                return i
             continue
-        tail, num_tokens = _tail_start(data, start, stop, max_len)
-        lengths[i] = num_tokens + _count_commas(data[start:tail])
-        is_plain = _parse_digits(data[tail:stop], seed, num_values, small, out[i])
-        if not is_plain and not _parse_tokens(data, tail, stop, seed, num_values, out[i]):
-            return i
-    return -1
+        if closing_bracket(data[start]):
+            length = _parse_brackets(data, start, stop, rules, out[i], bad)
+        elif reads_all:
+            length = _parse_all(data, start, stop, rules, False, out[i], bad)
+        else:
+            length = _parse_plain(data, start, stop, rules, small, out[i], bad)
+        if length < 0:
+            bad[0] = i
+            return
+        lengths[i] = length
+
+
+@njit(nogil=True)
+def _hash_elements(
+    data: Any, offsets: Any, is_null: Any, rules: TokenRules, hashes: Any, is_skipped: Any, is_bad: Any
+) -> None:
+    """Hash the elements of lists of text, each a token."""
+    for k in range(hashes.size):
+        if is_null[k]:
+            continue
+        start, stop = offsets[k], offsets[k + 1]
+        if not rules.is_text:
+            start, stop = trimmed(data, start, stop)
+        kind, value = read_token(data, start, stop, rules)
+        if start == stop and rules.is_text:  # an empty text is a value of a list, as of a column
+            value = hash_text(data, start, stop, rules.seed)
+        hashes[k], is_skipped[k] = value, kind == SKIPPED
+        is_bad[k] = kind == BAD and not rules.is_text
 
 
 @njit(nogil=True)
 def _fill_lists(
-    hashes: Any, is_null: Any, starts: Any, stops: Any, num_values: np.uint64, out: Any, lengths: Any
-) -> None:
+    hashes: Any, is_null: Any, is_skipped: Any, is_bad: Any, stops: Any, num_values: np.uint64, out: Any, lengths: Any
+) -> tuple[int, int]:
+    """Fill rows from the end of each list; returns row and element of the first bad value that is kept, or -1."""
+    start = 0
     for i in range(out.shape[0]):
-        lengths[i] = stops[i] - starts[i]
-        first = max(starts[i], stops[i] - out.shape[1])
-        for k in range(first, stops[i]):
-            out[i, k - first] = np.uint64(NULL_BUCKET) if is_null[k] else bucket_of(hashes[k], num_values)
+        for k in range(start, stops[i]):
+            lengths[i] += not is_skipped[k]
+        place = min(lengths[i], out.shape[1])
+        k = stops[i]
+        while place > 0:
+            k -= 1
+            if is_skipped[k]:
+                continue
+            if is_bad[k]:
+                return i, k
+            place -= 1
+            out[i, place] = np.uint64(NULL_BUCKET) if is_null[k] else bucket_of(hashes[k], num_values)
+        start = stops[i]
+    return -1, -1
 
 
 class BadTokenError(ValueError):
-    """A kept token is not an integer; `row` counts from the start of the batch."""
+    """A kept token cannot be read; `row` counts from the start of the batch, `token` is its bytes."""
 
-    def __init__(self, row: int, token: str) -> None:
-        super().__init__(f"row {row}: a token is not an integer: {token!r}")
+    def __init__(self, row: int, token: bytes) -> None:
+        super().__init__(f"row {row}: bad token: {token!r}")
         self.row = row
         self.token = token
 
 
-def encode_sequence(
-    array: pa.Array, *, num_buckets: int, seed: np.uint64, out: npt.NDArray[Any]
-) -> npt.NDArray[np.int64]:
+def encode_sequence(array: pa.Array, field: Field, *, seed: np.uint64, out: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
     """Encode a column of sequences.
 
     Args:
-        array: Strings of comma-separated integers, or lists of values; null is an empty sequence.
-        num_buckets: Buckets of the vocabulary, padding (0) and null (1) included.
+        array: Text, or lists of values; null is an empty sequence.
+        field: Vocabulary, separator, padding, and what its tokens are.
         seed: From `hashing.seed_of` for the vocabulary.
         out: Zeroed unsigned integers `(num_rows, max_len)` to fill.
 
     Returns:
-        Full lengths `(num_rows,)` in tokens, before truncation to `max_len`.
+        Full lengths `(num_rows,)` in tokens that are no padding, before truncation to `max_len`.
 
     Raises:
-        BadTokenError: At the first row in which a kept token is no integer.
+        BadTokenError: At the first row in which a kept token cannot be read.
     """
     lengths = np.zeros(len(array), np.int64)
-    num_values = np.uint64(num_buckets - FIRST_VALUE_BUCKET)
     if pa.types.is_dictionary(array.type):
         array = array.cast(array.type.value_type)
+    if pa.types.is_null(array.type):
+        return lengths
+    rules = token_rules(field, seed)
     if is_list(array.type):
-        _encode_lists(array, num_values, seed, out, lengths)
+        _encode_lists(array, rules, out, lengths)
         return lengths
     is_null = array.is_null().to_numpy(zero_copy_only=False)
     small = np.empty(_SMALL_VALUES, out.dtype)  # item ids are mostly small: looking their bucket up beats hashing it
-    _small_buckets(seed, num_values, small)
-    bad = _parse_rows(*utf8_buffers(array), is_null, seed, num_values, small, out, lengths)
-    if bad >= 0:
-        raise BadTokenError(bad, _bad_token(array[bad].as_py(), out.shape[1]))
+    _small_buckets(rules, small)
+    data, offsets = utf8_buffers(array)
+    bad = np.full(3, -1, np.int64)
+    _parse_rows(data, offsets, is_null, rules, small, out, lengths, bad)
+    if bad[0] >= 0:
+        raise BadTokenError(int(bad[0]), data[bad[1] : bad[2]].tobytes())
     return lengths
 
 
-def _bad_token(text: str, max_len: int) -> str:
-    """The first kept token that is no integer, in a row that has one."""
-    tokens = text.strip(_BLANKS).removesuffix(",").split(",")[-max_len:]
-    return next(token for token in tokens if not _INTEGER.fullmatch(token.strip(_BLANKS)))
-
-
-def _encode_lists(array: pa.Array, num_values: np.uint64, seed: np.uint64, out: Any, lengths: Any) -> None:
+def _encode_lists(array: pa.Array, rules: TokenRules, out: Any, lengths: Any) -> None:
     counts = pc.fill_null(pc.list_value_length(array), 0).to_numpy(zero_copy_only=False).astype(np.int64)
     stops = np.cumsum(counts)
     values = array.flatten()  # leaves out the values behind null lists, so that counts and values agree
-    hashes, is_null = hash_values(values, seed)
-    _fill_lists(hashes, is_null, stops - counts, stops, num_values, out, lengths)
+    hashes, is_null, is_skipped, is_bad = _hash_values(values, rules)
+    row, element = _fill_lists(hashes, is_null, is_skipped, is_bad, stops, rules.num_values, out, lengths)
+    if row >= 0:
+        raise BadTokenError(row, str(values[element].as_py()).encode())
+
+
+def _hash_values(values: pa.Array, rules: TokenRules) -> tuple[Any, Any, Any, Any]:
+    """Hashes of list elements; which are null, padding, or no token."""
+    num_values = len(values)
+    is_skipped, is_bad = np.zeros(num_values, np.bool_), np.zeros(num_values, np.bool_)
+    if pa.types.is_null(values.type):
+        return np.zeros(num_values, np.uint64), np.ones(num_values, np.bool_), is_skipped, is_bad
+    if pa.types.is_dictionary(values.type):
+        hashes, *masks = _hash_values(values.dictionary, rules)
+        missing = values.indices.is_null().to_numpy(zero_copy_only=False)
+        codes = values.indices.fill_null(0).to_numpy(zero_copy_only=False)
+        if not len(values.dictionary):
+            return _hash_values(pa.nulls(num_values), rules)
+        of_code = [mask[codes] for mask in masks]
+        return hashes[codes], of_code[0] | missing, of_code[1] & ~missing, of_code[2] & ~missing
+    kind = value_type(values.type)
+    if is_string(kind) or (is_binary(kind) and not pa.types.is_fixed_size_binary(kind)):
+        is_null = values.is_null().to_numpy(zero_copy_only=False)
+        hashes = np.zeros(num_values, np.uint64)
+        _hash_elements(*utf8_buffers(values), is_null, rules, hashes, is_skipped, is_bad)
+        return hashes, is_null, is_skipped, is_bad
+    hashes, is_null = hash_values(values, rules.seed)
+    if rules.has_padding and not rules.is_padding_word:
+        is_skipped = (hashes == rules.padding_hash) & ~is_null
+    return hashes, is_null, is_skipped, is_bad

@@ -95,7 +95,7 @@ def _names(values: pa.Array) -> pa.Array:
 def _selected(file: str | Path, column: str, rows: Rows) -> Iterator[tuple[slice, pa.Array]]:
     """The column's values at the wanted rows of each batch, and their place among the wanted rows."""
     with open_parquet(file) as opened:
-        names, num_rows = opened.schema_arrow.names, opened.metadata.num_rows
+        names, num_rows = opened.schema_arrow.names, opened.num_rows
         if column not in names:
             raise SchemaError(f"{file}: no column {column}")
         kind = opened.schema_arrow.field(column).type

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from qin.column_types import is_binary, is_string
 from qin.errors import DataError
 from qin.raw.hashing import hash_values, seed_of
 from qin.runtime.files import named_errors
@@ -53,9 +54,9 @@ class IdWriter:
         """Add the ids of a batch.
 
         Raises:
-            DataError: If one is missing.
+            DataError: If one is missing, or is no text in UTF-8, which no sample submission could name.
         """
-        text = array.cast(pa.string())
+        text = self._text(array, first_row)
         is_missing = pc.fill_null(pc.equal(text, ""), True).to_numpy(zero_copy_only=False)
         if is_missing.any():
             row = first_row + int(np.flatnonzero(is_missing)[0])
@@ -65,6 +66,23 @@ class IdWriter:
         num_pending = sum(len(part) for part in self._pending)
         with named_errors(self._path):
             self._write(num_pending - num_pending % _BLOCK_ROWS)
+
+    def _text(self, array: pa.Array, first_row: int) -> pa.Array:
+        if isinstance(array.type, pa.BaseExtensionType):
+            array = array.storage if not isinstance(array.type, pa.UuidType) else _uuid_texts(array)
+        if pa.types.is_dictionary(array.type):
+            array = array.cast(array.type.value_type)
+        if not (is_string(array.type) or is_binary(array.type)):
+            return array.cast(pa.string())
+        raw = array.cast(pa.large_binary())  # a string array may hold any bytes; only this way they are checked
+        try:
+            return raw.cast(pa.string())
+        except pa.ArrowInvalid as error:
+            row = next(row for row, value in enumerate(raw.to_pylist()) if value is not None and not _is_utf8(value))
+            raise DataError(
+                f"{self._file}: column {self._column}, row {first_row + row}: id is no text in UTF-8: "
+                f"{raw[row].as_py()!r}"
+            ) from error
 
     def _write(self, num_rows: int) -> None:
         """Write so many pending rows, in blocks that do not show how rows were batched."""
@@ -86,6 +104,18 @@ class IdWriter:
         row = int(np.flatnonzero(~is_first)[0])
         value = read_ids(self._path.parent)[row].as_py()
         raise DataError(f"{self._file}: column {self._column}, row {row}: id occurs twice: {value!r}")
+
+
+def _is_utf8(value: bytes) -> bool:
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _uuid_texts(array: pa.Array) -> pa.Array:
+    return pa.array([None if value is None else str(value) for value in array.to_pylist()], pa.string())
 
 
 def read_ids(folder: Path) -> pa.ChunkedArray:

@@ -11,6 +11,7 @@ import pyarrow as pa
 from qin.column_types import is_groupable
 from qin.config import DataParams, SplitParams
 from qin.errors import SchemaError
+from qin.patterns import did_you_mean
 from qin.raw.hashing import HashedColumn, Hashes, hash_column, hash_rows, seed_of
 from qin.raw.parquet import map_batches, open_parquet, read_batches
 from qin.raw.times import TimeColumn
@@ -77,7 +78,7 @@ def read_split_columns(
     columns_read = _checked_columns(schema, named, file)
     time_column = None if split.time_col is None else TimeColumn.of(file, split.time_col)
     encoder = _SplitEncoder(file, data.label, {"row": row_key, **keys}, time_column, split.seed)
-    num_rows = open_parquet(file).metadata.num_rows
+    num_rows = open_parquet(file).num_rows
     arrays: dict[str, npt.NDArray[Any]] = {}
     batches = read_batches(file, columns=columns_read, batch_rows=_BATCH_ROWS)
     with Progress(num_rows, label=f"split {file}") as progress:
@@ -145,7 +146,11 @@ class _SplitEncoder:
 def _checked_columns(schema: pa.Schema, named: Mapping[str, Sequence[str | None]], file: str) -> list[str]:
     """The columns that settings name, once each, if all are there and can be compared."""
     pairs = [(key, name) for key, names in named.items() for name in names if name is not None]
-    problems = [f"{file}: {key}: no column {name}" for key, name in pairs if name not in schema.names]
+    problems = [
+        f"{file}: {key}: no column {name}{did_you_mean(name, schema.names)}"
+        for key, name in pairs
+        if name not in schema.names
+    ]
     present = sorted({name for _, name in pairs if name in schema.names})
     problems += [
         f"{file}: column {name}: values of type {schema.field(name).type} cannot identify a row or a group"

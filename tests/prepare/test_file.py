@@ -171,6 +171,10 @@ def with_value(log: Columns, column: str, row: int, value: Any, kind: pa.DataTyp
     return {**log, column: pa.array(values, kind or log[column].type, from_pandas=False)}
 
 
+EXPECTED = "expected integers such as '12,13' or '[12, 13]'"
+READS_TEXT = "features.sequences.seq.tokens: text would read text"
+
+
 @pytest.mark.parametrize(
     ("column", "value", "kind", "message"),
     [
@@ -183,10 +187,10 @@ def with_value(log: Columns, column: str, row: int, value: Any, kind: pa.DataTyp
         ("price", float("-inf"), pa.float64(), "infinite: -inf"),
         ("price", 1e39, pa.float64(), "too large for 32-bit floats: 1e+39"),
         ("item", float("inf"), pa.float64(), "infinite: inf"),
-        ("seq", "1,x,3", None, "a token is not an integer: 'x'"),
-        ("seq", "9,9,9,9,1,2.5,,4", None, "a token is not an integer: '2.5'"),
-        ("seq", "7,,8", None, "a token is not an integer: ''"),
-        ("seq", "a" * 100, None, f"a token is not an integer: '{'a' * 28}...{'a' * 28}'"),
+        ("seq", "1,x,3", None, f"a token is not an integer: 'x'; {EXPECTED}; {READS_TEXT}"),
+        ("seq", "9,9,9,9,1,2.5,,4", None, f"a token is not an integer: '2.5'; {EXPECTED}; {READS_TEXT}"),
+        ("seq", "7,,8", None, f"a token is not an integer: ''; {EXPECTED}"),
+        ("seq", "a" * 100, None, f"a token is not an integer: '{'a' * 28}...{'a' * 28}'; {EXPECTED}; {READS_TEXT}"),
     ],
 )
 @pytest.mark.parametrize("row", [0, 161, NUM_ROWS - 1])

@@ -2,6 +2,7 @@
 
 import functools
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,14 +15,15 @@ from hypothesis import strategies as st
 from qin.buckets import NULL_BUCKET
 from qin.prepare.sequences import BadTokenError, encode_sequence
 from qin.raw.hashing import bucket_of, hash_values, seed_of
+from qin.schema import Field, FieldKind
 
 NUM_BUCKETS = 50_000
 SEED = seed_of("seq", 3)
 TEXT_TYPES = [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())]
 
 
-class NotAnIntegerError(Exception):
-    """A kept token is no integer: (token)."""
+class BadReferenceError(Exception):
+    """A kept token that cannot be read: (token)."""
 
 
 @functools.cache
@@ -31,28 +33,85 @@ def bucket(text: str) -> int:
     return int(bucket_of(hashes[0], np.uint64(NUM_BUCKETS - 2)))
 
 
-def parse(text: str | None, max_len: int) -> tuple[list[int], int]:
+def value_of(token: str, tokens: str) -> str:
+    """The canonical text of a token."""
+    if tokens == "text":
+        if not token:
+            raise BadReferenceError(token)
+        return token
+    if not re.fullmatch(r"[-+]?[0-9]+(\.0*)?", token):
+        raise BadReferenceError(token)
+    whole, point, _ = token.partition(".")
+    if point and abs(int(whole)) >= 2**53:
+        raise BadReferenceError(token)
+    return str(int(whole))
+
+
+def is_padding(token: str, padding: str | None, tokens: str) -> bool:
+    """Whether a token means nothing, in whatever spelling."""
+    try:
+        return padding is not None and (token == padding or value_of(token, tokens) == value_of(padding, tokens))
+    except BadReferenceError:
+        return False
+
+
+def parse(
+    text: str | None, max_len: int, *, separator: str = ",", padding: str | None = None, tokens: str = "number"
+) -> tuple[list[int], int]:
     """Kept buckets and the number of all tokens: the slow, obvious way."""
     if text is None or not text.strip(" \t"):
         return [], 0
-    tokens = text.split(",")
-    if not tokens[-1].strip(" \t"):
-        tokens.pop()
-    kept = [token.strip(" \t") for token in tokens[-max_len:]]
-    for token in kept:
-        if not re.fullmatch(r"[-+]?[0-9]+", token):
-            raise NotAnIntegerError(token)
-    return [bucket(str(int(token))) for token in kept], len(tokens)
+    if separator in " \t":
+        found = re.split("[ \t]+", text.strip(" \t"))
+    else:
+        found = [token.strip(" \t") for token in text.split(separator)]
+        if not found[-1]:
+            found.pop()
+    found = [token for token in found if not is_padding(token, padding, tokens)]
+    return [bucket(value_of(token, tokens)) for token in found[-max_len:]], len(found)
 
 
-def encode(array: pa.Array, max_len: int) -> tuple[npt.NDArray[np.uint16], list[int]]:
+def history(max_len: int, *, separator: str = ",", padding: str | None = None, tokens: Any = "number") -> Field:
+    return Field(
+        "seq",
+        FieldKind.SEQUENCE,
+        vocabulary="seq",
+        num_buckets=NUM_BUCKETS,
+        max_len=max_len,
+        separator=separator,
+        padding=padding,
+        tokens=tokens,
+    )
+
+
+def encode(array: pa.Array, max_len: int, **settings: Any) -> tuple[npt.NDArray[np.uint16], list[int]]:
     out = np.zeros((len(array), max_len), np.uint16)
-    lengths = encode_sequence(array, num_buckets=NUM_BUCKETS, seed=SEED, out=out)
+    lengths = encode_sequence(array, history(max_len, **settings), seed=SEED, out=out)
     assert lengths.dtype == np.int64
     return out, lengths.tolist()
 
 
-def padded(rows: list[list[int]], max_len: int) -> list[list[int]]:
+def check_against_reference(texts: list[str | None], max_len: int, kind: pa.DataType, **settings: Any) -> None:
+    """Encode, and expect what the reference finds, or its first bad token."""
+    expected: list[tuple[list[int], int]] = []
+    bad = None
+    for row, text in enumerate(texts):
+        try:
+            expected.append(parse(text, max_len, **settings))
+        except BadReferenceError as error:
+            bad = row, str(error)
+            break
+    if bad is None:
+        out, lengths = encode(pa.array(texts, kind), max_len, **settings)
+        assert out.tolist() == padded([kept for kept, _ in expected], max_len)
+        assert lengths == [count for _, count in expected]
+        return
+    with pytest.raises(BadTokenError) as caught:
+        encode(pa.array(texts, kind), max_len, **settings)
+    assert (caught.value.row, caught.value.token.decode()) == bad
+
+
+def padded(rows: Sequence[list[int]], max_len: int) -> list[list[int]]:
     return [row + [0] * (max_len - len(row)) for row in rows]
 
 
@@ -95,22 +154,28 @@ def test_good_rows_equal_the_reference(texts: list[str | None], max_len: int, ki
 @example(["1,x,"], 1)
 @example(["-"], 1)
 def test_any_text_equals_the_reference_or_is_refused(texts: list[str | None], max_len: int) -> None:
-    expected: list[tuple[list[int], int]] = []
-    bad = None
-    for row, text in enumerate(texts):
-        try:
-            expected.append(parse(text, max_len))
-        except NotAnIntegerError as error:
-            bad = row, str(error)
-            break
-    if bad is None:
-        out, lengths = encode(pa.array(texts, pa.string()), max_len)
-        assert out.tolist() == padded([kept for kept, _ in expected], max_len)
-        assert lengths == [count for _, count in expected]
-    else:
-        with pytest.raises(BadTokenError) as caught:
-            encode(pa.array(texts, pa.string()), max_len)
-        assert (caught.value.row, caught.value.token.strip(" \t")) == bad
+    check_against_reference(texts, max_len, pa.string())
+
+
+@settings(max_examples=600, deadline=None)
+@given(
+    st.lists(st.text("0012.ab|, \t", max_size=12) | BLANK_ROWS, min_size=1, max_size=4),
+    st.integers(1, 4),
+    st.sampled_from([",", "|", " ", "a"]),
+    st.sampled_from([None, "0", "00", "", "b", "a0"]),
+    st.sampled_from(["number", "text"]),
+)
+@example(["0,0,0,12,7"], 8, ",", "0", "number")
+@example(["0,0,"], 8, ",", "0", "number")
+@example([",,3"], 8, ",", "", "text")
+@example([","], 8, ",", "", "text")
+@example(["1  2\t3 "], 2, " ", None, "number")
+@example(["12.0,7.,1.5"], 2, ",", None, "number")
+@example(["00012,7,007"], 3, ",", None, "text")
+def test_separators_padding_and_text_equal_the_reference(
+    texts: list[str | None], max_len: int, separator: str, padding: str | None, tokens: str
+) -> None:
+    check_against_reference(texts, max_len, pa.large_string(), separator=separator, padding=padding, tokens=tokens)
 
 
 def test_tokens_that_are_not_kept_are_counted_but_not_read() -> None:
@@ -120,8 +185,8 @@ def test_tokens_that_are_not_kept_are_counted_but_not_read() -> None:
 
 
 def test_the_refused_token_is_named() -> None:
-    with pytest.raises(BadTokenError, match=r"^row 2: a token is not an integer: ' 2\.0'$"):
-        encode(pa.array(["1", None, "5, 2.0,z,7,"]), 3)
+    with pytest.raises(BadTokenError, match=r"^row 2: bad token: b'2\.5'$"):
+        encode(pa.array(["1", None, "5, 2.5,z,7,"]), 3)
 
 
 def test_a_long_row_keeps_its_end() -> None:
@@ -137,6 +202,95 @@ def test_spellings_of_an_integer_are_one_value() -> None:
     assert set(out[:, 0].tolist()) == {bucket("7")}
     out, _ = encode(pa.array(["0", "-0", "+00", "-" + "0" * 40]), 1)
     assert set(out[:, 0].tolist()) == {bucket("0")}
+
+
+def test_a_whole_number_of_a_float_column_is_its_integer_unless_it_may_have_been_rounded() -> None:
+    out, _ = encode(pa.array(["7", "7.0", "+007.", f"{2**53 - 1}.0"]), 1)
+    assert set(out[:3, 0].tolist()) == {bucket("7")}
+    assert out[3, 0] == bucket(str(2**53 - 1))
+    for text in (f"{2**53}.0", "1.5", ".0", ".", "1e3", "1.0.0"):
+        with pytest.raises(BadTokenError):
+            encode(pa.array([text]), 1)
+
+
+def test_text_tokens_are_hashed_as_text_columns_are() -> None:
+    tokens = ["00042", "42", "i12", "New York", "+7", "7.0", "\u0435"]
+    out, lengths = encode(pa.array([",".join(tokens), "x"]), 8, tokens="text")
+    assert out.tolist() == padded([[bucket(token) for token in tokens], [bucket("x")]], 8)
+    assert lengths == [7, 1]
+    assert encode(pa.array([tokens, ["x"]]), 8, tokens="text")[0].tolist() == out.tolist()
+
+
+def test_bytes_that_are_no_utf8_are_text_or_shown_escaped() -> None:
+    values = pa.array([b"1,\xff\xfe,5"], pa.binary())
+    text = pa.Array.from_buffers(pa.string(), 1, values.buffers())
+    for array in (values, text):
+        assert encode(array, 3, tokens="text")[1] == [3]
+        with pytest.raises(BadTokenError) as caught:
+            encode(array, 3)
+        assert caught.value.token == b"\xff\xfe"
+
+
+@pytest.mark.parametrize("kind", TEXT_TYPES, ids=str)
+@pytest.mark.parametrize(
+    ("text", "tokens", "expected"),
+    [
+        ("[1,2,3]", "number", ["1", "2", "3"]),
+        ("[ 1 , 2.0 ]", "number", ["1", "2"]),
+        ("(1,)", "number", ["1"]),
+        ("{7}", "number", ["7"]),
+        ('["1", "02"]', "number", ["1", "2"]),
+        ('["i1", "02"]', "text", ["i1", "02"]),
+        ("['i1', 'a b']", "text", ["i1", "a b"]),
+        ("[a, b]", "text", ["a", "b"]),
+        ("[]", "number", []),
+        (" [ ] ", "text", []),
+        ("[1, null, nan, None, NaN]", "number", ["1", None, None, None, None]),
+        ('["null"]', "text", ["null"]),
+    ],
+)
+def test_lists_in_brackets(kind: pa.DataType, text: str, tokens: str, expected: list[str | None]) -> None:
+    out, lengths = encode(pa.array([text, "5"], kind), 5, tokens=tokens)
+    row = [NULL_BUCKET if token is None else bucket(token) for token in expected]
+    assert out.tolist() == padded([row, [bucket("5")]], 5)
+    assert lengths == [len(expected), 1]
+
+
+@pytest.mark.parametrize(
+    "text", ["[1,2", "[", '["a]', '["a"b]', '["a\\"b"]', "[[a],[b]]", "['a\"]", "[a,,b]", '{"a":1}']
+)
+def test_brackets_and_quotes_that_do_not_match_are_refused(text: str) -> None:
+    with pytest.raises(BadTokenError):
+        encode(pa.array(["1", text]), 5, tokens="text")
+
+
+@pytest.mark.parametrize("padding", ["0", "0.0"])
+def test_padding_in_lists_and_brackets_is_left_out(padding: str) -> None:
+    expected = [[bucket("12"), bucket("7")], [], [bucket("3")]]
+    rows = [[0, 0, 12, 7], [0, 0], [3, 0, 0]]
+    floats = pa.array([[float(item) for item in row] for row in rows])
+    texts = pa.array([[str(item) for item in row] for row in rows])
+    brackets = pa.array([str(row) for row in rows])
+    for array in (pa.array(rows), floats, texts, brackets, pa.array(rows, pa.list_(pa.int64()))):
+        out, lengths = encode(array, 2, padding=padding)
+        assert out.tolist() == padded(expected, 2)
+        assert lengths == [2, 0, 1]
+
+
+def test_a_word_may_pad_numbers() -> None:
+    out, lengths = encode(pa.array(["<pad>,<pad>,12"]), 2, padding="<pad>")
+    assert (out.tolist(), lengths) == ([[bucket("12"), 0]], [1])
+    array = pa.array([["<pad>", "012"], ["x"]])
+    assert encode(array.slice(0, 1), 2, padding="<pad>")[0].tolist() == [[bucket("12"), 0]]
+    with pytest.raises(BadTokenError, match="row 1: bad token: b'x'"):
+        encode(array, 2, padding="<pad>")
+
+
+def test_columns_without_a_type_are_empty_histories() -> None:
+    out, lengths = encode(pa.nulls(2), 3)
+    assert (out.tolist(), lengths) == ([[0, 0, 0]] * 2, [0, 0])
+    out, lengths = encode(pa.array([[], [None]]), 3)
+    assert (out.tolist(), lengths) == ([[0, 0, 0], [NULL_BUCKET, 0, 0]], [0, 1])
 
 
 @pytest.mark.parametrize("kind", TEXT_TYPES, ids=str)
@@ -197,7 +351,7 @@ def test_values_behind_a_null_list_are_left_out() -> None:
 def test_lists_of_dictionaries_and_floats() -> None:
     values = pa.array(["1", "shop", None, "1"]).dictionary_encode()
     array = pa.ListArray.from_arrays(pa.array([0, 3, 4], pa.int32()), values)
-    out, _ = encode(array, 3)
+    out, _ = encode(array, 3, tokens="text")
     assert out.tolist() == [[bucket("1"), bucket("shop"), NULL_BUCKET], [bucket("1"), 0, 0]]
     floats = pa.array([[1.0, float("nan")]], pa.list_(pa.float64()))
     assert encode(floats, 2)[0].tolist() == [[bucket("1"), NULL_BUCKET]]

@@ -49,3 +49,29 @@ def test_a_full_disk_names_the_file(tmp_path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert caught.value.filename == str(tmp_path / "ids" / IDS)
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.binary()])
+def test_an_id_that_is_no_utf8_is_named(tmp_path: Path, kind: pa.DataType) -> None:
+    values = pa.array([b"a", None, b"\xff\xfe"], pa.binary())
+    array = pa.Array.from_buffers(kind, 3, values.buffers()).slice(2)
+    with (
+        pytest.raises(DataError, match=r"^test\.parquet: column ID, row 7: id is no text in UTF-8: b'\\xff\\xfe'$"),
+        IdWriter(tmp_path, file="test.parquet", column="ID") as writer,
+    ):
+        writer.append(array, first_row=7)
+
+
+@pytest.mark.parametrize(
+    ("array", "texts"),
+    [
+        (pa.array([b"a", b"b"]), ["a", "b"]),
+        (pa.array(["a", "b"]).dictionary_encode(), ["a", "b"]),
+        (pa.array(["a", "b"], pa.string_view()), ["a", "b"]),
+        (pa.array([1, 2**63], pa.uint64()), ["1", str(2**63)]),
+    ],
+)
+def test_ids_of_other_types_are_their_text(tmp_path: Path, array: pa.Array, texts: list[str]) -> None:
+    with IdWriter(tmp_path, file="test.parquet", column="ID") as writer:
+        writer.append(array, first_row=0)
+    assert read_ids(tmp_path).to_pylist() == texts

@@ -1,0 +1,43 @@
+"""Column names in params.yaml: a name is first itself, then a glob."""
+
+import difflib
+import fnmatch
+import re
+from collections.abc import Collection, Iterable, Iterator
+
+_NUMBERS = re.compile(r"(\d+)")
+
+
+def natural_key(name: str) -> tuple[tuple[str | int, ...], str]:
+    """Sort key by which `x_2` comes before `x_10`; names that differ only in leading zeros are told apart last."""
+    parts = _NUMBERS.split(name)  # text and digits by turns, text first: like is compared with like
+    return tuple(int(part) if number % 2 else part for number, part in enumerate(parts)), name
+
+
+def matching(pattern: str, names: Collection[str]) -> list[str]:
+    """The names that a pattern means, in natural order.
+
+    Args:
+        pattern: A column's name, or a glob such as `l_feat_*`. Where a column is called exactly so (`price[usd]`), it
+            alone is meant.
+        names: All columns of the file; a set or a dictionary where there are many patterns.
+    """
+    if pattern in names:
+        return [pattern]
+    if not any(character in pattern for character in "*?["):
+        return []
+    is_match = re.compile(fnmatch.translate(pattern)).match
+    return sorted((name for name in names if is_match(name)), key=natural_key)
+
+
+def expanded(patterns: Iterable[str], names: Collection[str]) -> Iterator[tuple[str, str]]:
+    """Yield `(pattern, name)` in the order of the patterns, so that the order of a file's columns means nothing."""
+    for pattern in patterns:
+        for name in matching(pattern, names):
+            yield pattern, name
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """The end of a message about a name that is not there: the nearest one that is, if any is near."""
+    matches = difflib.get_close_matches(name, list(names), n=1)
+    return f", did you mean {matches[0]}?" if matches else ""

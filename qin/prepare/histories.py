@@ -1,0 +1,140 @@
+"""What the histories of a file look like: what their tokens are, and what a user should know before they are encoded.
+
+A sample of rows is read, not the file: its first rows and those of some row groups further on.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pyarrow as pa
+
+from qin.column_types import is_list, is_string, value_type
+from qin.raw.parquet import read_sample
+from qin.schema import Field, Schema, TokenRule
+
+_SAMPLE_ROWS = 1024
+_SHOWN_CHARACTERS = 60
+_OTHER_SEPARATORS = ",|;^\t \x01:/_-"
+_NUMBERS = re.compile(r"[-+.\d\s,|;^:/_\x01]*\Z", re.ASCII)  # whatever divides them
+_BRACKETS = {"[": "]", "{": "}", "(": ")"}
+
+
+def inspect_histories(file: str, schema: Schema) -> tuple[Schema, list[str]]:
+    """Decide what the tokens of each sequence are where the settings leave it open, and look for what is odd.
+
+    Args:
+        file: The train file.
+        schema: The resolved columns.
+
+    Returns:
+        The schema with the decisions, and warnings, a line each.
+    """
+    if not schema.sequences:
+        return schema, []
+    sample = read_sample(file, columns=[field.name for field in schema.sequences], num_rows=_SAMPLE_ROWS)
+    decided: dict[str, Field] = {}
+    warnings: list[str] = []
+    for named in schema.sequences:
+        texts = [_plain(value) for value in _values(sample.column(named.name)) if value is not None]
+        field = named if named.tokens else replace(named, tokens=_token_rule(texts, named))
+        decided[field.name] = field
+        histories = [list(_tokens(text, field)) for text in texts]
+        found = [_padding_warning(histories, field), _separator_warning(texts, field)]
+        warnings += [f"warning: {file}: column {field.name}: {line}" for line in found if line]
+    return replace(schema, fields=tuple(decided.get(field.name, field) for field in schema.fields)), warnings
+
+
+def bad_token(token: bytes, field: Field) -> str:
+    """What to say of a token that cannot be read: the rule, the token, what is expected."""
+    try:
+        text = token.decode()
+    except UnicodeDecodeError:
+        shown = repr(token)  # escaped
+        text = ""
+    else:
+        shown = repr(text)
+    if len(shown) > _SHOWN_CHARACTERS:
+        shown = f"{shown[:29]}...{shown[-29:]}"
+    name, divider = f"features.sequences.{field.name}", field.separator
+    if field.tokens == "text":
+        rule = "a token is blank" if not token.strip() else "brackets or quotes do not match"
+        return f"{rule}: {shown}; expected text such as 'a{divider}b' or '[\"a\"{divider} \"b\"]'"
+    advice = ""
+    others = [other for other in _OTHER_SEPARATORS if other in text.strip() and other not in (divider, "-")]
+    if others and _NUMBERS.match(text):
+        advice = f"; {name}.separator: {others[0]!r} would divide it"
+    elif text.strip() and text[0] not in _BRACKETS:
+        advice = f"; {name}.tokens: text would read text"
+    return (
+        f"a token is not an integer: {shown}; expected integers such as '12{divider}13' or '[12{divider} 13]'{advice}"
+    )
+
+
+def _values(column: pa.ChunkedArray) -> list[Any]:
+    """A column's values, text as bytes, because it may be no UTF-8."""
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        column, kind = column.cast(kind.value_type), kind.value_type
+    if is_string(kind):
+        column = column.cast(pa.large_binary())
+    elif is_list(kind) and is_string(value_type(kind.value_type)):
+        column = column.cast(pa.large_list(pa.large_binary()))
+    return list(column.to_pylist())
+
+
+def _plain(value: Any) -> Any:
+    """Text without its writer's type, which may be bytes; lists as they are."""
+    return value.decode(errors="surrogateescape") if isinstance(value, bytes) else value
+
+
+def _token_rule(texts: Sequence[str], field: Field) -> TokenRule:
+    """`number` where at least half of the histories hold nothing but numbers, whatever divides them."""
+    bodies = ["".join(token for token in _tokens(text, field) if token != field.padding) for text in texts]
+    bodies = [body for body in bodies if body]
+    numbers = sum(_NUMBERS.match(body) is not None for body in bodies)
+    return "number" if 2 * numbers >= len(bodies) else "text"
+
+
+def _tokens(value: Any, field: Field) -> Iterator[str]:
+    """The tokens of one history, roughly: enough to count them."""
+    if not isinstance(value, str):
+        yield from ("null" if item is None else str(_plain(item)) for item in value)
+        return
+    text = value.strip()
+    if text and _BRACKETS.get(text[0]) == text[-1]:
+        text = text[1:-1].strip()
+    parts = text.split() if field.separator in " \t" else text.removesuffix(field.separator).split(field.separator)
+    yield from (part.strip().strip("\"'") for part in parts if text)
+
+
+def _padding_warning(histories: Sequence[Sequence[str]], field: Field) -> str | None:
+    """Tell where most histories begin or end with one token twice: what pads them to one length, as a rule."""
+    long = [tokens for tokens in histories if len(tokens) > 1]
+    if field.padding is not None or not long:
+        return None
+    for where, first, second in (("begin", 0, 1), ("end", -1, -2)):
+        ends = Counter(tokens[first] for tokens in long if tokens[first] == tokens[second])
+        token, count = ends.most_common(1)[0] if ends else ("", 0)
+        if 2 * count > len(long):
+            return (
+                f"{count / len(long):.0%} of the histories {where} with {token!r} twice; if it stands for nothing, set "
+                f"features.sequences.{field.name}.padding: {token}"
+            )
+    return None
+
+
+def _separator_warning(texts: Sequence[Any], field: Field) -> str | None:
+    """Tell where no history holds the separator and most hold another one."""
+    plain = [text.strip().strip("[](){}") for text in texts if isinstance(text, str) and text.strip()]
+    if field.tokens == "number" or any(field.separator in text for text in plain):
+        return None  # numbers that are not divided are refused
+    for other in _OTHER_SEPARATORS[:-2]:
+        if 2 * sum(other in text for text in plain) > len(plain):
+            return (
+                f"no history holds the separator {field.separator!r} and most hold {other!r}; "
+                f"set features.sequences.{field.name}.separator"
+            )
+    return None

@@ -1,0 +1,33 @@
+"""What later stages will ask of the raw files, looked up before anything is trained."""
+
+import pyarrow as pa
+
+from qin.column_types import is_groupable
+from qin.config import Params
+from qin.errors import SchemaError
+from qin.patterns import did_you_mean
+
+
+def check_later_columns(params: Params, *, train: pa.Schema, test: pa.Schema) -> None:
+    """Check the columns that calibrate, evaluate and predict read of the raw files.
+
+    Args:
+        params: Sections calibration, data and evaluate.
+        train: The train file's Arrow schema.
+        test: The test file's.
+
+    Raises:
+        SchemaError: Naming each column that is missing, or whose values cannot be told apart.
+    """
+    data, by = params.data, params.calibration.by
+    named = [("evaluate.slices", name, data.train, train) for name in params.evaluate.slices]
+    if by is not None:
+        named += [("calibration.by", by, data.train, train), ("calibration.by", by, data.test, test)]
+    problems = []
+    for key, name, file, columns in named:
+        if name not in columns.names:
+            problems.append(f"{file}: {key}: no column {name}{did_you_mean(name, columns.names)}")
+        elif not is_groupable(columns.field(name).type):
+            problems.append(f"{file}: {key}: column {name}: type {columns.field(name).type} cannot group rows")
+    if problems:
+        raise SchemaError("\n".join(problems))
