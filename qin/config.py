@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -14,10 +15,16 @@ from qin.strict_yaml import read_yaml
 Ratio = Annotated[float, Field(gt=0, lt=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Dropout = Annotated[float, Field(ge=0, lt=1)]
-Count = Annotated[int, Field(ge=1)]
+Whole = Annotated[int, Field(ge=0, lt=2**63)]
+Count = Annotated[int, Field(ge=1, lt=2**63)]
+# What no machine can hold, start or divide into is refused here; what this one cannot, where its size is known.
+RowCount = Annotated[int, Field(ge=1, lt=2**31)]
+Threads = Annotated[int, Field(ge=1, le=1024)]
+Width = Annotated[int, Field(ge=1, le=2**16)]
+Depth = Annotated[int, Field(ge=1, le=1024)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Threshold = Annotated[int, Field(ge=0, le=2**53)]
-RowLimit = Literal[0] | Annotated[int, Field(ge=100)]
+RowLimit = Literal[0] | Annotated[int, Field(ge=100, lt=2**31)]
 NumBuckets = Annotated[int, Field(ge=3, le=2**31 - 1)]
 
 DROPOUTS = ("dropout", "row_dropout", "embedding_dropout", "field_dropout")
@@ -50,7 +57,7 @@ class SequenceParams(_Section):
     """
 
     name: str
-    max_len: Count
+    max_len: Annotated[int, Field(ge=1, le=2**20)]
     vocabulary_of: str | None = None
     num_buckets: NumBuckets | None = None
     separator: str = ","
@@ -89,9 +96,9 @@ class FeatureParams(_Section):
 class PrepareParams(_Section):
     """How prepare works through the files; only `shard_rows` shows in its output."""
 
-    shard_rows: Count
-    batch_rows: Count
-    num_threads: Count
+    shard_rows: RowCount
+    batch_rows: RowCount
+    num_threads: Threads
 
 
 class SplitParams(_Section):
@@ -120,29 +127,41 @@ class SplitParams(_Section):
             raise ValueError("thresholds belong to the hashed methods; freeze a time split with time_val_start")
         return self
 
+    @model_validator(mode="after")
+    def _large_groups_are_placed(self) -> "SplitParams":
+        """A group of many rows is placed by its own key, `large_` and the hash, in train (0) or validation (1)."""
+        for name, value in (self.thresholds or {}).items():
+            if not name.startswith("large_"):
+                continue
+            if re.fullmatch("large_[0-9a-f]{14}", name) is None:
+                raise ValueError(f"thresholds.{name}: the group must be 14 hexadecimal digits, as in manifest.json")
+            if value not in (0, 1):
+                raise ValueError(f"thresholds.{name}: must be 0 (train) or 1 (validation), got {value}")
+        return self
+
 
 class ModelParams(_Section):
     """Sizes, variants and regularisation of the network; variants left out are the published ones."""
 
     preset: Literal["custom", "published"] = "custom"
-    embedding_dim: Count
+    embedding_dim: Width
     embedding_std: Annotated[float, Field(gt=0)]
-    attention_dim: Count
-    num_heads: Count = 1
+    attention_dim: Width
+    num_heads: Width = 1
     attention_norm: Literal["none", "length", "sqrt_length"] = "none"
     attention_bias: Literal["none", "constant", "recency"] = "none"
     attention_scale: Annotated[float, Field(gt=0)] = 1.0
     target_values: bool = False
     separate_attention_embedding: bool = False
-    num_layers: Count
-    num_rows: Count
+    num_layers: Depth
+    num_rows: Depth
     activation: Literal["after", "inside"] = "after"
     norm: Literal["none", "batch", "rms"] = "none"
     dropout: Dropout
     row_dropout: Dropout = 0.0
     embedding_dropout: Dropout = 0.0
     field_dropout: Dropout = 0.0
-    num_frequencies: Annotated[int, Field(ge=0)] = 0
+    num_frequencies: Annotated[int, Field(ge=0, le=2**12)] = 0
 
     @model_validator(mode="after")
     def _heads_divide(self) -> "ModelParams":
@@ -167,8 +186,8 @@ class HardNegativeParams(_Section):
     mode: Literal["goss", "pps", "ohem"]
     top_neg_frac: Share
     rest_frac: Share
-    min_neg: Count
-    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    min_neg: RowCount
+    warmup_steps: Whole = 0
     forward: Literal["auto", "one_pass", "two_pass"] = "auto"
 
 
@@ -178,17 +197,17 @@ class TrainParams(_Section):
     seed: Seed
     device: Literal["auto", "cpu", "cuda"]
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    num_threads: Count
-    batch_size: Annotated[int, Field(ge=2)]
-    eval_batch_size: Count
-    buffer_rows: Count
+    num_threads: Threads
+    batch_size: Annotated[int, Field(ge=2, lt=2**31)]
+    eval_batch_size: RowCount
+    buffer_rows: RowCount
     epochs: Count
     patience: Count
     lr: Annotated[float, Field(gt=0)]
     lr_scaling: Literal["none", "sqrt", "linear"] = "none"
     weight_decay: Annotated[float, Field(ge=0)]
     schedule: Literal["constant", "cosine", "plateau"]
-    warmup_steps: Annotated[int, Field(ge=0)]
+    warmup_steps: Whole
     gradient_clip: Annotated[float, Field(gt=0)] | None
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
     self_ensemble: Annotated[float, Field(ge=0)] = 0.0
@@ -224,8 +243,8 @@ class CalibrationParams(_Section):
 class EvaluateParams(_Section):
     """Resolution of the calibration error and of the plots; columns whose values are judged one by one; samples."""
 
-    num_bins: Annotated[int, Field(ge=2)]
-    num_curve_points: Annotated[int, Field(ge=10)]
+    num_bins: Annotated[int, Field(ge=2, le=10**6)]
+    num_curve_points: Annotated[int, Field(ge=10, le=10**6)]
     slices: list[str] = []
     baseline_rows: RowLimit = 100_000
     importance_rows: RowLimit = 2000
@@ -236,7 +255,7 @@ class PredictParams(_Section):
     """The submission."""
 
     prior: Literal["natural", "balanced"] | Ratio
-    batch_size: Count
+    batch_size: RowCount
 
 
 class Params(_Section):

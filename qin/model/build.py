@@ -45,18 +45,27 @@ def build_model(schema: Schema, params: ModelParams, *, mean: Sequence[float], s
         std: Its standard deviation.
         seed: Seed of the initial weights.
     """
+    inputs, sizes = resolve_inputs(schema), resolve_sizes(schema, params)
+    normalizer = NumericNormalizer(torch.tensor(mean, dtype=torch.float32), torch.tensor(std, dtype=torch.float32))
+    return QIN(inputs=inputs, sizes=sizes, normalizer=normalizer, generator=torch.Generator().manual_seed(seed))
+
+
+def resolve_inputs(schema: Schema) -> QINInputs:
+    """Which inputs the network of a schema reads."""
     names = list(schema.vocabularies)
     positions = {field.name: position for position, field in enumerate(schema.categorical)}
-    inputs = QINInputs(
+    return QINInputs(
         num_buckets=tuple(schema.vocabularies.values()),
         num_fields=len(schema.categorical),
         sequence_vocabulary=tuple(names.index(field.vocabulary) for field in schema.sequences),
         target_fields=tuple(positions[name] for name in schema.target),
     )
-    is_sparse = sum(inputs.num_buckets) >= SPARSE_TABLE_ROWS
-    sizes = QINSizes(**resolve_preset(params).model_dump(exclude={"preset"}), sparse_embedding_grad=is_sparse)
-    normalizer = NumericNormalizer(torch.tensor(mean, dtype=torch.float32), torch.tensor(std, dtype=torch.float32))
-    return QIN(inputs=inputs, sizes=sizes, normalizer=normalizer, generator=torch.Generator().manual_seed(seed))
+
+
+def resolve_sizes(schema: Schema, params: ModelParams) -> QINSizes:
+    """The network's sizes and variants, with a preset's in place."""
+    is_sparse = sum(schema.vocabularies.values()) >= SPARSE_TABLE_ROWS
+    return QINSizes(**resolve_preset(params).model_dump(exclude={"preset"}), sparse_embedding_grad=is_sparse)
 
 
 def resolve_preset(params: ModelParams) -> ModelParams:

@@ -10,6 +10,11 @@ _DIM = 4  # outputs of each field
 _FREQUENCY_STD = 0.3
 
 
+def periodic_width(num_fields: int, num_frequencies: int) -> int:
+    """Width of the embeddings of numeric fields, 0 without frequencies."""
+    return num_fields * _DIM if num_frequencies else 0
+
+
 class PeriodicEmbedding(nn.Module):
     """Maps each number ``x`` to ``relu(W [sin(2 pi c x), cos(2 pi c x)] + b)`` with learned frequencies ``c``.
 
@@ -32,7 +37,7 @@ class PeriodicEmbedding(nn.Module):
         if num_frequencies < 1:
             raise ValueError(f"num_frequencies must be at least 1, got {num_frequencies=}")
         super().__init__()
-        self.output_dim = num_fields * _DIM
+        self.output_dim = periodic_width(num_fields, num_frequencies)
         self.frequency = nn.Parameter(torch.zeros(num_fields, num_frequencies))
         self.weight = nn.Parameter(torch.zeros(num_fields, 2 * num_frequencies, _DIM))
         self.bias = nn.Parameter(torch.zeros(num_fields, _DIM))

@@ -11,7 +11,7 @@ from qin.buckets import PADDING_BUCKET
 from qin.network.attention import ScoreBias, ScoreNorm, TargetAttention
 from qin.network.dropout import dropout
 from qin.network.embedding import FusedEmbedding
-from qin.network.numeric import NumericNormalizer, PeriodicEmbedding
+from qin.network.numeric import NumericNormalizer, PeriodicEmbedding, periodic_width
 from qin.network.quadratic import Activation, Norm, QuadraticNetwork
 
 EMBEDDING_STD = 1e-4  # of the authors' framework, FuxiCTR
@@ -110,6 +110,13 @@ class QINSizes:
             raise ValueError(f"num_frequencies must be at least 0, got {self.num_frequencies}")
 
 
+def network_width(inputs: QINInputs, sizes: QINSizes, *, num_numeric: int) -> int:
+    """Width of the quadratic network: embeddings, an attention output per sequence, and the numeric block."""
+    num_embedded = inputs.num_fields + len(inputs.sequence_vocabulary) * len(inputs.target_fields)
+    # a numeric field enters as its value and as whether it is missing
+    return num_embedded * sizes.embedding_dim + 2 * num_numeric + periodic_width(num_numeric, sizes.num_frequencies)
+
+
 class QIN(nn.Module):
     """Click logits from categorical fields, numeric fields and behaviour sequences.
 
@@ -171,9 +178,8 @@ class QIN(nn.Module):
                 )
                 for _ in range(num_sequences)
             )
-            num_periodic = 0 if self.periodic is None else self.periodic.output_dim
             self.network = QuadraticNetwork(
-                inputs.num_fields * dim + num_sequences * target_dim + 2 * num_numeric + num_periodic,
+                network_width(inputs, sizes, num_numeric=num_numeric),
                 num_layers=sizes.num_layers,
                 num_rows=sizes.num_rows,
                 activation=sizes.activation,

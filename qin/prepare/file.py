@@ -17,6 +17,11 @@ from qin.shards.ids import IDS, IdWriter
 
 STATISTICS = "statistics.json"
 
+# A batch of a log with 20,000 columns would take gigabytes, several at a time; its size shows in no output.
+_BATCH_BYTES = 1 << 28
+_MIN_BATCH_ROWS = 256
+_ENCODING_BYTES = 17  # of a column's value besides its array: as read, its hash, whether it is null
+
 
 def prepare_file(
     file: str,
@@ -37,7 +42,7 @@ def prepare_file(
         schema: The resolved columns.
         with_label: True for train, False for a file to predict, which has ids instead.
         shard_rows: Rows per shard.
-        batch_rows: Rows decoded at a time.
+        batch_rows: Rows decoded at a time; fewer where the columns are so many that they would take much memory.
         num_threads: Threads that encode.
         origin: What the prepared file is made from.
 
@@ -53,7 +58,9 @@ def prepare_file(
     encoder = BatchEncoder(schema, groups, file=file)
     statistics = FileStatistics(schema)
     columns = [*(field.name for field in schema.fields), schema.label if with_label else schema.id]
-    batches = read_batches(file, columns=columns, batch_rows=batch_rows)
+    row_bytes = sum(group.row_bytes for group in groups) + _ENCODING_BYTES * len(columns)
+    most_rows = max(_BATCH_BYTES // row_bytes, _MIN_BATCH_ROWS)
+    batches = read_batches(file, columns=columns, batch_rows=min(batch_rows, most_rows))
     with (
         nullcontext() if with_label else IdWriter(folder, file=file, column=schema.id) as ids,
         Progress(num_rows, label=f"prepare {file}") as progress,

@@ -111,35 +111,36 @@ def headline(statistics: Mapping[str, Any]) -> dict[str, Any]:
 
 
 _CAPACITY = 1 << 14
-
-
 _SLOTS = 1 << 15
-
-
+_FIRST_SLOTS = 1 << 6  # most columns of a wide log hold few values; 20,000 full tables would take 5 GB
 _RECENT_BITS = 8
-
-
 _RECENT = 1 << _RECENT_BITS
 
 
 @njit(nogil=True)
 def _place(slots: Any, value: np.uint64) -> int:
     """Insert into an open-addressing table in which 0 means empty; returns 1 if the value is new."""
-    position = value & np.uint64(_SLOTS - 1)
+    mask = np.uint64(slots.size - 1)
+    position = value & mask
     while slots[position] != 0:
         if slots[position] == value:
             return 0
-        position = (position + np.uint64(1)) & np.uint64(_SLOTS - 1)
+        position = (position + np.uint64(1)) & mask
     slots[position] = value
     return 1
 
 
 @njit(nogil=True)
-def _insert(slots: Any, used: Any, count: int, level: int, hashes: Any, is_null: Any) -> tuple[int, int]:
-    """Mark each hash's bucket, insert the hashes whose top `level` bits are zero; raise the level when it is full."""
+def _insert(
+    slots: Any, used: Any, count: int, level: int, hashes: Any, is_null: Any, start: int
+) -> tuple[int, int, int]:
+    """Mark each hash's bucket, insert the hashes whose top `level` bits are zero; raise the level when it is full.
+
+    Returns the new count and level, and where it stopped: at the end, or where the table must grow first.
+    """
     recent = np.zeros(_RECENT, np.uint64)
     num_values = np.uint64(used.size - FIRST_VALUE_BUCKET)
-    for i in range(hashes.size):
+    for i in range(start, hashes.size):
         if is_null[i]:
             continue
         value = hashes[i] | np.uint64(1)  # 0 marks an empty slot
@@ -158,7 +159,19 @@ def _insert(slots: Any, used: Any, count: int, level: int, hashes: Any, is_null:
             count = kept.size
             for k in range(kept.size):
                 _place(slots, kept[k])
-    return count, level
+        if slots.size < _SLOTS and 2 * count > slots.size:
+            return count, level, i + 1
+    return count, level, hashes.size
+
+
+@njit(nogil=True)
+def _grown(slots: Any) -> Any:
+    """The same hashes in a table of four times the size."""
+    grown = np.zeros(min(4 * slots.size, _SLOTS), np.uint64)
+    for value in slots:
+        if value != 0:
+            _place(grown, value)
+    return grown
 
 
 class VocabularyCounter:
@@ -169,14 +182,20 @@ class VocabularyCounter:
     """
 
     def __init__(self, num_buckets: int) -> None:
-        self._slots = np.zeros(_SLOTS, np.uint64)
+        self._slots = np.zeros(_FIRST_SLOTS, np.uint64)
         self._used = np.zeros(num_buckets, np.bool_)
         self._count = 0
         self._level = 0
 
     def update(self, hashes: npt.NDArray[np.uint64], is_null: npt.NDArray[np.bool_]) -> None:
         """Add hashes `(num_rows,)`, leaving out the nulls."""
-        self._count, self._level = _insert(self._slots, self._used, self._count, self._level, hashes, is_null)
+        done = 0
+        while done < hashes.size:
+            if self._slots.size < _SLOTS and 2 * self._count > self._slots.size:
+                self._slots = _grown(self._slots)
+            self._count, self._level, done = _insert(
+                self._slots, self._used, self._count, self._level, hashes, is_null, done
+            )
 
     @property
     def estimate(self) -> int:

@@ -102,6 +102,9 @@ def run_stage(name: str) -> Iterator[StageReport]:
         for line in str(error).splitlines():
             log.error("error: %s", line)
         raise SystemExit(1) from error
+    except MemoryError as error:
+        log.error("error: stage %s: out of memory%s", name, f" ({error})" if str(error) else "")
+        raise SystemExit(1) from error
     except OSError as error:
         if error.errno not in _DISK_ERRORS:
             raise
