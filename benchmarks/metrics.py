@@ -17,10 +17,11 @@ import numpy as np
 import typer
 
 from benchmarks.machine import describe, report
+from qin.metrics.definitions import AP, PROBABILITY, RANKING, Rows, estimates
 from qin.metrics.gauc import grouped_auc
 from qin.metrics.logits import sigmoid
 from qin.metrics.paired import compare_logits
-from qin.metrics.standard_errors import probability_estimates, ranking_estimates, standard_error
+from qin.metrics.standard_errors import standard_error
 
 _ROWS_PER_USER = 5
 _PASSES = 3
@@ -35,10 +36,10 @@ def main(
     logit = rng.normal(-3.5, 1.0, rows).astype(np.float32)
     other = logit + rng.normal(0.0, 0.1, rows).astype(np.float32)
     label, user = rng.random(rows) < sigmoid(logit.astype(np.float64)), rng.integers(0, rows // _ROWS_PER_USER, rows)
-    influence = ranking_estimates(logit, label)["ap"].influence
+    influence = AP.estimate(Rows(logit, label)).influence
     work: dict[str, Callable[[], object]] = {
-        "ap, auc": lambda: ranking_estimates(logit, label),
-        "log_loss, ne, wll, calibration_ratio": lambda: probability_estimates(logit, label, base_rate=0.03),
+        "ap, auc": lambda: estimates(RANKING, Rows(logit, label)),
+        "log_loss, ne, wll, calibration_ratio": lambda: estimates(PROBABILITY, Rows(logit, label, base_rate=0.03)),
         "gauc": lambda: grouped_auc(logit, label, user),
         "one standard error, clustered": lambda: standard_error(influence, label, cluster=user),
         "paired comparison, clustered": lambda: compare_logits(logit, other, label, cluster=user),

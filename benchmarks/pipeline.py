@@ -20,8 +20,7 @@ import typer
 
 from benchmarks.machine import describe, report
 from benchmarks.profile import FILES, ROOT
-from qin.metrics.logits import log_losses
-from qin.metrics.ranking import ranking_metrics
+from qin.metrics.definitions import LOG_LOSS, RANKING, Rows, values
 from qin.runtime.stage import STAGES
 
 
@@ -83,12 +82,10 @@ def _limit(clone: Path, truth: Path, auc: float) -> dict[str, Any]:
     row, label = (np.load(clone / f"artifacts/validation/{name}.npy") for name in ("row", "label"))
     probability = pq.read_table(truth, columns=["probability"]).column(0).to_numpy()[row]
     logit = np.log(probability) - np.log1p(-probability)
-    ranking = ranking_metrics(logit, label)
-    of_clicks, of_others = log_losses(logit, label)
-    rate = float(label.mean())
+    limit = values((*RANKING, LOG_LOSS), Rows(logit, label))
     return {
-        "limit": {**ranking, "log_loss": rate * of_clicks + (1 - rate) * of_others},
-        "share_of_limit_auc": (auc - 0.5) / (ranking["auc"] - 0.5),
+        "limit": limit,
+        "share_of_limit_auc": (auc - 0.5) / (limit["auc"] - 0.5),
     }
 
 

@@ -16,9 +16,9 @@ from qin.calibrate.fits import (
 )
 from qin.calibrate.report import CalibrationReport, Metrics
 from qin.calibrate.shifts import fit_shifts
+from qin.metrics.definitions import PROBABILITY, RANKING, Rows, values
 from qin.metrics.logits import BoolArray, FloatArray, IntArray, LabelArray, positive_rows
-from qin.metrics.probability import probability_metrics
-from qin.metrics.ranking import ranking_metrics
+from qin.metrics.probability import calibration_figures
 from qin.prior import TrainingPrior
 from qin.raw.segments import Segments
 from qin.runtime.seeds import GOLDEN, HOLDOUT_SALT, mix_words
@@ -163,7 +163,8 @@ def _fit(rows: CalibrationRows, recipe: Recipe, *, offset: float) -> CalibratorF
 
 
 def _metrics(logit: FloatArray, label: LabelArray, *, base_rate: float) -> Metrics:
-    return {**ranking_metrics(logit, label), **probability_metrics(logit, label, base_rate=base_rate)}
+    rows = Rows(logit, label, base_rate=base_rate)
+    return {**values((*RANKING, *PROBABILITY), rows), **calibration_figures(logit, label)}
 
 
 def judge_half(row_number: IntArray, *, seed: int) -> BoolArray:

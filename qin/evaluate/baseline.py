@@ -23,8 +23,9 @@ from threadpoolctl import threadpool_limits
 from qin.config import Params
 from qin.errors import FewClicksError
 from qin.evaluate.fold import JudgedFold
+from qin.metrics.definitions import AP, AUC, LOG_LOSS, WLL, Metric
 from qin.metrics.logits import BoolArray, Float64Array, FloatArray, IntArray, LabelArray
-from qin.metrics.paired import Difference, compare_losses, compare_rankings
+from qin.metrics.paired import Difference, compare_logits
 from qin.raw.hashing import hash_values, seed_of
 from qin.runtime.progress import log
 from qin.schema import Schema
@@ -38,8 +39,9 @@ MAX_CATEGORIES = 64
 # Of each class in the sample, so that every part of the cross-fitting and of the early stopping sees it.
 MIN_CLASS_ROWS = 10
 
-_RANKING = ("ap", "auc")
-_NUM_SE = 2.0
+_RANKING: tuple[Metric, ...] = (AP, AUC)
+_PROBABILITY: tuple[Metric, ...] = (LOG_LOSS, WLL)
+_LOSSES = frozenset(metric.name for metric in (*_RANKING, *_PROBABILITY) if metric.lower_is_better)
 
 
 def sample_rows(fold: Folds, *, max_rows: int, seed: int) -> IntArray:
@@ -169,8 +171,8 @@ def baseline_figures(
     network: FloatArray,
     label: LabelArray,
     *,
+    ranking: FloatArray,
     is_judge: BoolArray,
-    is_ranked: BoolArray,
     cluster: IntArray | None = None,
 ) -> dict[str, Any]:
     """Compare the network with the baseline on the same rows; a warning says where it is clearly worse.
@@ -179,20 +181,24 @@ def baseline_figures(
         baseline: logits of the trees, `(n,)`, as fitted: at the natural click rate, without a calibrator.
         network: calibrated logits of the network, `(n,)`, from a calibrator that was not fitted on the judging half.
         label: labels, `(n,)`.
+        ranking: the network's logits before calibration, `(n,)`, which rank all rows.
         is_judge: rows on which probabilities are judged, `(n,)`.
-        is_ranked: rows on which the ranking is judged, `(n,)`.
         cluster: see `qin.metrics.paired.compare_logits`.
 
     Returns:
         The baseline's `ap`, `auc`, `log_loss` and `wll`, and under `difference` the network's minus the baseline's,
-        each with its paired standard error `_se`, None where it cannot be estimated.
+        each with its paired standard error `_se` and the ends `_lower` and `_upper` of its 95% interval, None where it
+        cannot be estimated.
     """
-    compared: dict[str, Difference] = {}
-    for compare, rows in ((compare_rankings, is_ranked), (compare_losses, is_judge)):
-        of_rows = None if cluster is None else cluster[rows]
-        compared |= compare(baseline[rows], network[rows], label[rows], cluster=of_rows)
+    of_judged = None if cluster is None else cluster[is_judge]
+    compared = {
+        **compare_logits(baseline, ranking, label, cluster=cluster, metrics=_RANKING),
+        **compare_logits(
+            baseline[is_judge], network[is_judge], label[is_judge], cluster=of_judged, metrics=_PROBABILITY
+        ),
+    }
     for name, found in compared.items():
-        if _is_worse(name, found):
+        if _is_worse(found, lower_is_better=name in _LOSSES):
             log.warning(
                 "the network is worse than gradient boosted trees: %s %.4g instead of %.4g, difference %.2g +- %.2g",
                 name,
@@ -204,13 +210,15 @@ def baseline_figures(
     difference: dict[str, float | None] = {}
     for name, found in compared.items():
         difference |= {name: found.difference, f"{name}_se": found.standard_error}
+        difference |= {f"{name}_lower": found.lower, f"{name}_upper": found.upper}
     return {**{name: found.first for name, found in compared.items()}, "difference": difference}
 
 
-def _is_worse(name: str, found: Difference) -> bool:
+def _is_worse(found: Difference, *, lower_is_better: bool) -> bool:
     """Whether the network's value is worse by more than chance explains."""
-    gain = found.difference if name in _RANKING else -found.difference
-    return found.standard_error is not None and gain < -_NUM_SE * found.standard_error
+    if found.lower is None or found.upper is None:
+        return False
+    return found.lower > 0.0 if lower_is_better else found.upper < 0.0
 
 
 def compare_with_baseline(params: Params, judged: JudgedFold, *, prepared: Path, folds: Path) -> dict[str, Any]:
@@ -243,8 +251,8 @@ def compare_with_baseline(params: Params, judged: JudgedFold, *, prepared: Path,
         logit,
         judged.calibrated,
         judged.scored.label,
+        ranking=judged.scored.logit,
         is_judge=judged.is_judge,
-        is_ranked=judged.is_ranked,
         cluster=judged.cluster,
     )
     return {"rows": num_rows, **figures}

@@ -8,54 +8,51 @@ import numpy as np
 from qin.evaluate.curves import Row, gains_curve, pr_curve, reliability_curve, roc_curve, score_histogram
 from qin.evaluate.fold import JudgedFold
 from qin.evaluate.slices import largest_segments, slice_calibration_rows, slice_figures
+from qin.metrics.definitions import PROBABILITY, RANKING, WLL, WLL_BALANCED, Rows, competition_estimate, estimates
+from qin.metrics.estimate import Estimate
 from qin.metrics.gauc import grouped_auc
 from qin.metrics.logits import BoolArray
-from qin.metrics.probability import probability_metrics
+from qin.metrics.probability import calibration_figures
 from qin.metrics.ranking import ranking_counts
-from qin.metrics.standard_errors import (
-    Estimate,
-    competition_estimate,
-    probability_estimates,
-    ranking_estimates,
-    standard_error,
-    values_with_errors,
-)
+from qin.metrics.standard_errors import standard_error, values_with_errors
 from qin.raw.segments import Segments
 
 
 def evaluate(fold: JudgedFold, *, num_bins: int) -> dict[str, Any]:
-    """Return the figures for `metrics/evaluate.json`; `name_se` is the standard error of `name`.
+    """Return the figures for `metrics/evaluate.json`; see `qin.metrics.standard_errors.values_with_errors`.
 
     Args:
         fold: The judged fold.
         num_bins: Bins of the calibration error.
 
     Returns:
-        Row counts, `ap`, `auc`, GAUC (None without clusters), the competition score, and under `after` what judges the
-        calibrated probabilities of the judging half; see `qin.metrics.probability.probability_metrics`.
+        Row counts; `ap`, `auc` and GAUC (None without clusters) of the network's logits on all rows; under `after` what
+        judges the calibrated logits on the judging half, their ranking included; under `score` the competition's, of
+        the ranking of all rows and the WLL of the judging half.
     """
-    label, judged, ranked = fold.scored.label, fold.is_judge, fold.is_ranked
-    base_rate = fold.report.judged_base_rate
-    ranking = ranking_estimates(fold.ranking[ranked], label[ranked])
-    probability = probability_estimates(fold.calibrated[judged], label[judged], base_rate=base_rate)
-    metrics = probability_metrics(fold.calibrated[judged], label[judged], base_rate=base_rate, num_bins=num_bins)
-    errors = values_with_errors(probability, label[judged] == 1, cluster=fold.cluster_of(judged))
+    judged, label = fold.is_judge, fold.scored.label
+    everything = Rows(fold.scored.logit, label)
+    half = Rows(fold.calibrated[judged], label[judged], base_rate=fold.report.judged_base_rate)
+    ranking, probability = estimates(RANKING, everything), estimates((*RANKING, *PROBABILITY), half)
     scores = {
-        name: competition_estimate(ap=_among_all(ranking["ap"], ranked), wll=_among_all(probability[wll], judged))
-        for name, wll in (("natural", "wll"), ("balanced", "wll_balanced"))
+        name: competition_estimate(ap=ranking["ap"], wll=_among_all(probability[wll.name], judged))
+        for name, wll in (("natural", WLL), ("balanced", WLL_BALANCED))
     }
     return {
         "rows": {"validation": int(label.size), "judged": int(np.count_nonzero(judged))},
         "base_rate": float(label.mean()),
-        **values_with_errors(ranking, label[ranked] == 1, cluster=fold.cluster_of(ranked)),
+        **values_with_errors(ranking, everything.is_positive, cluster=fold.cluster),
         **_gauc(fold),
-        "score": values_with_errors(scores, label == 1, cluster=fold.cluster),
-        "after": errors | metrics,
+        "score": values_with_errors(scores, everything.is_positive, cluster=fold.cluster),
+        "after": {
+            **values_with_errors(probability, half.is_positive, cluster=fold.cluster_of(judged)),
+            **calibration_figures(half.logit, half.label, num_bins=num_bins),
+        },
     }
 
 
 def _among_all(estimate: Estimate, rows: BoolArray) -> Estimate:
-    """The same estimate as one over all rows, of which the others do not count."""
+    """The same sum over rows as one over all rows, of which the others do not count."""
     influence = np.zeros(rows.size)
     influence[rows] = estimate.influence
     return Estimate(estimate.value, influence)
@@ -64,8 +61,8 @@ def _among_all(estimate: Estimate, rows: BoolArray) -> Estimate:
 def _gauc(fold: JudgedFold) -> dict[str, float | int | None]:
     """AUC within clusters, with the number of those that hold both classes and their share of the rows."""
     names = ("gauc", "gauc_se", "gauc_num_groups", "gauc_row_share")
-    label, cluster = fold.scored.label[fold.is_ranked], fold.cluster_of(fold.is_ranked)
-    found = None if cluster is None else grouped_auc(fold.ranking[fold.is_ranked], label, cluster)
+    label, cluster = fold.scored.label, fold.cluster
+    found = None if cluster is None else grouped_auc(fold.scored.logit, label, cluster)
     if found is None:
         return dict.fromkeys(names)
     error = standard_error(found.estimate.influence, label == 1, cluster=cluster)
@@ -86,10 +83,9 @@ def evaluate_slices(
     for column, segments in segments_of.items():
         pooled = largest_segments(segments)
         figures[column] = slice_figures(
-            fold.ranking,
+            fold.scored.logit,
             fold.calibrated,
             fold.scored.label,
-            is_ranked=fold.is_ranked,
             is_judge=fold.is_judge,
             segments=pooled,
             cluster=fold.cluster,
@@ -107,8 +103,8 @@ def curves(fold: JudgedFold, *, num_bins: int, num_points: int) -> dict[str, lis
         num_bins: Bins of the reliability plot.
         num_points: Points of a curve.
     """
-    scored, is_judge, is_ranked = fold.scored, fold.is_judge, fold.is_ranked
-    counts = ranking_counts(fold.ranking[is_ranked], scored.label[is_ranked])
+    scored, is_judge = fold.scored, fold.is_judge
+    counts = ranking_counts(scored.logit, scored.label)
     before, after, label = scored.logit[is_judge], fold.calibrated[is_judge], scored.label[is_judge]
     return {
         "pr": pr_curve(counts, num_points=num_points),

@@ -2,11 +2,9 @@
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from qin.calibrate.holdout import judge_half
 from qin.calibrate.report import CalibrationReport
-from qin.metrics.logits import BoolArray, Float64Array, FloatArray, IntArray
+from qin.metrics.logits import BoolArray, Float64Array, IntArray
 from qin.raw.segments import Segments
 from qin.scored import ScoredRows
 
@@ -15,16 +13,15 @@ from qin.scored import ScoredRows
 class JudgedFold:
     """The validation fold, ready to be judged on the original distribution: no downsampling, no weights.
 
-    Probabilities are judged on the half that the judged calibrator was not fitted on. Ranking uses every row, because a
-    calibrator keeps the order; shifts by segment do not, so with them the judged half ranks too, after calibration.
+    Probabilities are judged on the half that the judged calibrator was not fitted on, and so is their ranking there.
+    The network's own ranking is of every row: a calibrator keeps the order, and where shifts by segment do not, the
+    figure still means the same rows and the same logits as in every other run.
 
     Attributes:
         scored: training-scale logits and labels.
         report: the calibration.
         calibrated: logits from the judged calibrator, `(n,)`.
         is_judge: rows of the judging half, `(n,)`.
-        ranking: logits that rank, `(n,)`.
-        is_ranked: rows that are ranked, `(n,)`.
         segments: each row's segment, where the calibrator has shifts.
         cluster: codes from 0 of what is drawn independently, such as users, `(n,)`; None for rows.
     """
@@ -33,8 +30,6 @@ class JudgedFold:
     report: CalibrationReport
     calibrated: Float64Array
     is_judge: BoolArray
-    ranking: FloatArray
-    is_ranked: BoolArray
     segments: Segments | None
     cluster: IntArray | None
 
@@ -65,8 +60,6 @@ class JudgedFold:
             report=report,
             calibrated=calibrated,
             is_judge=is_judge,
-            ranking=scored.logit if segments is None else calibrated,
-            is_ranked=np.ones(scored.row.size, np.bool_) if segments is None else is_judge,
             segments=segments,
             cluster=cluster,
         )

@@ -29,9 +29,10 @@ from qin.config import Params
 from qin.errors import FewClicksError
 from qin.evaluate.curves import Row
 from qin.evaluate.fold import JudgedFold
+from qin.metrics.definitions import AUC, Rows
 from qin.metrics.logits import Float64Array, FloatArray, IntArray, LabelArray
 from qin.metrics.ranking import ranking_counts
-from qin.metrics.standard_errors import ranking_estimates, standard_error
+from qin.metrics.standard_errors import standard_error
 from qin.model.artifact import check_same_schema, load_model
 from qin.model.build import place
 from qin.model.scoring import for_scoring, score_batch
@@ -172,11 +173,11 @@ class _Judge:
         self._weight = base_rate / num_positives, (1.0 - base_rate) / (label.size - num_positives)
         self._label = label
         self._loss = self._losses(logit)
-        self._auc = ranking_estimates(logit, label)["auc"]
+        self._auc = AUC.estimate(Rows(logit, label))
         self._ap = self._average_precision(logit)
 
     def effect(self, logit: Float64Array) -> _Effect:
-        auc = ranking_estimates(logit, self._label)["auc"]
+        auc = AUC.estimate(Rows(logit, self._label))
         return _Effect(
             self._losses(logit) - self._loss,
             self._auc.influence - auc.influence,

@@ -1,22 +1,22 @@
 """The same figures for the rows of one value of a column: where a model ranks or calibrates worse than elsewhere."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
 
 from qin.evaluate.curves import Row
+from qin.metrics.definitions import CALIBRATION_RATIO, RANKING, Metric, Rows, estimates
 from qin.metrics.intervals import wilson_interval
 from qin.metrics.logits import BoolArray, FloatArray, IntArray, LabelArray, sigmoid
-from qin.metrics.standard_errors import Estimate, calibration_ratio_estimate, ranking_estimates, standard_error
+from qin.metrics.standard_errors import values_with_errors
 from qin.raw.segments import Segments
 
 OTHER = "other"
 MAX_VALUES = 20
 
 CALIBRATION_COLUMNS = ("column", "value", "num_rows", "predicted", "observed", "lower", "upper")
-
-_RANKING = ("ap", "auc")
 
 
 def largest_segments(segments: Segments, *, max_values: int = MAX_VALUES) -> Segments:
@@ -45,7 +45,6 @@ def slice_figures(
     calibrated: FloatArray,
     label: LabelArray,
     *,
-    is_ranked: BoolArray,
     is_judge: BoolArray,
     segments: Segments,
     cluster: IntArray | None = None,
@@ -53,27 +52,26 @@ def slice_figures(
     """Return figures of each value's rows, by value.
 
     Args:
-        logit: ndarray of shape (n,), which ranks.
+        logit: ndarray of shape (n,), which ranks all rows.
         calibrated: ndarray of shape (n,), whose probabilities are judged.
         label: ndarray of shape (n,) in {0, 1}.
-        is_ranked: bool ndarray of shape (n,), the rows that count for ranking.
-        is_judge: bool ndarray of shape (n,), those that count for calibration.
+        is_judge: bool ndarray of shape (n,), the rows that count for calibration.
         segments: value of each row; see `largest_segments`.
         cluster: ndarray of shape (n,), see `qin.metrics.standard_errors.standard_error`.
 
     Returns:
-        `rows`, `base_rate`, and `ap`, `auc` and `calibration_ratio` each with its standard error `_se`; None where the
-        rows hold one class only, or see one class in a single cluster.
+        `rows`, `base_rate`, and `ap`, `auc` and `calibration_ratio` each with its standard error `_se`, AP with its
+        interval; None where the rows hold one class only, or see one class in a single cluster.
     """
     figures = {}
     for name, rows in _rows_of(segments):
-        ranked, judged = rows[is_ranked[rows]], rows[is_judge[rows]]
-        ranking = ranking_estimates(logit[ranked], label[ranked]) if _has_both(label[ranked]) else {}
-        ratio = calibration_ratio_estimate(calibrated[judged], label[judged]) if _has_both(label[judged]) else None
-        values = {"rows": {"validation": rows.size, "judged": judged.size}, "base_rate": float(label[rows].mean())}
-        for metric in _RANKING:
-            values |= _with_error(metric, ranking.get(metric), label, ranked, cluster)
-        figures[name] = values | _with_error("calibration_ratio", ratio, label, judged, cluster)
+        judged = rows[is_judge[rows]]
+        figures[name] = {
+            "rows": {"validation": rows.size, "judged": judged.size},
+            "base_rate": float(label[rows].mean()),
+            **_with_errors(RANKING, logit, label, rows, cluster),
+            **_with_errors((CALIBRATION_RATIO,), calibrated, label, judged, cluster),
+        }
     return figures
 
 
@@ -120,10 +118,15 @@ def _has_both(label: LabelArray) -> bool:
     return bool(np.any(label == 1) and np.any(label == 0))
 
 
-def _with_error(
-    name: str, estimate: Estimate | None, label: LabelArray, rows: IntArray, cluster: IntArray | None
+def _with_errors(
+    metrics: Sequence[Metric], logit: FloatArray, label: LabelArray, rows: IntArray, cluster: IntArray | None
 ) -> dict[str, float | None]:
-    if estimate is None:
-        return {name: None, f"{name}_se": None}
-    own = None if cluster is None else cluster[rows]
-    return {name: estimate.value, f"{name}_se": standard_error(estimate.influence, label[rows] == 1, cluster=own)}
+    if not _has_both(label[rows]):
+        keys = [
+            (m.name, f"{m.name}_se", *((f"{m.name}_lower", f"{m.name}_upper") if m.is_precision else ()))
+            for m in metrics
+        ]
+        return dict.fromkeys(chain.from_iterable(keys))
+    own = Rows(logit[rows], label[rows])
+    of_rows = None if cluster is None else cluster[rows]
+    return values_with_errors(estimates(metrics, own), own.is_positive, cluster=of_rows)

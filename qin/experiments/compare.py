@@ -1,5 +1,6 @@
 """Whether two runs differ on the validation rows that they share, or by chance; what `qin compare` prints."""
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -8,21 +9,23 @@ import numpy as np
 from qin.calibrate.holdout import judge_half
 from qin.errors import ConfigError, DataError
 from qin.experiments.runs import Run
+from qin.metrics.definitions import AP, AUC, LOG_LOSS, WLL, WLL_BALANCED, Rows, competition_estimate, estimates
+from qin.metrics.estimate import Estimate
 from qin.metrics.gauc import grouped_auc
 from qin.metrics.intervals import NORMAL_975, NORMAL_9995
-from qin.metrics.logits import Float64Array, IntArray, LabelArray, prior_logit
-from qin.metrics.paired import Difference, compare_logits, paired_difference
-from qin.metrics.standard_errors import Estimate, competition_estimate, ranking_estimates, wll_estimate
+from qin.metrics.logits import Float64Array, IntArray, LabelArray
+from qin.metrics.paired import Difference, paired_difference
 from qin.raw.segments import read_segments
 
-LOWER_IS_BETTER = frozenset({"log_loss", "wll", "wll_balanced"})
+_METRICS = (AP, AUC, LOG_LOSS, WLL, WLL_BALANCED)
+LOWER_IS_BETTER = frozenset(metric.name for metric in _METRICS if metric.lower_is_better)
 
 _ORDER = ("ap", "auc", "gauc", "log_loss", "wll", "wll_balanced", "score_natural", "score_balanced")
 
 _FIGURES = ("first", "second", "difference", "standard_error")
 _FOOTNOTE = (
-    "noise: within 1.96 standard errors, likely: beyond, better: beyond 3.29. They cover which rows are validated, "
-    "not the seed of training."
+    "noise: |z| below 1.96, likely: from there, better: from 3.29. z is B - A in standard errors; of ap and score with "
+    "few clicks it has the p-value of a bootstrap instead. They cover which rows are validated, not the training seed."
 )
 
 
@@ -127,51 +130,45 @@ def compare_runs(rows: SharedRows, *, cluster: IntArray | None = None) -> dict[s
         `ap`, `auc`, `gauc` (with clusters of which one at least holds both classes), `log_loss`, `wll`, `wll_balanced`,
         and the competition score for both priors as `score_natural` and `score_balanced`.
     """
-    found = compare_logits(*rows.calibrated, rows.label, cluster=cluster)
     first, second = (
-        _further_estimates(logit, rows.label, base_rate=base_rate, cluster=cluster)
+        _estimates(Rows(logit, rows.label, base_rate=base_rate), cluster=cluster)
         for logit, base_rate in zip(rows.calibrated, rows.base_rates, strict=True)
     )
-    for name, estimate in first.items():
-        found[name] = paired_difference(estimate, second[name], is_positive=rows.label == 1, cluster=cluster)
-    return {name: found[name] for name in _ORDER if name in found}
-
-
-def _further_estimates(
-    logit: Float64Array, label: LabelArray, *, base_rate: float, cluster: IntArray | None
-) -> dict[str, Estimate]:
-    ap, natural = ranking_estimates(logit, label)["ap"], wll_estimate(logit, label)
-    balanced = wll_estimate(logit, label, offset=-prior_logit(base_rate))
-    grouped = None if cluster is None else grouped_auc(logit, label, cluster)
+    is_positive = rows.label == 1
     return {
-        "wll_balanced": balanced,
-        "score_natural": competition_estimate(ap=ap, wll=natural),
-        "score_balanced": competition_estimate(ap=ap, wll=balanced),
-        **({} if grouped is None else {"gauc": grouped.estimate}),
+        name: paired_difference(first[name], second[name], is_positive=is_positive, cluster=cluster)
+        for name in _ORDER
+        if name in first
     }
 
 
-def z_score(row: Difference) -> float | None:
-    """Return the difference in standard errors; None without a standard error above 0."""
-    return row.difference / row.standard_error if row.standard_error else None
+def _estimates(rows: Rows, *, cluster: IntArray | None) -> dict[str, Estimate]:
+    found = estimates(_METRICS, rows)
+    grouped = None if cluster is None else grouped_auc(rows.logit, rows.label, cluster)
+    return {
+        **found,
+        "score_natural": competition_estimate(ap=found["ap"], wll=found["wll"]),
+        "score_balanced": competition_estimate(ap=found["ap"], wll=found["wll_balanced"]),
+        **({} if grouped is None else {"gauc": grouped.estimate}),
+    }
 
 
 def verdict(name: str, row: Difference) -> str:
     """Say in words what a difference means.
 
     Returns:
-        `identical`; `noise` within 1.96 standard errors; `B likely better` (or A) beyond that; `B better` beyond 3.29,
-        where chance alone gets once in a thousand times; `unknown` without a standard error.
+        `identical`; `noise` where |z| is below 1.96; `B likely better` (or A) from there; `B better` from 3.29, where
+        chance alone gets once in a thousand times; `unknown` without a standard error.
     """
     if row.difference == 0.0:
         return "identical" if row.standard_error == 0.0 else "noise"
     if row.standard_error is None:
         return "unknown"
-    size = abs(row.difference)
-    if size < NORMAL_975 * row.standard_error:
+    size = math.inf if row.z is None else abs(row.z)  # without any spread there is no chance
+    if size < NORMAL_975:
         return "noise"
     winner = "B" if (row.difference < 0.0) == (name in LOWER_IS_BETTER) else "A"
-    return f"{winner} better" if size >= NORMAL_9995 * row.standard_error else f"{winner} likely better"
+    return f"{winner} better" if size >= NORMAL_9995 else f"{winner} likely better"
 
 
 def comparison_json(
@@ -189,9 +186,7 @@ def comparison_json(
             "only_second": rows.num_unshared[1],
         },
         "clusters": clusters,
-        "metrics": {
-            name: {**asdict(row), "z": z_score(row), "verdict": verdict(name, row)} for name, row in found.items()
-        },
+        "metrics": {name: {**asdict(row), "verdict": verdict(name, row)} for name, row in found.items()},
     }
 
 
@@ -210,10 +205,11 @@ def comparison_text(report: dict[str, Any]) -> str:
             f"warning: the folds differ ({rows['only_first']:,} more rows in A's, {rows['only_second']:,} in B's): "
             "the models were trained on different rows, some on rows that the other was validated on"
         )
-    table = [("metric", "A", "B", "B - A", "std. error", "z", "verdict")]
+    table = [("metric", "A", "B", "B - A", "std. error", "95% interval", "z", "verdict")]
     for name, row in report["metrics"].items():
         figures = [_number(row[key], "+" if key == "difference" else "") for key in _FIGURES]
-        table.append((name, *figures, "" if row["z"] is None else f"{row['z']:+.1f}", row["verdict"]))
+        interval = "" if row["lower"] is None else f"{row['lower']:+.5f} to {row['upper']:+.5f}"
+        table.append((name, *figures, interval, "" if row["z"] is None else f"{row['z']:+.1f}", row["verdict"]))
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for name, *cells, words in table:
         aligned = [cell.rjust(width) for cell, width in zip(cells, widths[1:-1], strict=True)]

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from qin.metrics.estimate import Estimate
 from qin.metrics.logits import BoolArray, Float64Array, FloatArray, IntArray, LabelArray, positive_rows
-from qin.metrics.standard_errors import Estimate
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,7 @@ from qin.metrics.logits import (
     FloatArray,
     IntArray,
     LabelArray,
-    log_losses,
     positive_rows,
-    prior_logit,
     row_chunks,
     sigmoid,
 )
@@ -120,58 +118,34 @@ def calibration_error(bins: ReliabilityBins) -> tuple[float, float]:
 
 def _null_excess(terms: Float64Array) -> float:
     """95% quantile of `sum_b terms[b] * (chi2_1 - 1)`."""
-    total = float(terms.sum())
-    if total == 0.0:
+    largest = float(terms.max(initial=0.0))
+    if largest == 0.0:
         return 0.0
-    degrees = total**2 / float(np.dot(terms, terms))
+    # Of the largest term's size: where every probability is within 1e-160 of 0 or 1, squares of the terms vanish.
+    relative = terms / largest
+    total, degrees = float(terms.sum()), float(relative.sum() ** 2 / np.dot(relative, relative))
     cube_root = 1.0 - 2.0 / (9.0 * degrees) + _NORMAL_95 * math.sqrt(2.0 / (9.0 * degrees))
     return max(total * (cube_root**3 - 1.0), 0.0)
 
 
-def competition_score(*, ap: float, wll: float) -> float:
-    """Return `0.5 AP + 0.5 / (1 + WLL)`, higher is better.
-
-    Source: Toss NEXT ML challenge (2025), evaluation rule.
-    """
-    return 0.5 * ap + 0.5 / (1.0 + wll)
-
-
-def probability_metrics(
-    logit: FloatArray, label: LabelArray, *, base_rate: float, num_bins: int = 20
-) -> dict[str, float | None]:
-    """Return what judges the probabilities `sigmoid(logit)`.
+def calibration_figures(logit: FloatArray, label: LabelArray, *, num_bins: int = 20) -> dict[str, float | None]:
+    """Return how far the probabilities `sigmoid(logit)` are from observed rates.
 
     Args:
         logit: ndarray of shape (n,), on the natural scale.
         label: ndarray of shape (n,) in {0, 1}.
-        base_rate: click rate of the training rows, which `wll_balanced` takes out of the logit.
         num_bins: bins of the calibration error.
 
     Returns:
-        `log_loss`; `ne`, log loss over that of these rows' own click rate; `wll`, the mean of the two classes' mean
-        losses; `wll_balanced`, the same for `logit - logit(base_rate)`; `calibration_ratio`, `sum p / sum y`;
         `cox_intercept` and `cox_slope`, both None where no finite estimate exists; `calibration_error` and
         `calibration_error_null`.
 
     Raises:
-        ValueError: see `qin.metrics.logits.positive_rows`; or `base_rate` is not strictly between 0 and 1.
-
-    Source: He et al. (2014), Practical lessons from predicting clicks on ads at Facebook, section 2 (NE).
+        ValueError: see `qin.metrics.logits.positive_rows`.
     """
-    is_positive = positive_rows(logit, label)
-    rate = float(np.mean(is_positive))
-    entropy = -rate * math.log(rate) - (1.0 - rate) * math.log1p(-rate)
-    positive_loss, negative_loss = log_losses(logit, label)
-    log_loss = rate * positive_loss + (1.0 - rate) * negative_loss
-    cox = cox_calibration(logit, label) if has_overlap(logit, is_positive) else (None, None)
-    bins = reliability_bins(logit, label, num_bins=num_bins)
-    error, error_null = calibration_error(bins)
+    cox = cox_calibration(logit, label) if has_overlap(logit, positive_rows(logit, label)) else (None, None)
+    error, error_null = calibration_error(reliability_bins(logit, label, num_bins=num_bins))
     return {
-        "log_loss": log_loss,
-        "ne": log_loss / entropy,
-        "wll": 0.5 * positive_loss + 0.5 * negative_loss,
-        "wll_balanced": 0.5 * sum(log_losses(logit, label, offset=-prior_logit(base_rate))),
-        "calibration_ratio": float(bins.probability_sum.sum() / bins.num_positives.sum()),
         "cox_intercept": cox[0],
         "cox_slope": cox[1],
         "calibration_error": error,

@@ -106,13 +106,3 @@ def ranking_counts(logit: FloatArray, label: LabelArray) -> RankingCounts:
     for rows, chunk in row_chunks(logit):
         counts.add_negatives(chunk[~is_positive[rows]])
     return counts
-
-
-def ranking_metrics(logit: FloatArray, label: LabelArray) -> dict[str, float]:
-    """Return `ap` and `auc`.
-
-    Raises:
-        ValueError: see `qin.metrics.logits.positive_rows`.
-    """
-    counts = ranking_counts(logit, label)
-    return {"ap": counts.average_precision(), "auc": counts.auc()}

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from qin.config import Params
-from qin.metrics.logits import log_losses, prior_logit, sigmoid
-from qin.metrics.ranking import ranking_metrics
+from qin.metrics.definitions import LOG_LOSS, RANKING, Rows, values
+from qin.metrics.logits import prior_logit, sigmoid
 from qin.model.artifact import TrainedModel
 from qin.model.build import build_model, choose_device, place
 from qin.model.scoring import score_all
@@ -27,6 +27,7 @@ from qin.train.build import build_hard_negatives, build_loader, build_optimizer,
 from qin.train.checkpoint import CheckpointStore
 from qin.train.imbalance import TrainingRows, resolve_neg_ratio, resolve_pos_weight
 from qin.train.loop import Fit, FitResult, ValidationScores
+from qin.train.memory import check_memory, memory_bytes
 from qin.train.moments import numeric_moments
 
 
@@ -88,9 +89,9 @@ class _ValidationFold:
 
     def scores(self, network: QIN) -> ValidationScores:
         logit = self.logit(network)
-        of_clicks, of_others = log_losses(logit, self.label, offset=self.offset)
-        loss = float(np.average([of_others, of_clicks], weights=np.bincount(self.label)))
-        return ValidationScores(log_loss=loss, **ranking_metrics(logit, self.label))
+        natural = logit.astype(np.float64) + self.offset
+        loss = LOG_LOSS.statistic(Rows(natural, self.label))
+        return ValidationScores(log_loss=loss, **values(RANKING, Rows(logit, self.label)))
 
 
 def train(
@@ -111,9 +112,11 @@ def train(
         on_epoch: Called with the history after each epoch.
 
     Raises:
+        ConfigError: If the model does not fit into memory.
         TrainingError: If the loss is not finite.
         ArtifactError: If a checkpoint is damaged, or their folder cannot be locked.
     """
+    check_memory(reader.schema, params.model, available_bytes=memory_bytes(choose_device(params.train)))
     knobs, label, is_train = params.train, read_labels(reader), fold == TRAIN
     base_rate = float(label[is_train].mean())
     pos_weight = resolve_pos_weight(params.imbalance, label[is_train])

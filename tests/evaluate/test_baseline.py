@@ -124,24 +124,31 @@ def test_a_network_that_loses_to_trees_is_reported(caplog: pytest.LogCaptureFixt
     generator = np.random.default_rng(0)
     good = generator.normal(-1.0, 2.0, 2_000)
     label = (generator.random(2_000) < 1 / (1 + np.exp(-good))).astype(np.uint8)
-    is_judge, is_ranked = generator.random(2_000) < 0.5, generator.random(2_000) < 0.9
+    is_judge = generator.random(2_000) < 0.5
     bad = good + generator.normal(0.0, 2.0, 2_000)
+    ranking_logit = 2.0 * bad - 1.0  # before calibration: the same order
     with caplog.at_level(logging.WARNING, "qin"):
-        figures = baseline_figures(good, bad, label, is_judge=is_judge, is_ranked=is_ranked)
+        figures = baseline_figures(good, bad, label, ranking=ranking_logit, is_judge=is_judge)
     assert [record.getMessage().split(":")[1].split()[0] for record in caplog.records] == [
         "ap",
         "auc",
         "log_loss",
         "wll",
     ]
-    ranking = compare_logits(good[is_ranked], bad[is_ranked], label[is_ranked])
+    ranking = compare_logits(good, bad, label)
     judged = compare_logits(good[is_judge], bad[is_judge], label[is_judge])
-    assert figures["auc"] == pytest.approx(roc_auc_score(label[is_ranked], good[is_ranked]))
+    assert figures["auc"] == pytest.approx(roc_auc_score(label, good))
+    for name in ("ap", "auc"):
+        ends = figures["difference"][f"{name}_lower"], figures["difference"][f"{name}_upper"]
+        assert ends == (ranking[name].lower, ranking[name].upper)
+        assert ends[1] is not None
+        assert ends[1] < 0
     assert figures["difference"]["auc"] == ranking["auc"].difference < 0
     assert figures["difference"]["auc_se"] == ranking["auc"].standard_error
     assert figures["difference"]["log_loss"] == judged["log_loss"].difference > 0
     assert figures["difference"]["log_loss_se"] == judged["log_loss"].standard_error
     caplog.clear()
-    baseline_figures(bad, good, label, is_judge=is_judge, is_ranked=is_ranked)
-    baseline_figures(good, good + 1e-9 * bad, label, is_judge=is_judge, is_ranked=is_ranked)
+    baseline_figures(bad, good, label, ranking=good, is_judge=is_judge)
+    close = good + 1e-9 * bad
+    baseline_figures(good, close, label, ranking=close, is_judge=is_judge)
     assert not caplog.records

@@ -15,7 +15,8 @@ from sklearn.metrics import roc_curve as reference_roc_curve
 
 from qin.evaluate.curves import Row, gains_curve, pr_curve, reliability_curve, roc_curve, score_histogram
 from qin.evaluate.importance import COLUMNS as IMPORTANCE_COLUMNS
-from qin.metrics.ranking import ranking_counts, ranking_metrics
+from qin.metrics.ranking import ranking_counts
+from tests.metrics.figures import ranking_metrics
 from tests.metrics.test_ranking import sample
 
 Array = NDArray[Any]

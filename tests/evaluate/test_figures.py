@@ -9,13 +9,14 @@ from numpy.typing import NDArray
 from qin.calibrate.holdout import CalibrationRows, Recipe, fit_and_judge, judge_half
 from qin.evaluate.figures import curves, evaluate, evaluate_slices
 from qin.evaluate.fold import JudgedFold
+from qin.metrics.definitions import competition_score
 from qin.metrics.gauc import grouped_auc
-from qin.metrics.probability import competition_score, probability_metrics
-from qin.metrics.standard_errors import probability_estimates, ranking_estimates, standard_error
+from qin.metrics.standard_errors import standard_error
 from qin.prior import TrainingPrior
 from qin.raw.segments import Segments
 from qin.runtime.files import write_json
 from qin.scored import ScoredRows
+from tests.metrics.figures import probability_estimates, probability_metrics, ranking_estimates
 from tests.metrics.test_ranking import sample
 
 Array = NDArray[Any]
@@ -114,22 +115,29 @@ def test_slices_are_in_the_order_asked_for_and_judge_the_judging_half(tmp_path: 
     write_json(tmp_path / "slices.json", figures)
 
 
-def test_with_shifts_by_segment_the_judging_half_ranks_after_calibration() -> None:
-    hour = Segments(("a", "b"), (np.arange(NUM_ROWS) % 2).astype(np.int32))
-    fold = judged_fold(np.arange(NUM_ROWS) // 10, segments=hour)
-    figures, judged = evaluate(fold, num_bins=10), fold.is_judge
-    label, calibrated = fold.scored.label[judged], fold.calibrated[judged]
+def test_with_shifts_by_segment_every_key_means_the_same_rows_and_the_judging_half_ranks_under_after() -> None:
+    """`ap` and `auc` are the network's on all rows whatever the calibrator; `after` is calibration's, of half."""
+    hour, users = Segments(("a", "b"), (np.arange(NUM_ROWS) % 2).astype(np.int32)), np.arange(NUM_ROWS) // 10
+    shifted, plain = judged_fold(users, segments=hour), judged_fold(users)
+    figures, expected = evaluate(shifted, num_bins=10), evaluate(plain, num_bins=10)
+    assert list(figures) == list(expected)
+    of_network = [name for name in expected if name.split("_")[0] in ("rows", "base", "ap", "auc", "gauc")]
+    assert len(of_network) == 12
+    for name in of_network:
+        assert figures[name] == expected[name], name
+    judged = shifted.is_judge
+    label, calibrated = shifted.scored.label[judged], shifted.calibrated[judged]
     for name, estimate in ranking_estimates(calibrated, label).items():
-        assert figures[name] == estimate.value
-        assert figures[name] != ranking_estimates(fold.scored.logit[judged], label)[name].value
-    found = grouped_auc(calibrated, label, (np.arange(NUM_ROWS) // 10)[judged])
-    assert found is not None
-    assert figures["gauc"] == found.estimate.value
-    assert figures["gauc_row_share"] == found.num_rows / label.size
-    slices, _ = evaluate_slices(fold, {"all": Segments(("x",), hour.code * 0)})
+        assert figures["after"][name] == estimate.value == pytest.approx(shifted.report.after[name], rel=1e-12)
+        assert figures["after"][name] != expected["after"][name]
+        # without shifts a calibrator keeps the order
+        of_half = ranking_estimates(plain.scored.logit[judged], label)[name].value
+        assert expected["after"][name] == pytest.approx(of_half, rel=1e-12)
+    slices, _ = evaluate_slices(shifted, {"all": Segments(("x",), hour.code * 0)})
     assert slices["all"]["x"]["ap"] == figures["ap"]
     assert slices["all"]["x"]["rows"] == figures["rows"]
-    assert curves(fold, num_bins=5, num_points=50)["pr"][0]["base_rate"] == label.mean()
+    for name in ("pr", "roc", "gains"):
+        assert curves(shifted, num_bins=5, num_points=50)[name] == curves(plain, num_bins=5, num_points=50)[name]
 
 
 def test_curves_are_named_as_their_files() -> None:

@@ -10,8 +10,9 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from qin.evaluate.slices import CALIBRATION_COLUMNS, largest_segments, slice_calibration_rows, slice_figures
 from qin.metrics.intervals import wilson_interval
 from qin.metrics.logits import sigmoid
-from qin.metrics.standard_errors import calibration_ratio_estimate, ranking_estimates, standard_error
+from qin.metrics.standard_errors import standard_error
 from qin.raw.segments import Segments
+from tests.metrics.figures import calibration_ratio_estimate, ranking_estimates
 from tests.metrics.test_ranking import sample
 
 Array = NDArray[Any]
@@ -27,10 +28,8 @@ def test_figures_are_those_of_the_rows_alone() -> None:
     rng = np.random.default_rng(1)
     segments = Segments(("a", "b", "c"), rng.integers(0, 3, label.size).astype(np.int32))
     is_judge, cluster = rng.random(label.size) < 0.5, rng.integers(0, 900, label.size)
-    calibrated, every = 0.9 * logit - 0.2, np.ones(label.size, np.bool_)
-    found = slice_figures(
-        logit, calibrated, label, is_ranked=every, is_judge=is_judge, segments=segments, cluster=cluster
-    )
+    calibrated = 0.9 * logit - 0.2
+    found = slice_figures(logit, calibrated, label, is_judge=is_judge, segments=segments, cluster=cluster)
     assert list(found) == ["a", "b", "c"]
     for code, figures in enumerate(found.values()):
         rows = segments.code == code
@@ -45,6 +44,7 @@ def test_figures_are_those_of_the_rows_alone() -> None:
         for name, estimate in estimates.items():
             error = standard_error(estimate.influence, label[rows] == 1, cluster=cluster[rows])
             assert figures[f"{name}_se"] == error
+        assert 0.0 < figures["ap_lower"] < figures["ap"] < figures["ap_upper"] < 1.0
         of_ratio = calibration_ratio_estimate(calibrated[judged], label[judged])
         error = standard_error(of_ratio.influence, label[judged] == 1, cluster=cluster[judged])
         assert figures["calibration_ratio_se"] == error
@@ -53,13 +53,14 @@ def test_figures_are_those_of_the_rows_alone() -> None:
 def test_what_one_class_cannot_tell_is_none_and_keys_stay() -> None:
     logit, label = np.arange(8.0), np.array([0, 0, 0, 0, 1, 0, 1, 1])
     segments = segments_of(list("aaaabbbb"))
-    is_judge, every = np.arange(8) != 5, np.ones(8, np.bool_)
-    found = slice_figures(logit, logit, label, is_ranked=every, is_judge=is_judge, segments=segments)
+    is_judge = np.arange(8) != 5
+    found = slice_figures(logit, logit, label, is_judge=is_judge, segments=segments)
     assert list(found["a"]) == list(found["b"])
     assert found["a"] == {
         "rows": {"validation": 4, "judged": 4},
         "base_rate": 0.0,
-        **dict.fromkeys(("ap", "ap_se", "auc", "auc_se", "calibration_ratio", "calibration_ratio_se")),
+        **dict.fromkeys(("ap", "ap_se", "ap_lower", "ap_upper", "auc", "auc_se")),
+        **dict.fromkeys(("calibration_ratio", "calibration_ratio_se")),
     }
     assert found["b"]["auc"] == pytest.approx(2 / 3)
     assert found["b"]["auc_se"] is None  # one negative

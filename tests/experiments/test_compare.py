@@ -158,7 +158,8 @@ def test_runs_that_cannot_be_compared_are_refused(
     ],
 )
 def test_verdicts(name: str, difference: float, error: float | None, words: str) -> None:
-    assert verdict(name, Difference(0.0, difference, difference, error)) == words
+    z = difference / error if error else None
+    assert verdict(name, Difference(0.0, difference, difference, error, z=z)) == words
 
 
 def compare(*arguments: str) -> tuple[int, str, str]:

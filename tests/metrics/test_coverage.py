@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from qin.metrics.estimate import Estimate
 from qin.metrics.gauc import grouped_auc
 from qin.metrics.logits import sigmoid
-from qin.metrics.standard_errors import Estimate, log_loss_estimate, ranking_estimates, standard_error, wll_estimate
+from qin.metrics.standard_errors import standard_error
+from tests.metrics.figures import log_loss_estimate, ranking_estimates, wll_estimate
 
 Array = NDArray[Any]
 

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 from qin.metrics.gauc import grouped_auc
-from qin.metrics.standard_errors import ranking_estimates, standard_error
+from qin.metrics.standard_errors import standard_error
+from tests.metrics.figures import ranking_estimates
 from tests.metrics.test_ranking import sample
 
 Array = NDArray[Any]

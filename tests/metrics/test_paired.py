@@ -6,7 +6,8 @@ from scipy.stats import ttest_rel
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from qin.metrics.paired import Difference, compare_logits
-from qin.metrics.standard_errors import log_loss_estimate, ranking_estimates, standard_error
+from qin.metrics.standard_errors import standard_error
+from tests.metrics.figures import log_loss_estimate, ranking_estimates
 from tests.metrics.test_ranking import sample
 
 

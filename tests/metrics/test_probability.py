@@ -1,6 +1,7 @@
 """Cox regression, equal-mass bins and the debiased calibration error."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,8 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
 from qin.metrics import logits
-from qin.metrics.probability import calibration_error, cox_calibration, reliability_bins
+from qin.metrics.probability import ReliabilityBins, calibration_error, cox_calibration, reliability_bins
+from tests.metrics.figures import probability_metrics
 from tests.metrics.test_ranking import sample
 
 Array = NDArray[Any]
@@ -122,3 +124,23 @@ def test_null_level_is_exceeded_in_five_percent_of_calibrated_samples_and_by_eve
 def test_num_bins_must_be_positive() -> None:
     with pytest.raises(ValueError, match="num_bins must be at least 1: num_bins=0"):
         reliability_bins(np.arange(2.0), np.array([0, 1]), num_bins=0)
+
+
+@pytest.mark.parametrize("size", [300.0, 372.0, 400.0, 500.0, 744.0, 800.0, 1e38])
+def test_extreme_logits_have_a_null_level(size: float) -> None:
+    """As after a diverged training: `p (1 - p)` is so small that its square, or itself, vanishes."""
+    logit = np.tile([size, -size, size * 1.001, -size * 1.001], 5)
+    label = np.array([1, 0, 0, 1] * 5)
+    figures = probability_metrics(logit, label, base_rate=0.5)
+    assert figures["calibration_error"] == pytest.approx(np.sqrt(0.5), rel=0.5)
+    null = figures["calibration_error_null"]
+    assert null is not None
+    assert 0.0 <= null < 1e-50
+
+
+def test_the_null_level_scales_with_the_spread_down_to_the_smallest_numbers() -> None:
+    bins = ReliabilityBins(*(np.full(4, n) for n in (10, 5)), *(np.full(4, x) for x in (5.0, 2.5, 2.5)))
+    reference = calibration_error(bins)[1]
+    for exponent in (-200, -300):
+        tiny = replace(bins, variance_sum=bins.variance_sum * 10.0**exponent)
+        assert calibration_error(tiny)[1] == pytest.approx(reference * 10.0 ** (exponent / 2), rel=1e-9)

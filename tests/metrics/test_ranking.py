@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, log_loss, roc_auc_score
 
 from qin.metrics import logits
+from qin.metrics.definitions import competition_score
 from qin.metrics.logits import log_losses
-from qin.metrics.probability import competition_score, probability_metrics
-from qin.metrics.ranking import RankingCounts, ranking_counts, ranking_metrics
+from qin.metrics.ranking import RankingCounts, ranking_counts
+from tests.metrics.figures import probability_metrics, ranking_metrics
 
 Array = NDArray[Any]
 

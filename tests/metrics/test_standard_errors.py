@@ -10,16 +10,16 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, log_loss, roc_auc_score
 
+from qin.metrics.definitions import competition_estimate, competition_score
+from qin.metrics.estimate import Estimate
 from qin.metrics.logits import sigmoid
-from qin.metrics.probability import competition_score, probability_metrics
-from qin.metrics.ranking import ranking_metrics
-from qin.metrics.standard_errors import (
-    Estimate,
-    competition_estimate,
+from qin.metrics.standard_errors import standard_error
+from tests.metrics.figures import (
     log_loss_estimate,
     probability_estimates,
+    probability_metrics,
     ranking_estimates,
-    standard_error,
+    ranking_metrics,
     wll_estimate,
 )
 from tests.metrics.test_ranking import sample
@@ -217,7 +217,7 @@ def test_the_error_of_wll_is_that_of_two_independent_means() -> None:
     logit, label = sample(5_000)
     losses = np.logaddexp(0.0, np.where(label == 1, -(logit - 1.0), logit - 1.0))
     variance = sum(losses[label == c].var(ddof=1) / np.sum(label == c) for c in (0, 1))
-    found = standard_error(wll_estimate(logit, label, offset=-1.0).influence, label == 1)
+    found = standard_error(wll_estimate(logit - 1.0, label).influence, label == 1)
     assert found == pytest.approx(0.5 * math.sqrt(variance), rel=1e-12)
 
 
