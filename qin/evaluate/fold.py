@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from qin.calibrate.holdout import judge_half
 from qin.calibrate.report import CalibrationReport
 from qin.metrics.logits import BoolArray, Float64Array, IntArray
