@@ -4,7 +4,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from qin.calibrate.calibrator import Method
 from qin.calibrate.fits import (
     CalibratorFit,
     LikelihoodRatio,
@@ -14,6 +13,7 @@ from qin.calibrate.fits import (
     check_objective,
     fit_calibrator,
 )
+from qin.calibrate.methods import Method
 from qin.calibrate.report import CalibrationReport, Metrics
 from qin.calibrate.shifts import fit_shifts
 from qin.metrics.definitions import PROBABILITY, RANKING, Rows, values

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qin.calibrate.calibrator import Calibrator, Method
+from qin.calibrate.calibrator import Calibrator
+from qin.calibrate.methods import Method
 from qin.calibrate.shifts import SegmentShifts
 from qin.metrics import logits
 from qin.raw.segments import Segments

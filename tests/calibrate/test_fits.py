@@ -12,8 +12,9 @@ from sklearn.calibration import CalibratedClassifierCV
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 
-from qin.calibrate.calibrator import Calibrator, Method
+from qin.calibrate.calibrator import Calibrator
 from qin.calibrate.fits import CalibratorFit, Objective, bias_test, check_objective, fit_calibrator
+from qin.calibrate.methods import Method
 from qin.metrics.logits import log_losses
 from tests.metrics.test_ranking import sample
 

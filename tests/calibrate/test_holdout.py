@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from qin.calibrate.calibrator import Method
 from qin.calibrate.fits import fit_calibrator
 from qin.calibrate.holdout import CalibrationRows, Recipe, fit_and_judge, judge_half
+from qin.calibrate.methods import Method
 from qin.calibrate.report import CalibrationReport, read_calibration
 from qin.errors import ArtifactError
 from qin.metrics.logits import log_losses
