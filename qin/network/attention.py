@@ -8,6 +8,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
 from qin.network.kernels.attention import attended_sums
+from qin.network.kernels.products import product, stacked_product
 
 ScoreNorm = Literal["none", "length", "sqrt_length"]
 ScoreBias = Literal["none", "constant", "recency"]
@@ -104,18 +105,16 @@ class TargetAttention(nn.Module):
         is_tiled = sequence.device.type == "cpu" and sequence.dtype == torch.float32
         sums = self._tiled_sums if is_tiled else self._whole_sums
         context = self._scaled(sums(self._directions(query), keys, sequence, is_valid), is_valid, target)
-        output: torch.Tensor = self.output(self._values(context))
-        return output + target
+        return product(self._values(context), self.output.weight) + target
 
     def _directions(self, query: torch.Tensor) -> torch.Tensor:
         """``u / sqrt(d_a)`` of each head, ``(batch, heads, ds)``."""
         heads, width = self.num_heads, self.attention_dim // self.num_heads
         factor = self.scale / math.sqrt(width)
-        if heads == 1:  # the same, without a copy by einsum
-            direction: torch.Tensor = self.query(query) @ self.key.weight * factor
-            return direction.unsqueeze(1)
-        key_weight = self.key.weight.view(heads, width, -1)
-        return torch.einsum("bhw,hwd->bhd", self.query(query).view(-1, heads, width), key_weight) * factor
+        if heads == 1:  # the same, without a stack
+            return (product(product(query, self.query.weight), self.key.weight.t()) * factor).unsqueeze(1)
+        projected = product(query, self.query.weight).view(-1, heads, width).transpose(0, 1)  # (heads, batch, width)
+        return stacked_product(projected, self.key.weight.view(heads, width, -1)).transpose(0, 1) * factor
 
     def _tiled_sums(
         self, direction: torch.Tensor, keys: torch.Tensor | None, sequence: torch.Tensor, is_valid: torch.Tensor
@@ -138,10 +137,9 @@ class TargetAttention(nn.Module):
     def _values(self, context: torch.Tensor) -> torch.Tensor:
         """``W_v c`` of all heads, one after the other, ``(batch, A)``."""
         if self.num_heads == 1:
-            projected: torch.Tensor = self.value(context.squeeze(1))
-            return projected
-        value_weight = self.value.weight.view(self.num_heads, -1, context.shape[2])
-        return torch.einsum("bhd,hwd->bhw", context, value_weight).flatten(1)
+            return product(context.squeeze(1), self.value.weight)
+        value_weight = self.value.weight.view(self.num_heads, -1, context.shape[2])  # (heads, width, ds)
+        return stacked_product(context.transpose(0, 1), value_weight.mT).transpose(0, 1).flatten(1)
 
     def _scaled(self, context: torch.Tensor, is_valid: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Sums divided by the history's length or its root, times what the target makes of them."""
@@ -149,7 +147,7 @@ class TargetAttention(nn.Module):
             length = is_valid.sum(dim=1).clamp_min(1).to(context.dtype).view(-1, 1, 1)
             context = context / (length if self.norm == "length" else length.sqrt())
         if self.gate is not None:
-            context = context * (1.0 + self.gate(target)).unsqueeze(1)
+            context = context * (1.0 + product(target, self.gate.weight)).unsqueeze(1)
         return context
 
     def _check(self, target: torch.Tensor, sequence: torch.Tensor, is_valid: torch.Tensor) -> None:

@@ -12,7 +12,8 @@ from torch import nn
 from qin.network.attention import TargetAttention, bias_of_age
 from qin.network.embedding import FusedEmbedding
 from qin.network.kernels.bf16 import bits_of, round_rows
-from qin.network.kernels.scoring import advance, advance_bf16, attend, multiply, read_fields, standardise
+from qin.network.kernels.products import padded, padded_width
+from qin.network.kernels.scoring import advance, attend, multiply, multiply_by_vector, read_fields, standardise
 from qin.network.qin import QIN
 from qin.network.quadratic import QuadraticLayer
 
@@ -44,7 +45,8 @@ class FrozenQIN:
         if weight.dtype != torch.float32 or weight.device.type != "cpu":
             raise ValueError(f"weights must be float32 on the CPU, got {weight.dtype} on {weight.device}")
         stack, separate = network.network, network.attention_embedding
-        self._network, self._dim, self._in_bf16 = network, stack.dim, network.use_bf16
+        self._network, self._dim = network, stack.dim
+        self._product_type = torch.bfloat16 if network.use_bf16 else torch.float32
         self._targets = np.array(network.inputs.target_fields, np.int64)
         with torch.no_grad():
             values = self._values = _Table(network.embedding)
@@ -55,10 +57,10 @@ class FrozenQIN:
             ]
             self._numeric = _FrozenNumeric(network)
             self._layers = [
-                _FrozenLayer(*parts, in_bf16=network.use_bf16)
+                _FrozenLayer(*parts, dtype=self._product_type)
                 for parts in zip(stack.layers, stack.norms, stack.activations, strict=True)
             ]
-            self._fc = copy.deepcopy(stack.fc)
+            self._last = stack.fc.weight[0].numpy().copy(), np.float32(stack.fc.bias.item())
 
     def __call__(
         self, categorical: torch.Tensor, numeric: torch.Tensor, sequences: Sequence[torch.Tensor]
@@ -86,23 +88,22 @@ class FrozenQIN:
     def _tile(self, fields: torch.Tensor, numeric: torch.Tensor, histories: list[torch.Tensor]) -> torch.Tensor:
         num_rows = len(fields)
         x = torch.empty(TILE_ROWS, self._dim)
-        x[num_rows:] = 0.0
-        self._read(fields.numpy(), numeric, histories, x[:num_rows])
-        if self._in_bf16:
-            half = torch.empty(x.shape, dtype=torch.bfloat16)
-            round_rows(x.numpy(), bits_of(half))
+        self._read(fields.numpy(), numeric, histories, x)
+        rounded = torch.zeros(TILE_ROWS, padded_width(self._dim), dtype=self._product_type)
+        round_rows(x.numpy(), bits_of(rounded))
         for layer in self._layers:
-            if self._in_bf16:
-                half = half @ layer.weight
-                advance_bf16(x.numpy(), bits_of(half), *layer.rest)
-            else:
-                advance(x.numpy(), (x @ layer.weight).numpy(), *layer.rest)
-        logit: torch.Tensor = self._fc(x)
-        return logit[:num_rows, 0]
+            rounded = rounded @ layer.weight
+            advance(x.numpy(), bits_of(rounded), *layer.rest)
+        logit = torch.empty(num_rows)
+        multiply_by_vector(x[:num_rows].numpy(), *self._last, logit.numpy())
+        return logit
 
     def _read(self, fields: Int64Array, numeric: torch.Tensor, histories: list[torch.Tensor], x: torch.Tensor) -> None:
-        """Write what the quadratic network reads into `x`, `(rows, dim)`."""
-        inputs = x.numpy()
+        """Write what the quadratic network reads into the first rows of `x`, `(TILE_ROWS, dim)`, zeros into the others.
+
+        Logarithms and waves are made of whole tiles: a library may round the last numbers of an array in another way.
+        """
+        inputs = x[: len(fields)].numpy()
         position = self._values.read(fields, np.arange(fields.shape[1]), inputs)
         target = query = np.empty((len(fields), self._targets.size * self._values.dim), np.float32)
         self._values.read(fields, self._targets, target)
@@ -112,7 +113,10 @@ class FrozenQIN:
         for attention, history in zip(self._attentions, histories, strict=True):
             inputs[:, position : position + target.shape[1]] = attention(target, query, history.numpy())
             position += target.shape[1]
-        self._numeric.write(numeric, x[:, position:])
+        raw = torch.zeros(TILE_ROWS, numeric.shape[1])
+        raw[: len(numeric)] = numeric
+        self._numeric.write(raw, x[:, position:])
+        x[len(fields) :] = 0.0
 
 
 class _Table:
@@ -186,8 +190,8 @@ class _FrozenNumeric:
         self._weight = network.numeric_weight.detach().numpy().copy()
 
     def write(self, raw: torch.Tensor, out: torch.Tensor) -> None:
-        """Write the block of raw values `(rows, fields)` into `out`."""
-        raw, num_fields = raw.float(), raw.shape[1]
+        """Write the block of raw values `(rows, fields)`, float32, into `out`."""
+        num_fields = raw.shape[1]
         mean, std = self._normalizer.mean.numpy(), self._normalizer.std.numpy()
         log = torch.log1p(raw.abs())
         standardise(raw.numpy(), log.numpy(), mean, std, self._weight, out[:, : 2 * num_fields].numpy())
@@ -199,14 +203,14 @@ class _FrozenLayer:
     """What a residual quadratic layer is made of, its rows folded.
 
     Attributes:
-        weight: `W` transposed, `(dim, dim)`.
+        weight: `W` transposed, `(dim, dim)`, with zeros up to the width of what is multiplied.
         rest: The last four arguments of `advance`.
     """
 
-    def __init__(self, layer: nn.Module, norm: nn.Module, activation: nn.Module, *, in_bf16: bool) -> None:
+    def __init__(self, layer: nn.Module, norm: nn.Module, activation: nn.Module, *, dtype: torch.dtype) -> None:
         assert isinstance(layer, QuadraticLayer)
         weight, bias = layer.folded()
-        self.weight = weight.t().to(torch.bfloat16 if in_bf16 else torch.float32).contiguous()
+        self.weight = padded(weight.t(), dtype)
         slope = float(activation.weight) if isinstance(activation, nn.PReLU) else 1.0
         eps, scale, shift = _folded_norm(norm, bias)
         self.rest = bias.numpy(), (layer.rectified, eps, slope), scale.numpy(), shift.numpy()

@@ -6,6 +6,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
+from qin.network.kernels.products import spread, stacked_product
+from qin.network.threads import one_thread
+
 _DIM = 4  # outputs of each field
 _FREQUENCY_STD = 0.3
 
@@ -51,9 +54,12 @@ class PeriodicEmbedding(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Embed ``(batch, f)``; shapes as in the class description."""
-        angle = 2.0 * math.pi * x.unsqueeze(2) * self.frequency  # (batch, f, k)
+        batch = len(x)
+        frequency = spread(self.frequency.flatten(), batch).view(batch, *self.frequency.shape)
+        angle = 2.0 * math.pi * x.unsqueeze(2) * frequency  # (batch, f, k)
         waves = torch.cat((angle.sin(), angle.cos()), dim=2)
-        return F.relu(torch.einsum("bfk,fkd->bfd", waves, self.weight) + self.bias).flatten(1)
+        mixed = stacked_product(waves.transpose(0, 1), self.weight).transpose(0, 1)  # (batch, f, 4)
+        return F.relu(mixed.flatten(1) + spread(self.bias.flatten(), batch))
 
 
 def signed_log(x: torch.Tensor) -> torch.Tensor:
@@ -100,7 +106,9 @@ class NumericNormalizer(nn.Module):
         raw = raw.to(self.mean.dtype)
         is_missing = raw.isnan()
         is_constant = self.std == 0
-        standard = (signed_log(raw) - self.mean) / self.std.masked_fill(is_constant, 1.0)
+        with one_thread():  # a library may round the last numbers of each thread's share in another way
+            log = signed_log(raw)
+        standard = (log - self.mean) / self.std.masked_fill(is_constant, 1.0)
         return torch.cat((standard.masked_fill(is_missing | is_constant, 0.0), is_missing.to(standard.dtype)), dim=1)
 
     def check(self, raw: torch.Tensor) -> None:

@@ -11,6 +11,7 @@ from qin.buckets import PADDING_BUCKET
 from qin.network.attention import ScoreBias, ScoreNorm, TargetAttention
 from qin.network.dropout import dropout
 from qin.network.embedding import FusedEmbedding
+from qin.network.kernels.products import spread
 from qin.network.numeric import NumericNormalizer, PeriodicEmbedding, periodic_width
 from qin.network.quadratic import Activation, Norm, QuadraticNetwork
 
@@ -296,7 +297,7 @@ class QIN(nn.Module):
 
     def _numeric(self, raw: torch.Tensor) -> list[torch.Tensor]:
         normalized = self.normalizer(raw)
-        blocks = [normalized * self.numeric_weight]
+        blocks = [normalized * spread(self.numeric_weight, len(raw))]
         if self.periodic is not None:
             blocks.append(self.periodic(normalized[:, : self.normalizer.num_fields]))
         return blocks

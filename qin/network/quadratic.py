@@ -7,7 +7,9 @@ import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
 from qin.network.dropout import NOTHING_DROPPED, Mask, dropout
+from qin.network.kernels.products import product, spread
 from qin.network.kernels.quadratic import TiledLayer, run_layers
+from qin.network.norms import normalise
 
 Activation = Literal["after", "inside"]
 Norm = Literal["none", "batch", "rms"]
@@ -56,8 +58,9 @@ class QuadraticLayer(nn.Module):
     def _sum_of_rows(self, x: torch.Tensor) -> torch.Tensor:
         if self.training and self.dropout > 0.0:
             dim = self.linear.in_features
-            return dropout(self.linear(x), self.dropout, self.training).view(-1, self.num_rows, dim).sum(dim=1)
-        return F.linear(x, *self.folded())
+            rows = _linear(x, self.linear.weight, self.linear.bias)
+            return dropout(rows, self.dropout, self.training).view(-1, self.num_rows, dim).sum(dim=1)
+        return _linear(x, *self.folded())
 
     def folded(self) -> tuple[torch.Tensor, torch.Tensor]:
         """The sums of the rows' matrices, ``(dim, dim)``, and of their biases, ``(dim,)``."""
@@ -127,13 +130,12 @@ class QuadraticNetwork(nn.Module):
             raise ValueError(f"the input must be (batch, {self.dim}), got {tuple(x.shape)}")
         x = self._tiled(x) if self._is_tiled(x) else self._whole(x)
         with torch.autocast(x.device.type, enabled=False):  # or a logit of 4 would be known to 0.016
-            logit: torch.Tensor = self.fc(x)
-        return logit.squeeze(1)
+            return _linear(x, self.fc.weight, self.fc.bias).squeeze(1)
 
     def _whole(self, x: torch.Tensor) -> torch.Tensor:
         """The layers' output, one operation after the other on the whole batch."""
         for layer, norm, activation in zip(self.layers, self.norms, self.activations, strict=True):
-            x = x + dropout(activation(norm(layer(x))), self.dropout, self.training)
+            x = x + dropout(_activate(normalise(norm, layer(x)), activation), self.dropout, self.training)
         return x
 
     def _is_tiled(self, x: torch.Tensor) -> bool:
@@ -155,9 +157,28 @@ class QuadraticNetwork(nn.Module):
             weights.append(weight)
             biases.append(bias)
         slopes = [a.weight if isinstance(a, nn.PReLU) else torch.ones(1) for a in self.activations]
-        is_bf16 = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
-        dtype = torch.bfloat16 if is_bf16 else torch.float32
-        return run_layers(x, plans, weights=weights, biases=biases, slopes=slopes, dtype=dtype)
+        return run_layers(x, plans, weights=weights, biases=biases, slopes=slopes, dtype=_product_type(x))
+
+
+def _linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """`F.linear` with sums in an order of ours on the CPU."""
+    if x.device.type != "cpu":
+        return F.linear(x, weight, bias)
+    return product(x, weight, dtype=_product_type(x)) + spread(bias, len(x))
+
+
+def _activate(x: torch.Tensor, activation: nn.Module) -> torch.Tensor:
+    """What an activation makes of `(batch, dim)`; on the CPU a slope's gradient is added up in an order of ours."""
+    if x.device.type != "cpu" or not isinstance(activation, nn.PReLU):
+        activated: torch.Tensor = activation(x)
+        return activated
+    return torch.where(x > 0.0, x, spread(activation.weight, len(x)) * x)
+
+
+def _product_type(x: torch.Tensor) -> torch.dtype:
+    """What matrix products on the CPU read and give: bfloat16 under autocast, the type of `x` otherwise."""
+    is_bf16 = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
+    return torch.bfloat16 if is_bf16 else x.dtype
 
 
 def _make_norm(norm: Norm, dim: int) -> nn.Module:

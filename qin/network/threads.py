@@ -1,8 +1,10 @@
 """Threads: how many compute, that they compute the same bytes each time, and how they share the work on a batch."""
 
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
 from threading import Barrier
 from typing import TypeVar
@@ -17,11 +19,36 @@ TILE_ROWS = 256
 
 Result = TypeVar("Result")
 
+_outside = threading.local()  # the number of threads outside of `one_thread`
 
-def in_tiles(num_rows: int, work: Callable[[slice], Result]) -> list[Result]:
-    """Results of work on each tile of rows, in order; as many at a time as PyTorch has threads here."""
-    tiles = [slice(start, min(start + TILE_ROWS, num_rows)) for start in range(0, num_rows, TILE_ROWS)]
-    return list(one_thread_workers(torch.get_num_threads()).map(work, tiles))
+
+def in_tiles(num_rows: int, work: Callable[[slice], Result], *, tile_rows: int = TILE_ROWS) -> list[Result]:
+    """Results of work on each tile of rows, in order; as many at a time as PyTorch has threads here.
+
+    PyTorch computes each tile on one thread, so its bytes do not depend on their number.
+    """
+    tiles = [slice(start, min(start + tile_rows, num_rows)) for start in range(0, num_rows, tile_rows)]
+    if len(tiles) <= 1:
+        with one_thread():
+            return [work(tile) for tile in tiles]
+    num_workers = getattr(_outside, "num_threads", None) or torch.get_num_threads()
+    return list(one_thread_workers(num_workers).map(work, tiles))
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """PyTorch computes on the calling thread alone, so that no sum of it is divided; tiles keep their workers."""
+    before = torch.get_num_threads()
+    if before == 1:
+        yield
+        return
+    _outside.num_threads = before
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+        _outside.num_threads = None
 
 
 @cache
@@ -30,6 +57,7 @@ def one_thread_workers(num_workers: int) -> ThreadPoolExecutor:
 
     PyTorch keeps a number for each thread, and the last one set anywhere for threads that are still to ask for theirs.
     """
+    os.register_at_fork(after_in_child=one_thread_workers.cache_clear)  # threads do not live on in a forked process
     num_threads = torch.get_num_threads()
     workers = ThreadPoolExecutor(num_workers)
     ready = Barrier(num_workers + 1)
@@ -44,9 +72,6 @@ def _use_one_thread(ready: Barrier) -> None:
     torch.get_num_threads()  # or the first product would ask, and take the number of the others
     torch.set_num_threads(1)
     ready.wait()
-
-
-os.register_at_fork(after_in_child=one_thread_workers.cache_clear)  # threads do not live on in a forked process
 
 
 _THREAD_ITEMS = 1 << 15  # below this, starting a second thread costs more than it saves

@@ -13,6 +13,8 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from threadpoolctl import threadpool_limits
+
 from qin.errors import QinError
 from qin.paths import PARAMS, SCRATCH
 from qin.runtime.chain import Artifact, Settings, check_chain, description_of, read_artifact
@@ -94,7 +96,8 @@ def run_stage(name: str) -> Iterator[StageReport]:
     log.info("STAGE %s [%d/%d]", name, STAGES.index(name) + 1, len(STAGES))
     try:
         report.inputs.add(PARAMS)
-        with TreeMemory(os.getpid()) as memory:
+        # NumPy's products on one thread: with more, a sum's last digit would depend on the number of cores.
+        with TreeMemory(os.getpid()) as memory, threadpool_limits(1, user_api="blas"):
             yield report
         report.check_inputs()
         _close(name, report, seconds=time.monotonic() - started, peak=_peak_memory_bytes(memory, largest))

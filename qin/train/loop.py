@@ -12,6 +12,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from qin.errors import TrainingError
 from qin.network.qin import QIN
+from qin.network.threads import one_thread
 from qin.runtime.progress import Progress, log
 from qin.runtime.seeds import Stream
 from qin.shards.loader import Batch
@@ -164,10 +165,12 @@ class Fit:
             clip_grad_norm(self._model.parameters(), max_norm=self._settings.gradient_clip)
         self._optimizer.step()
         if self._average is not None:
-            self._average.update_parameters(self._model)
+            with one_thread():  # vector registers round otherwise than the rest of a thread's share
+                self._average.update_parameters(self._model)
         # What is reported is the mean loss of the epoch's rows, over the weight that they turned out to have.
         state.loss_sum += value * self._rows.batch_weight
-        state.weight_sum += float(weight.sum())
+        with one_thread():
+            state.weight_sum += float(weight.sum())
         state.step += 1
         state.step_in_epoch += 1
         return value

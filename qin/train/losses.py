@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
+from qin.network.threads import one_thread
 from qin.shards.loader import Batch
 
 
@@ -69,7 +70,8 @@ def weighted_logistic_loss(
     if extra_loss is not None:
         _check_vector("extra_loss", extra_loss, like=logit)
         loss = loss + extra_loss
-    return (sample_weight.to(loss.dtype) * loss).sum() / denominator
+    with one_thread():  # or the sum over a large batch would depend on the number of threads
+        return (sample_weight.to(loss.dtype) * loss).sum() / denominator
 
 
 def self_ensemble(first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

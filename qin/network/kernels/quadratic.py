@@ -10,7 +10,8 @@ One residual layer around its matrix product, forward and backward, over the row
     out   = x + mask * prelu(x * total)
 
 The kernels compute in float32 and read every number once. What a matrix product reads or writes is of its type,
-bfloat16 by its bits (`qin.network.kernels.bf16`) or float32. Arrays are C-contiguous, `(n, dim)` or
+bfloat16 by its bits (`qin.network.kernels.bf16`) or float32, and may have more rows and columns than said here (see
+`qin.network.kernels.products`), which are zero before they are read. Arrays are C-contiguous, `(n, dim)` or
 `(n, num_rows * dim)`; masks are made again in the backward pass instead of kept.
 """
 
@@ -24,8 +25,11 @@ from torch.autograd.function import once_differentiable
 
 from qin.network.dropout import Mask, keep_row
 from qin.network.kernels.bf16 import bits_of, round_row, round_rows, widen_row
-from qin.network.threads import in_tiles
+from qin.network.kernels.products import padded, padded_width
+from qin.network.threads import TILE_ROWS, in_tiles
 from qin.runtime.jit import njit
+
+_BLOCK_COLUMNS = 256  # outputs of a layer whose gradients one product makes
 
 
 @dataclass(frozen=True)
@@ -80,8 +84,9 @@ class _Layers(torch.autograd.Function):
     ) -> torch.Tensor:
         stack = _Stack(layers, dtype, parameters)
         inputs = [x.contiguous(), *(torch.empty_like(x, memory_format=torch.contiguous_format) for _ in layers)]
-        rounded = [torch.empty(x.shape, dtype=dtype) for _ in inputs]
-        products = [torch.empty(len(x), len(bias), dtype=dtype) for bias in stack.biases]
+        height = -(-len(x) // TILE_ROWS) * TILE_ROWS  # of whole tiles: a library may round by the height
+        rounded = [_with_zeros(height, x.shape, dtype) for _ in inputs]
+        products = [torch.empty(height, padded_width(len(bias)), dtype=dtype) for bias in stack.biases]
         in_tiles(len(x), lambda rows: stack.advance(rows, inputs, rounded, products))
         ctx.save_for_backward(*parameters, *inputs[:-1], *rounded[:-1], *products)
         ctx.layers, ctx.dtype, ctx.is_spent = layers, dtype, False
@@ -101,8 +106,39 @@ class _Layers(torch.autograd.Function):
         tiles = in_tiles(len(grad), lambda rows: stack.retreat(rows, inputs, products, grad))
         biases = [torch.stack([tile[0][layer] for tile in tiles]).sum(dim=0) for layer in range(depth)]
         slopes = [torch.tensor([sum(tile[1][layer] for tile in tiles)]).float() for layer in range(depth)]
-        weights = [(product.t() @ x).float() for product, x in zip(products, rounded, strict=True)]
+        weights = _grads_of_weights(products, rounded)
+        sizes = [(len(bias), grad.shape[1]) for bias in stack.biases]
+        weights = [weight[:rows, :columns] for weight, (rows, columns) in zip(weights, sizes, strict=True)]
         return None, None, grad, *weights, *biases, *slopes
+
+
+def _with_zeros(height: int, shape: torch.Size, dtype: torch.dtype) -> torch.Tensor:
+    """An array for rows of a shape, with more rows and columns, zeros, than they fill."""
+    out = torch.empty(height, padded_width(shape[1]), dtype=dtype)
+    out[shape[0] :] = 0.0
+    out[:, shape[1] :] = 0.0
+    return out
+
+
+def _grads_of_weights(products: Sequence[torch.Tensor], rounded: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """`product.T @ x` of each layer, float32.
+
+    Each block of outputs is one product over all rows, made by one thread: no sum over rows is divided among threads.
+    """
+    grads = [torch.empty(product.shape[1], x.shape[1]) for product, x in zip(products, rounded, strict=True)]
+    blocks = [
+        (layer, slice(start, start + _BLOCK_COLUMNS))
+        for layer, product in enumerate(products)
+        for start in range(0, product.shape[1], _BLOCK_COLUMNS)
+    ]
+
+    @torch.no_grad()
+    def work(part: slice) -> None:
+        for layer, columns in blocks[part]:
+            grads[layer][columns] = products[layer][:, columns].t() @ rounded[layer]
+
+    in_tiles(len(blocks), work, tile_rows=1)
+    return grads
 
 
 class _Stack:
@@ -111,7 +147,7 @@ class _Stack:
     def __init__(self, layers: Sequence[TiledLayer], dtype: torch.dtype, parameters: Sequence[torch.Tensor]) -> None:
         weights, self.biases, slopes = _thirds(parameters)
         self._layers = layers
-        self._weights = [weight.detach().to(dtype) for weight in weights]
+        self._weights = [padded(weight, dtype) for weight in weights]
         self._options = [
             (layer.rectified, layer.activated, np.float32(slope.item() if layer.activated else 1.0))
             for layer, slope in zip(layers, slopes, strict=True)
@@ -124,8 +160,8 @@ class _Stack:
         """Fill a tile's rows of inputs, of what products read of them, and of products; the first input is there."""
         round_rows(bits_of(inputs[0][rows]), bits_of(rounded[0][rows]))
         for number, weight in enumerate(self._weights):
-            x, product = inputs[number][rows], products[number][rows]
-            torch.mm(rounded[number][rows], weight.t(), out=product)
+            x, product = inputs[number][rows], products[number][_whole(rows)]
+            torch.mm(rounded[number][_whole(rows)], weight.t(), out=product)
             out = bits_of(inputs[number + 1][rows]), bits_of(rounded[number + 1][rows])
             advance_rows(bits_of(x), bits_of(product), *self._constants(number, rows), *out)
 
@@ -135,9 +171,9 @@ class _Stack:
     ) -> tuple[list[torch.Tensor], list[float]]:
         """Gradients of biases and slopes from the rows of a tile; products and `grad` are replaced by theirs."""
         biases, slopes, grad = [torch.zeros_like(bias) for bias in self.biases], [0.0] * len(inputs), grad[rows]
-        through = torch.zeros(grad.shape, dtype=products[0].dtype)
+        through = torch.zeros(TILE_ROWS, padded_width(grad.shape[1]), dtype=products[0].dtype)
         for number in reversed(range(len(inputs))):
-            x, product, bias = inputs[number][rows], products[number][rows], biases[number]
+            x, product, bias = inputs[number][rows], products[number][_whole(rows)], biases[number]
             out = bits_of(through), bits_of(grad), bits_of(bias)
             slopes[number] = retreat_rows(bits_of(x), bits_of(product), *self._constants(number, rows), *out)
             torch.mm(product, self._weights[number], out=through)
@@ -148,6 +184,11 @@ class _Stack:
         layer = self._layers[number]
         drops = (rows.start, *_arguments(layer.row_mask), *_arguments(layer.mask))
         return bits_of(self.biases[number]), self._options[number], drops
+
+
+def _whole(rows: slice) -> slice:
+    """A tile's rows, to the height that all tiles have in arrays that are multiplied."""
+    return slice(rows.start, rows.start + TILE_ROWS)
 
 
 def _arguments(mask: Mask) -> tuple[Any, ...]:
@@ -176,7 +217,7 @@ def advance_rows(x: Any, product: Any, bias: Any, options: Any, drops: Any, out:
     wide, total, kept_rows, kept = _scratch(bias, x.shape[1])
     for i in range(x.shape[0]):
         _draw_row(i, drops, kept_rows, kept)
-        widen_row(product[i], wide)
+        widen_row(product[i, : bias.size], wide)
         _sum_rows(wide, bias, kept_rows, total)
         _advance_row(x[i], total, kept, options, out[i])
         round_row(out[i], rounded[i])
@@ -205,14 +246,16 @@ def retreat_rows(
     grad_slope = 0.0
     for i in range(x.shape[0]):
         _draw_row(i, drops, kept_rows, kept)
-        widen_row(product[i], wide)
+        widen_row(product[i, : bias.size], wide)
         _sum_rows(wide, bias, kept_rows, total)
-        add_row(through[i], wide[: total.size], grad[i])
+        add_row(through[i, : total.size], wide[: total.size], grad[i])
         if options[1]:
             grad_slope += _grad_of_slope(x[i], total, kept, options, grad[i])
         _retreat_row(x[i], total, kept, options, grad[i])  # leaves the gradient of the sum in `total`
         _spread_rows(total, kept_rows, wide, grad_bias)
         round_row(wide, product[i])
+        product[i, bias.size :] = 0  # where a row that holds infinity left a NaN
+    product[x.shape[0] :] = 0
     return grad_slope
 
 
@@ -221,7 +264,7 @@ def add_rows(through: Any, grad: Any) -> None:
     """Add what a matrix product gave, `(n, dim)`, to a gradient of the same shape."""
     wide = np.empty(grad.shape[1], np.float32)
     for i in range(grad.shape[0]):
-        add_row(through[i], wide, grad[i])
+        add_row(through[i, : wide.size], wide, grad[i])
 
 
 @njit(nogil=True)

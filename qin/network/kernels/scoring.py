@@ -115,30 +115,43 @@ def standardise(raw: Any, log: Any, mean: Any, std: Any, weight: Any, out: Any) 
 
 
 @njit(nogil=True, fastmath=_SUMS_IN_REGISTERS)
-def advance(x: Any, product: Any, bias: Any, options: Any, scale: Any, shift: Any) -> None:
+def multiply_by_vector(rows: Any, vector: Any, bias: Any, out: Any) -> None:
+    """`rows @ vector + bias`, each row alone.
+
+    Args:
+        rows: `(n, k)`.
+        vector: `(k,)`.
+        bias: A number, float32.
+        out: `(n,)`.
+    """
+    for i in range(rows.shape[0]):
+        row, total = rows[i], np.float32(0.0)
+        for d in range(row.size):
+            total += row[d] * vector[d]
+        out[i] = total + bias
+
+
+@njit(nogil=True, fastmath=_SUMS_IN_REGISTERS)
+def advance(x: Any, bits: Any, bias: Any, options: Any, scale: Any, shift: Any) -> None:
     """One residual quadratic layer after its matrix product, in place: `x += activation(norm(x * (product + bias)))`.
 
     Args:
         x: `(n, dim)`.
-        product: `W x`, the layer's rows folded, `(n, dim)`.
+        bits: `W x`, the layer's rows folded, `(n, at least dim)`, bfloat16 by its bits or float32; replaced by what the
+            next product reads: the new `x`, then zeros.
         bias: `(dim,)`.
         options: Whether `product + bias` passes a relu; epsilon of an RMS norm, negative without one; slope of the
             activation below zero, 1 without one.
         scale: Of the norm, `(dim,)`; ones without one.
         shift: Of the norm, `(dim,)`; zeros without one.
     """
+    dim = x.shape[1]
+    product = np.empty(dim, np.float32)
     for i in range(x.shape[0]):
-        _advance_row(x[i], product[i], bias, options, scale, shift)
-
-
-@njit(nogil=True, fastmath=_SUMS_IN_REGISTERS)
-def advance_bf16(x: Any, bits: Any, bias: Any, options: Any, scale: Any, shift: Any) -> None:
-    """`advance` where the product is bfloat16, given by its bits, uint16; they are replaced by those of `x`."""
-    product = np.empty(x.shape[1], np.float32)
-    for i in range(x.shape[0]):
-        widen_row(bits[i], product)
+        widen_row(bits[i, :dim], product)
         _advance_row(x[i], product, bias, options, scale, shift)
         round_row(x[i], bits[i])
+        bits[i, dim:] = 0
 
 
 @njit(nogil=True, fastmath=_SUMS_IN_REGISTERS)
