@@ -108,6 +108,46 @@ def test_an_example_is_shipped() -> None:
             "split.thresholds.label_0: Input should be greater than or equal to 0 (got -1)",
         ),
         (
+            "split.thresholds",
+            {"group": 5, "large_0123456789abcd": 300},
+            "split: thresholds.large_0123456789abcd: must be 0 (train) or 1 (validation), got 300",
+        ),
+        (
+            "split.thresholds",
+            {"group": 5, "large_xyz": 1},
+            "split: thresholds.large_xyz: the group must be 14 hexadecimal digits, as in manifest.json",
+        ),
+        (
+            "train.num_threads",
+            2147483648,
+            "train.num_threads: Input should be less than or equal to 1024 (got 2147483648)",
+        ),
+        (
+            "prepare.num_threads",
+            1025,
+            "prepare.num_threads: Input should be less than or equal to 1024 (got 1025)",
+        ),
+        (
+            "model.embedding_dim",
+            10**9,
+            "model.embedding_dim: Input should be less than or equal to 65536 (got 1000000000)",
+        ),
+        (
+            "model.num_layers",
+            10**6,
+            "model.num_layers: Input should be less than or equal to 1024 (got 1000000)",
+        ),
+        (
+            "train.buffer_rows",
+            2**31,
+            "train.buffer_rows: Input should be less than 2147483648 (got 2147483648)",
+        ),
+        (
+            "train.epochs",
+            2**63,
+            "train.epochs: Input should be less than 9223372036854775808 (got 9223372036854775808)",
+        ),
+        (
             "predict.prior",
             2,
             "predict.prior: Input should be 'natural' or 'balanced' or Input should be less than 1 (got 2)",
