@@ -48,10 +48,9 @@ def text_params(folder: Path, text: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.parent.name)
-def test_shipped_files_load(path: Path) -> None:
-    params = load_params(path)
-    assert params.data.label in ("clicked", "liked")
+def test_the_shipped_file_loads() -> None:
+    params = load_params(ROOT / "params.yaml")  # the examples are overlays: tests/experiments/test_overlay.py
+    assert params.data.label == "clicked"
     assert params.calibration.temperature_scaling
 
 
