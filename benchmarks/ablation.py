@@ -2,9 +2,10 @@
 
     python -m benchmarks.ablation --params params.yaml --data data --out benchmarks/results/ablation_clicked.json
 
-Each variant changes one option of the profile; `published` is the faithful model. A run is judged as training judges
-it: AP and AUC on the validation fold at the epoch with the best AP. Differences are paired: the same seed with and
-without the change. Runs that the output file already has are not repeated, so that a long table can be made in parts.
+Each variant changes one option of the network; `published` is the faithful model. The state to keep is chosen on the
+selection half of the validation fold; AP and AUC are those of the report half, of the network alone. Differences are
+paired: the same seed with and without the change. Runs that the output file already has are not repeated, so that a
+long table can be made in parts.
 """
 
 import json
@@ -15,12 +16,11 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+from benchmarks.fitting import fit_network, open_log
 from benchmarks.machine import describe
 from benchmarks.profile import changed, prepare
-from qin.config import Params, load_params
+from qin.config import load_params
 from qin.network.threads import use_threads
-from qin.shards.files import ShardReader
-from qin.train.fit import train
 
 PROFILE = "profile"
 
@@ -85,13 +85,14 @@ def main(
     runs: dict[str, dict[str, Any]] = json.loads(out.read_text())["runs"] if out.exists() else {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        reader, fold = prepare(folder, params, data)
+        prepare(folder, params, data)
+        log = open_log(folder, base)
         for seed in range(seeds):
             for variant in only or VARIANTS:
                 key = str(seed)
                 if key in runs.setdefault(variant, {}):
                     continue
-                runs[variant][key] = _run(changed(base, VARIANTS[variant], seed), reader, fold, folder)
+                runs[variant][key] = fit_network(changed(base, VARIANTS[variant], seed), log, folder)[1]
                 typer.echo(f"{variant}, seed {seed}: {runs[variant][key]}", err=True)
                 done = {name: runs[name] for name in VARIANTS if runs.get(name)}
                 out.write_text(json.dumps({"machine": describe(), "runs": done, "summary": summary(done)}, indent=2))
@@ -112,16 +113,6 @@ def summary(runs: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
                 row[f"{metric}_gain_se"] = float(gain.std(ddof=1) / np.sqrt(gain.size))
         table[variant] = row
     return table
-
-
-def _run(params: Params, reader: ShardReader, fold: Any, folder: Path) -> dict[str, Any]:
-    figures = train(params, reader, fold, checkpoints=folder / "checkpoints", on_epoch=lambda _: None).figures
-    return {
-        "auc": figures["val_auc"],
-        "ap": figures["val_ap"],
-        "log_loss": figures["val_log_loss"],
-        "best_epoch": figures["best_epoch"],
-    }
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ reading over its steps. Gradients are those of a copy without dropout, around th
 `variance` is the trace of their covariance, `bias` the distance of their mean in lengths of the full gradient, and
 `bias_resolution` the distance that so many draws without bias have. Averaged over a given time, an estimate has a
 variance proportional to `variance * seconds_per_step`; both are given relative to all rows. Trained models get as many
-epochs as fit into the time of the profile's on all rows, and keep their best one.
+epochs as fit into the time of the profile's on all rows, and keep the best state of the selection half of the validation
+fold; their figures are those of the report half. Batch size and rate are those that the profile has for all rows.
 """
 
 import copy
@@ -28,22 +29,23 @@ import numpy.typing as npt
 import torch
 import typer
 
+from benchmarks.fitting import PreparedLog, fit_network, open_log
 from benchmarks.machine import describe, report
 from benchmarks.profile import changed, prepare
 from qin.config import Params, load_params
 from qin.model.build import build_model
 from qin.network.qin import QIN
 from qin.network.threads import use_threads
-from qin.shards.files import ShardReader
+from qin.shards.files import RowReader
 from qin.shards.folds import TRAIN, Folds
 from qin.shards.loader import Batch, iterate_in_order, read_labels
-from qin.train.build import build_hard_negatives, build_loader, build_optimizer, build_settings
+from qin.train.build import build_hard_negatives, build_loader, build_optimizer
 from qin.train.checkpoint import CheckpointStore
-from qin.train.fit import train
-from qin.train.imbalance import TrainingRows, resolve_neg_ratio
-from qin.train.loop import Fit, ValidationScores
+from qin.train.imbalance import TrainingRows, num_drawn_rows, training_prior
+from qin.train.loop import Budget, TrainingLoop
 from qin.train.losses import weighted_logistic_loss
 from qin.train.mining import HardNegatives, mined_loss, selection_generator
+from qin.train.pace import Pace, choose_pace
 
 ALL_ROWS, UNWEIGHTED = "all rows", "downsampling 0.1, weight 1"
 _DOWNSAMPLING = {"imbalance.use_neg_downsampling": True, "imbalance.neg_downsample_ratio": 0.1}
@@ -71,31 +73,32 @@ class Variant:
         network: Trained, on the CPU; not changed.
     """
 
-    def __init__(self, params: Params, reader: ShardReader, fold: Folds, network: QIN) -> None:
-        knobs, imbalance = params.train, params.imbalance
-        loader, ratio = build_loader(reader, knobs, torch.device("cpu")), resolve_neg_ratio(imbalance)
-        rows = TrainingRows(loader, fold == TRAIN, read_labels(reader), ratio, 1.0, knobs.seed)
-        self.rows = replace(rows, reweighted=imbalance.reweight_negatives)
+    def __init__(self, params: Params, reader: RowReader, fold: Folds, network: QIN) -> None:
+        knobs, label, is_train = params.train, read_labels(reader), fold == TRAIN
+        prior, pace = training_prior(params.imbalance, label[is_train]), pace_of(params, reader, fold)
+        loader = build_loader(reader, knobs, torch.device("cpu"), batch_size=pace.batch_size)
+        self.rows = TrainingRows(loader, is_train, label, prior, knobs.seed)
         self.hard_negatives: HardNegatives | None = build_hard_negatives(
-            params.hnm, network, batch_size=knobs.batch_size, positive_share=self.rows.positive_share
+            params.hnm, network, batch_size=pace.batch_size, positive_share=self.rows.positive_share
         )
         self._network, self._knobs = copy.deepcopy(network), knobs
-        self._optimizer = build_optimizer(self._network, knobs)
+        self._optimizer = build_optimizer(self._network, knobs, lr=pace.lr)
 
     def time_steps(self, num_steps: int) -> list[float]:
-        """CPU seconds of each of the next steps of the training loop, the loader's left out."""
-        turn = _Turn(self.rows, num_steps)
-        Fit(
+        """CPU seconds of each of so many steps of the training loop, after one that allocates; the loader's left out."""
+        num_made = num_steps + 2  # the last one's end is not seen by the source of its batch
+        turn = _Turn(self.rows, num_made)
+        TrainingLoop(
             self._network,
             optimizer=self._optimizer,
             rows=replace(self.rows, loader=turn),
-            settings=replace(build_settings(self._knobs), epochs=1, checkpoint_seconds=math.inf),
+            params=self._knobs.model_copy(update={"checkpoint_seconds": math.inf}),
             hard_negatives=self.hard_negatives,
-            validate=lambda _: ValidationScores(log_loss=0.0, ap=0.0, auc=0.0),
+            stop=Budget(num_steps=num_made),
             checkpoints=CheckpointStore(Path("none"), "none"),  # no step is due
-            on_epoch=lambda _: None,
+            on_check=lambda _: None,
         ).run()
-        return turn.seconds
+        return turn.seconds[1:]
 
     @property
     def num_steps(self) -> int:
@@ -202,7 +205,7 @@ def gradient_figures(variants: Mapping[str, Variant], network: QIN, full: torch.
     }
 
 
-def full_gradient(network: QIN, reader: ShardReader, fold: Folds, *, batch_size: int) -> torch.Tensor:
+def full_gradient(network: QIN, reader: RowReader, fold: Folds, *, batch_size: int) -> torch.Tensor:
     """The gradient of the train fold's mean loss, `(num_parameters,)`."""
     is_train = fold == TRAIN
     total = torch.zeros(sum(parameter.numel() for parameter in network.parameters()), dtype=torch.float64)
@@ -217,7 +220,7 @@ def time_figures(variants: Mapping[str, Variant], *, rounds: int, steps: int) ->
     loader: dict[str, list[float]] = {name: [] for name in variants}
     for _ in range(rounds):
         for name, variant in variants.items():
-            seconds[name] += variant.time_steps(steps + 1)[1:]  # the first allocates
+            seconds[name] += variant.time_steps(steps)
             loader[name].append(variant.loader_seconds())
     return {
         name: {
@@ -250,40 +253,40 @@ def _endless(rows: TrainingRows) -> Iterator[Batch]:
         yield from rows.loader.epoch(epoch, rows.selection(epoch))
 
 
-def _without_dropout(network: QIN, params: Params, reader: ShardReader) -> QIN:
+def _without_dropout(network: QIN, params: Params, reader: RowReader) -> QIN:
     """A copy whose gradient is no random number."""
-    sizes = params.model.model_copy(update=dict.fromkeys(_DROPOUTS, 0.0))
+    sizes = params.model.network.model_copy(update=dict.fromkeys(_DROPOUTS, 0.0))
     zeros = [0.0] * len(reader.schema.numeric)
     silent = build_model(reader.schema, sizes, mean=zeros, std=zeros, seed=0)
     silent.load_state_dict(network.state_dict())
     return silent
 
 
-def _train(params: Params, reader: ShardReader, fold: Folds, folder: Path) -> tuple[QIN, dict[str, Any]]:
-    started = time.process_time()
-    trained = train(params, reader, fold, checkpoints=folder / "checkpoints", on_epoch=lambda _: None)
-    figures = {name: trained.figures[f"val_{name}"] for name in ("ap", "auc", "log_loss")}
-    epochs = {name: trained.figures[name] for name in ("num_epochs", "best_epoch", "num_steps")}
-    return trained.model.network, {**figures, **epochs, "cpu_seconds": time.process_time() - started}
+def pace_of(params: Params, reader: RowReader, fold: Folds) -> Pace:
+    """Batch size and rate of a run on the train fold."""
+    label = read_labels(reader)[fold == TRAIN]
+    return choose_pace(params.train, num_rows=num_drawn_rows(label, training_prior(params.imbalance, label)))
 
 
 def trained_figures(
-    settings: Mapping[str, Params], cost: Mapping[str, float], reader: ShardReader, fold: Folds, folder: Path
+    settings: Mapping[str, Params], cost: Mapping[str, float], log: PreparedLog, folder: Path
 ) -> dict[str, Any]:
-    """Validation figures of each variant, trained for as many epochs as all rows' time allows.
+    """Figures of each variant, trained for as many epochs as all rows' time allows.
 
     Args:
         settings: Of each variant.
         cost: Seconds per epoch of each.
-        reader: Prepared train file.
-        fold: Fold of each row.
+        log: The log.
         folder: For checkpoints.
     """
     results = {}
     for name, params in settings.items():
         epochs = max(1, round(params.train.epochs * cost[ALL_ROWS] / cost[name]))
-        one = changed(params, {"train.epochs": epochs, "train.patience": epochs}, params.train.seed)
-        results[name] = _train(one, reader, fold, folder)[1]
+        patience = epochs * params.train.checks_per_epoch  # the time is the same for all, whatever the checks find
+        one = changed(params, {"train.epochs": epochs, "train.patience": patience}, params.train.seed)
+        started = time.process_time()
+        figures = fit_network(one, log, folder)[1]
+        results[name] = {**figures, "num_epochs": epochs, "cpu_seconds": time.process_time() - started}
         typer.echo(f"{name}: {results[name]}", err=True)
     return results
 
@@ -300,22 +303,26 @@ def main(
     base = load_params(params)
     base = changed(base, {"train.device": "cpu", "train.num_threads": 1}, base.train.seed)
     use_threads(1)
-    settings = {name: changed(base, changes, base.train.seed) for name, changes in VARIANTS.items()}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        reader, fold = prepare(folder, params, data)
-        network, _ = _train(changed(base, {"train.epochs": 1}, base.train.seed), reader, fold, folder)
-        variants = {name: Variant(one, reader, fold, network) for name, one in settings.items()}
+        prepare(folder, params, data)
+        log = open_log(folder, base)
+        rows, fold = log.rows, log.fold
+        pace = pace_of(base, rows, fold)
+        base = changed(base, {"train.batch_size": pace.batch_size}, base.train.seed)
+        settings = {name: changed(base, changes, base.train.seed) for name, changes in VARIANTS.items()}
+        network = fit_network(changed(base, {"train.epochs": 1}, base.train.seed), log, folder)[0]
+        variants = {name: Variant(one, rows, fold, network) for name, one in settings.items()}
         figures = time_figures(variants, rounds=rounds, steps=steps)
         cost = {name: figures[name]["seconds_per_step"] * variants[name].num_steps for name in variants}
-        silent = _without_dropout(network, base, reader)
-        full = full_gradient(silent, reader, fold, batch_size=base.train.batch_size)
+        silent = _without_dropout(network, base, rows)
+        full = full_gradient(silent, rows, fold, batch_size=pace.batch_size)
         compared = {name: one for name, one in variants.items() if name != UNWEIGHTED}  # it has another loss
         for name, values in gradient_figures(compared, silent, full, draws=draws).items():
             figures[name] |= _relative(figures[name] | values, figures[ALL_ROWS])
         chosen = {name: one for name, one in settings.items() if "one pass" not in name}
-        trained = trained_figures(chosen, cost, reader, fold, folder)
-    knobs = {"draws": draws, "rounds": rounds, "steps": steps, "batch_size": base.train.batch_size}
+        trained = trained_figures(chosen, cost, log, folder)
+    knobs = {"draws": draws, "rounds": rounds, "steps": steps, "batch_size": pace.batch_size}
     report({"machine": describe(), **knobs, "variants": figures, "trained": trained}, out)
 
 

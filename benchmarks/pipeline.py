@@ -2,8 +2,8 @@
 
     python -m benchmarks.pipeline --params params.yaml --data data --out benchmarks/results/sample_100k.json
 
-Where the data folder holds `truth/train.parquet` (a generated sample), the true probability's figures on the same
-validation rows are reported beside the model's: no model can expect to do better.
+Where the data folder holds `truth/train.parquet` (a generated sample), the true probability's figures on the same rows
+are reported beside the model's: no model can expect to do better.
 """
 
 import json
@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,10 +19,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import typer
 
+from benchmarks.fitting import report_figures
 from benchmarks.machine import describe, report
 from benchmarks.profile import FILES, ROOT
-from qin.metrics.definitions import LOG_LOSS, RANKING, Rows, values
+from qin.prior import TrainingPrior
 from qin.runtime.stage import STAGES
+from qin.scored import ScoredRows
+
+METRICS = ("train", "trees", "calibrate", "evaluate")
 
 
 def main(
@@ -57,36 +62,37 @@ def _repro(clone: Path, set_param: list[str]) -> None:
 
 
 def _collect(clone: Path, data: Path) -> dict[str, Any]:
-    metrics = {name: json.loads((clone / f"metrics/{name}.json").read_text()) for name in ("train", "evaluate")}
+    metrics = {name: json.loads((clone / f"metrics/{name}.json").read_text()) for name in METRICS}
     evaluation = metrics["evaluate"]
     return {
         "stages": {name: json.loads((clone / f".qin/stages/{name}.json").read_text()) for name in STAGES},
-        "num_epochs": metrics["train"]["num_epochs"],
-        "best_epoch": metrics["train"]["best_epoch"],
+        **{name: metrics["train"][name] for name in ("batch_size", "num_steps", "best_step", "best_epoch")},
+        "num_trees": metrics["trees"]["num_rounds"],
         "rows": {**metrics["train"]["rows"], "val": evaluation["rows"]["validation"]},
         **{f"val_{key}": evaluation[key] for key in ("ap", "ap_se", "auc", "auc_se", "gauc", "gauc_se")},
-        "baseline": evaluation["baseline"],
-        "val_log_loss": metrics["train"]["val_log_loss"],
+        "members": evaluation["members"],
+        "blend": metrics["calibrate"]["blend"],
         **{
             f"judged_{key}": evaluation["after"][key]
             for key in ("log_loss", "wll", "wll_balanced", "calibration_ratio")
         },
-        **_limit(clone, data / "truth/train.parquet", evaluation["auc"]),
+        **_limit(ScoredRows.read(clone / "artifacts/scored"), data / "truth/train.parquet", evaluation["auc"]),
     }
 
 
-def _limit(clone: Path, truth: Path, auc: float) -> dict[str, Any]:
-    """Figures of the true probability on the validation fold, and how far from chance to there the model's AUC is."""
+def _limit(scored: ScoredRows, truth: Path, auc: float) -> dict[str, Any]:
+    """Figures of the true probability on the report half, and how far from chance to there the model's AUC is."""
+    limit = true_figures(scored, truth)
+    return {} if limit is None else {"limit": limit, "share_of_limit_auc": (auc - 0.5) / (limit["auc"] - 0.5)}
+
+
+def true_figures(scored: ScoredRows, truth: Path) -> dict[str, float] | None:
+    """Figures of the true probability on the report half; None without the file that holds it."""
     if not truth.exists():
-        return {}
-    row, label = (np.load(clone / f"artifacts/validation/{name}.npy") for name in ("row", "label"))
-    probability = pq.read_table(truth, columns=["probability"]).column(0).to_numpy()[row]
-    logit = np.log(probability) - np.log1p(-probability)
-    limit = values((*RANKING, LOG_LOSS), Rows(logit, label))
-    return {
-        "limit": limit,
-        "share_of_limit_auc": (auc - 0.5) / (limit["auc"] - 0.5),
-    }
+        return None
+    probability = pq.read_table(truth, columns=["probability"]).column(0).to_numpy()[scored.row]
+    logit = (np.log(probability) - np.log1p(-probability)).astype(np.float32)
+    return report_figures(replace(scored, logit=logit, prior=TrainingPrior(base_rate=scored.prior.base_rate)))
 
 
 if __name__ == "__main__":

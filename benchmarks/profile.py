@@ -36,8 +36,11 @@ def changed(base: Params, changes: dict[str, Any], seed: int) -> Params:
     """The profile with dotted keys replaced, and checked again."""
     tree = base.model_dump()
     for dotted, value in {**changes, "train.seed": seed}.items():
-        section, key = dotted.split(".")
-        tree[section][key] = value
+        *sections, key = dotted.split(".")
+        node = tree
+        for section in sections:
+            node = node[section]
+        node[key] = value
     return Params.model_validate(tree)
 
 

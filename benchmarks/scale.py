@@ -21,6 +21,7 @@ import yaml
 from benchmarks.machine import describe, report
 from benchmarks.measure import Cost, measure_module, measure_sample
 from benchmarks.profile import FILES, ROOT
+from qin.runtime.stage import STAGES
 from qin.strict_yaml import read_yaml
 
 LOADER = "loader.json"
@@ -85,7 +86,7 @@ def _run_stages(folder: Path) -> dict[str, dict[str, float]]:
     for method, settings in METHODS.items():
         figures[f"split, {method}"] = _run_stage(folder, "split", settings)
     figures["loader"] = _run_loader(folder)
-    for stage in ("train", "calibrate", "evaluate", "predict"):
+    for stage in STAGES[STAGES.index("train") :]:
         figures[stage] = _run_stage(folder, stage, METHODS["stratified"])
     return figures
 

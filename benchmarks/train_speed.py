@@ -15,12 +15,13 @@ On a machine that does other work at the time, threads wait for each other and n
 
 import math
 import multiprocessing
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from itertools import count, repeat, zip_longest
 from pathlib import Path
@@ -42,19 +43,21 @@ from qin.model.build import PUBLISHED, build_model, place
 from qin.model.scoring import score
 from qin.network.qin import QIN, QINSizes
 from qin.network.threads import use_threads
+from qin.prior import TrainingPrior
 from qin.runtime.host import largest_resident_bytes
 from qin.shards.files import ShardReader
 from qin.shards.loader import Batch, BatchSource, iterate_in_order
-from qin.train.build import build_loader, build_optimizer, build_settings
+from qin.train.build import build_loader, build_optimizer
 from qin.train.checkpoint import CheckpointStore
 from qin.train.imbalance import TrainingRows
-from qin.train.loop import Fit, ValidationScores
+from qin.train.loop import Budget, TrainingLoop
 from qin.train.moments import numeric_moments
 
 DROPOUT = 0.1
 _BUFFER_BATCHES = 4  # a buffer is read every few steps, so that each block pays for its share of the reading
 _LOG_BATCHES, _WARM_UP_STEPS = 16, 2
 _LIMIT_SIZE, _LIMIT_COPY = 4096, 1 << 26
+_NATURAL = TrainingPrior(base_rate=LABEL_RATE)
 
 
 @dataclass(frozen=True)
@@ -153,10 +156,12 @@ class Ours:
     def __init__(self, case: Case, *, dropout: float | None) -> None:
         params, reader = _params(case, dropout=dropout), ShardReader(case.folder)
         self._reader, self._knobs, self._clock = reader, params.train, case.clock
+        self._batch_size = case.batch_size
         self.network = place(_initial_network(params, reader), self._knobs)
-        self._optimizer = build_optimizer(self.network, self._knobs)
+        self._optimizer = build_optimizer(self.network, self._knobs, lr=self._knobs.lr)
         self._everything = np.ones(reader.num_rows, np.bool_)
-        self._training = _endless(build_loader(reader, self._knobs, case.clock.device), self._everything)
+        loader = build_loader(reader, self._knobs, case.clock.device, batch_size=case.batch_size)
+        self._training = _endless(loader, self._everything)
 
     def train(self, seconds: float) -> float:
         """Train for at least so long and at least one step; return rows per second."""
@@ -166,7 +171,7 @@ class Ours:
     def score(self, seconds: float) -> float:
         """Score for at least so long and at least one batch; return rows per second."""
         use_threads(self._knobs.num_threads)
-        batches = _endless_in_order(self._reader, self._knobs.batch_size)
+        batches = _endless_in_order(self._reader, self._batch_size)
         steps = (batch.rows.size for batch, _ in score(self.network, batches))
         return _rate(steps, seconds=seconds, clock=self._clock)
 
@@ -181,18 +186,18 @@ class Ours:
 
     def _fit(self, batches: Iterator[Batch], seconds: float) -> "_Block":
         use_threads(self._knobs.num_threads)  # with deterministic kernels, as the stage has
-        block = _Block(batches, batch_size=self._knobs.batch_size, seconds=seconds, clock=self._clock)
+        block = _Block(batches, batch_size=self._batch_size, seconds=seconds, clock=self._clock)
         label = np.zeros(self._everything.size, np.uint8)  # read only where negatives are downsampled
-        with tempfile.TemporaryDirectory() as folder:
-            Fit(
+        with tempfile.TemporaryDirectory() as folder, suppress(_BlockOver):
+            TrainingLoop(
                 self.network,
                 optimizer=self._optimizer,
-                rows=TrainingRows(block, self._everything, label, 1.0, 1.0, self._knobs.seed),
-                settings=replace(build_settings(self._knobs), epochs=1, checkpoint_seconds=math.inf),
+                rows=TrainingRows(block, self._everything, label, _NATURAL, self._knobs.seed),
+                params=self._knobs.model_copy(update={"checkpoint_seconds": math.inf}),
                 hard_negatives=None,
-                validate=lambda _: ValidationScores(log_loss=0.0, ap=0.0, auc=0.0),
+                stop=Budget(num_steps=sys.maxsize),  # the block ends it
                 checkpoints=CheckpointStore(Path(folder), "block"),
-                on_epoch=lambda _: None,
+                on_check=lambda _: None,
             ).run()
         return block
 
@@ -204,7 +209,7 @@ class Published:
         params, reader = _params(case, dropout=DROPOUT), ShardReader(case.folder)
         self._knobs, self._clock = params.train, case.clock
         device = case.clock.device
-        sizes = QINSizes(**params.model.model_dump(exclude={"preset"}))
+        sizes = QINSizes(**params.model.network.model_dump(exclude={"preset"}))
         model = PublishedQIN(_initial_network(params, reader), sizes=sizes).to(device)
         loop = PublishedLoop(model, reader=reader, batch_size=case.batch_size, lr=self._knobs.lr, device=device)
         self._training, self._scoring = loop.train(), loop.score()
@@ -223,8 +228,12 @@ class Published:
         return _rate(steps, seconds=seconds, clock=self._clock)
 
 
+class _BlockOver(Exception):  # noqa: N818  # nothing is wrong
+    """The time of a block is over, in the middle of an epoch."""
+
+
 class _Block:
-    """A `BatchSource` of one epoch that lasts as long as a block, and is measured."""
+    """A `BatchSource` that ends a run when the time of its block is over, and is measured."""
 
     def __init__(self, batches: Iterator[Batch], *, batch_size: int, seconds: float, clock: Clock) -> None:
         self.batch_size, self.num_rows, self.seconds = batch_size, 0, 0.0
@@ -243,6 +252,7 @@ class _Block:
             yield batch
             self.num_rows += batch.rows.size
             self.seconds = self._clock() - started
+        raise _BlockOver
 
 
 def _params(case: Case, *, dropout: float | None) -> Params:
@@ -265,7 +275,7 @@ def _params(case: Case, *, dropout: float | None) -> Params:
 def _initial_network(params: Params, reader: ShardReader) -> QIN:
     moments = numeric_moments(reader, np.ones(reader.num_rows, np.bool_))
     mean, std = moments.mean.tolist(), moments.std.tolist()
-    network = build_model(reader.schema, params.model, mean=mean, std=std, seed=params.train.seed)
+    network = build_model(reader.schema, params.model.network, mean=mean, std=std, seed=params.train.seed)
     network.set_base_rate(LABEL_RATE)
     return network
 

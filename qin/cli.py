@@ -59,8 +59,7 @@ def compare(
     with one_line_errors():
         params = load_params(PARAMS) if PARAMS.exists() else None
         train = params.data.train if params else None
-        judge_seed = params.calibration.seed if params else None
-        rows = shared_rows(read_run(first), read_run(second), train=train, judge_seed=judge_seed)
+        rows = shared_rows(read_run(first), read_run(second), train=train)
         key = params.split.group_key if params and not independent else None
         cluster = read_clusters(train, key, rows.row) if train and key else None
         clusters = None if cluster is None else {"column": key, "num": int(cluster.max()) + 1}

@@ -25,6 +25,7 @@ Depth = Annotated[int, Field(ge=1, le=1024)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Threshold = Annotated[int, Field(ge=0, le=2**53)]
 RowLimit = Literal[0] | Annotated[int, Field(ge=100, lt=2**31)]
+BatchSize = Annotated[int, Field(ge=2, lt=2**31)]
 NumBuckets = Annotated[int, Field(ge=3, le=2**31 - 1)]
 
 DROPOUTS = ("dropout", "row_dropout", "embedding_dropout", "field_dropout")
@@ -81,6 +82,24 @@ class SequenceParams(_Section):
         return self
 
 
+class ImpressionParams(_Section):
+    """The rows that were shown together: what names them, and what is compared among them."""
+
+    key: Annotated[list[str], Field(min_length=1)] | None = None
+    columns: list[str] | None = None
+
+
+class StatisticsParams(_Section):
+    """Click rates and shares of categorical values, fitted on the train fold."""
+
+    enable: bool = True
+    fields: list[str] | None = None
+    pairs: list[Annotated[list[str], Field(min_length=2, max_length=2)]] | Literal["auto"] = "auto"
+    num_blocks: Annotated[int, Field(ge=2)] = 10
+    prior_weight: Annotated[float, Field(gt=0)] = 20.0
+    drift_psi: Annotated[float, Field(gt=0)] | None = 0.25
+
+
 class FeatureParams(_Section):
     """Which columns feed the model and how they are encoded; names may be globs such as `l_feat_*`."""
 
@@ -91,6 +110,9 @@ class FeatureParams(_Section):
     num_buckets: NumBuckets
     num_buckets_of: dict[str, NumBuckets] = {}
     hash_seed: Seed
+    matches: bool = True
+    impression: ImpressionParams = ImpressionParams()
+    statistics: StatisticsParams = StatisticsParams()
 
 
 class PrepareParams(_Section):
@@ -140,7 +162,7 @@ class SplitParams(_Section):
         return self
 
 
-class ModelParams(_Section):
+class NetworkParams(_Section):
     """Sizes, variants and regularisation of the network; variants left out are the published ones."""
 
     preset: Literal["custom", "published"] = "custom"
@@ -164,9 +186,26 @@ class ModelParams(_Section):
     num_frequencies: Annotated[int, Field(ge=0, le=2**12)] = 0
 
     @model_validator(mode="after")
-    def _heads_divide(self) -> "ModelParams":
+    def _heads_divide(self) -> "NetworkParams":
         if self.attention_dim % self.num_heads:
             raise ValueError(f"num_heads must divide attention_dim {self.attention_dim}, got {self.num_heads}")
+        return self
+
+
+class ModelParams(NetworkParams):
+    """The network, and what is combined with it."""
+
+    members: Annotated[list[Literal["network", "trees"]], Field(min_length=1)] = ["network", "trees"]
+
+    @property
+    def network(self) -> NetworkParams:
+        """The network's settings alone: what it was trained with does not depend on the other members."""
+        return NetworkParams(**self.model_dump(include=set(NetworkParams.model_fields)))
+
+    @model_validator(mode="after")
+    def _members_differ(self) -> "ModelParams":
+        if len(set(self.members)) != len(self.members):
+            raise ValueError(f"members must not repeat, got {self.members}")
         return self
 
 
@@ -198,10 +237,11 @@ class TrainParams(_Section):
     device: Literal["auto", "cpu", "cuda"]
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     num_threads: Threads
-    batch_size: Annotated[int, Field(ge=2, lt=2**31)]
+    batch_size: Literal["auto"] | BatchSize
     eval_batch_size: RowCount
     buffer_rows: RowCount
     epochs: Count
+    checks_per_epoch: Count = 4
     patience: Count
     lr: Annotated[float, Field(gt=0)]
     lr_scaling: Literal["none", "sqrt", "linear"] = "none"
@@ -211,8 +251,22 @@ class TrainParams(_Section):
     gradient_clip: Annotated[float, Field(gt=0)] | None
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
     self_ensemble: Annotated[float, Field(ge=0)] = 0.0
+    refit: Literal["none", "all"] = "none"
     checkpoint_seconds: Annotated[float, Field(ge=0)]
     checkpoint_steps: Count | None = None
+
+
+class TreeParams(_Section):
+    """Gradient boosted trees: a member of the model, and the baseline of the network."""
+
+    num_leaves: Literal["auto"] | Annotated[int, Field(ge=2, le=131072)] = "auto"
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 0.05
+    max_rounds: Annotated[int, Field(ge=1, le=100_000)] = 1500
+    patience: Count = 50
+    column_share: Annotated[float, Field(gt=0, le=1)] = 0.6
+    l2: Annotated[float, Field(ge=0)] = 5.0
+    max_rows: Annotated[int, Field(ge=100, lt=2**31)] | None = None
+    seed: Seed = 0
 
 
 class CalibrationParams(_Section):
@@ -222,7 +276,6 @@ class CalibrationParams(_Section):
     method: Literal["temperature", "platt", "beta"] = "temperature"
     objective: Literal["log_loss", "wll"]
     by: str | None = None
-    seed: Seed
 
     @model_validator(mode="after")
     def _segments_need_a_calibrator(self) -> "CalibrationParams":
@@ -246,7 +299,6 @@ class EvaluateParams(_Section):
     num_bins: Annotated[int, Field(ge=2, le=10**6)]
     num_curve_points: Annotated[int, Field(ge=10, le=10**6)]
     slices: list[str] = []
-    baseline_rows: RowLimit = 100_000
     importance_rows: RowLimit = 2000
     seed: Seed = 0
 
@@ -269,6 +321,7 @@ class Params(_Section):
     imbalance: ImbalanceParams
     hnm: HardNegativeParams
     train: TrainParams
+    trees: TreeParams = TreeParams()
     calibration: CalibrationParams
     evaluate: EvaluateParams
     predict: PredictParams

@@ -9,7 +9,13 @@ PREPARED_TRAIN = PREPARED / "train"
 PREPARED_TEST = PREPARED / "test"
 FOLDS = Path("data/split")
 MODEL = Path("artifacts/model")
+STATISTICS = Path("artifacts/statistics")
 VALIDATION = Path("artifacts/validation")
+TREES = Path("artifacts/trees")
+TREES_VALIDATION = Path("artifacts/trees_validation")
+SCORED_BY = {"network": VALIDATION, "trees": TREES_VALIDATION}
+BLEND = Path("artifacts/blend.json")
+SCORED = Path("artifacts/scored")
 CALIBRATOR = Path("artifacts/temperature.json")
 SLICES = Path("artifacts/slices.json")
 SUBMISSION = Path("outputs/submission.csv")
@@ -20,3 +26,19 @@ SCRATCH = Path(".qin")
 SWEEP_LOGS = SCRATCH / "sweep"
 # Elsewhere for experiments in temporary folders, so that a killed one can go on when it is run again.
 CHECKPOINTS = Path(os.environ.get("QIN_CHECKPOINTS", SCRATCH / "checkpoints"))
+
+
+HELDOUT = "heldout"
+
+
+def heldout_place(folder: Path, *, refit: bool) -> Path:
+    """Where in an output that is being written the held-out fit goes: beside what is fitted on all rows, if that is."""
+    if not refit:
+        return folder
+    (folder / HELDOUT).mkdir(exist_ok=True)
+    return folder / HELDOUT
+
+
+def heldout(folder: Path) -> Path:
+    """Where an output holds what was fitted without the validation fold: inside it, where all rows were fitted too."""
+    return folder / HELDOUT if (folder / HELDOUT).is_dir() else folder

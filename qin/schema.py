@@ -37,6 +37,7 @@ class Field:
         separator: What divides the tokens of a sequence that is text.
         padding: Token of a sequence that means nothing.
         tokens: What a sequence's tokens in text are read as; empty for other fields, and where only the file tells.
+        source: What it is derived from: `history`, `impression` or `statistic`; empty for a column of the file.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Field:
     separator: str = ","
     padding: str | None = None
     tokens: TokenRule = ""
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,12 @@ class Schema:
             id=tree["id"],
             hash_seed=tree["hash_seed"],
         )
+
+
+def differences(ours: Schema, theirs: Schema) -> str:
+    """Names of the fields that differ, for a message."""
+    names = sorted({field.name for field in set(ours.fields) ^ set(theirs.fields)})
+    return ", ".join(names or ["order, target or hash seed"])
 
 
 def resolve_schema(columns: pa.Schema, *, data: DataParams, features: FeatureParams) -> Schema:

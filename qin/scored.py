@@ -1,6 +1,6 @@
 """The validation fold's logits, as train leaves them for calibrate and evaluate; read without torch."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 from qin.errors import ArtifactError
+from qin.prior import TrainingPrior
 from qin.runtime.chain import Origin, origin_entry
 from qin.runtime.files import read_array, read_exact_json, write_array, write_exact_json
 
-_ARRAYS = {"row": "int64", "logit": "float32", "label": "uint8"}
-_TRAINING = ("train_base_rate", "pos_weight", "neg_ratio", "reweighted")
+_ARRAYS = {"row": "int64", "logit": "float32", "label": "uint8", "is_report": "uint8"}
 _FACTS = "facts.json"
 
 
@@ -24,19 +24,20 @@ class ScoredRows:
         row: Row numbers in the train file, ascending, `(n,)`.
         logit: `(n,)`, float32.
         label: `(n,)`.
-        train_base_rate: Natural click rate of the train fold.
-        pos_weight: Weight of a positive in the training loss.
-        neg_ratio: Share of the negatives that training kept.
-        reweighted: Whether each kept negative weighed `1 / neg_ratio`.
+        is_report: 1 for rows of the half that decides nothing and is reported, 0 for the selection half, `(n,)`.
+        prior: What the model was trained on.
     """
 
     row: npt.NDArray[np.int64]
     logit: npt.NDArray[np.float32]
     label: npt.NDArray[np.uint8]
-    train_base_rate: float
-    pos_weight: float
-    neg_ratio: float
-    reweighted: bool
+    is_report: npt.NDArray[np.uint8]
+    prior: TrainingPrior
+
+    @property
+    def natural(self) -> npt.NDArray[np.float64]:
+        """The logits without what training did to the click rate, `(n,)`."""
+        return self.logit.astype(np.float64) + self.prior.offset
 
     def write(self, folder: Path, *, origin: Origin | None = None) -> None:
         """Write one file per array, and the numbers beside them.
@@ -46,8 +47,12 @@ class ScoredRows:
             origin: What the logits were made from, without which no stage reads them.
         """
         checksums = {name: write_array(folder / f"{name}.npy", getattr(self, name)) for name in _ARRAYS}
-        training = {name: getattr(self, name) for name in _TRAINING}
-        facts = {"num_rows": self.row.size, **training, "file_crc32": checksums, **origin_entry(origin)}
+        facts = {
+            "num_rows": self.row.size,
+            "prior": asdict(self.prior),
+            "file_crc32": checksums,
+            **origin_entry(origin),
+        }
         write_exact_json(folder / _FACTS, facts)
 
     @classmethod
@@ -70,4 +75,4 @@ class ScoredRows:
             )
             for name, dtype in _ARRAYS.items()
         }
-        return cls(**arrays, **{name: facts[name] for name in _TRAINING})
+        return cls(**arrays, prior=TrainingPrior(**facts["prior"]))

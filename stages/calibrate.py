@@ -8,13 +8,13 @@ import logging
 import typer
 
 from qin import paths
-from qin.calibrate.holdout import CalibrationRows, Recipe, fit_and_judge, judge_half
+from qin.calibrate.holdout import CalibrationRows, Recipe, fit_and_judge
+from qin.calibrate.members import blend_members, describe_choice
 from qin.config import load_params
 from qin.errors import DataError
-from qin.prior import TrainingPrior
 from qin.raw.segments import read_segments
-from qin.runtime.chain import origin_entry, origin_of
-from qin.runtime.files import write_exact_json, write_json
+from qin.runtime.chain import origin_entry, origin_of, read_artifact
+from qin.runtime.files import atomic_directory, write_exact_json, write_json
 from qin.runtime.parent import end_with_dvc
 from qin.runtime.stage import run_stage
 from qin.scored import ScoredRows
@@ -29,20 +29,18 @@ def main() -> None:
     with run_stage("calibrate") as report:
         params = load_params(paths.PARAMS)
         knobs, by, settings = params.calibration, params.calibration.by, params.model_dump(mode="json")
-        inputs = report.reads(paths.VALIDATION, settings=settings, files={"data.train": params.data.train})
-        scored = ScoredRows.read(paths.VALIDATION)
+        members = {name: paths.SCORED_BY[name] for name in params.model.members}
+        inputs = report.reads(*members.values(), settings=settings, files={"data.train": params.data.train})
+        scored, choice = blend_members({name: ScoredRows.read(path) for name, path in members.items()})
+        for line in describe_choice(choice):
+            log.info(line)
         segments = None if by is None else read_segments(params.data.train, by, scored.row)
         method = knobs.method if knobs.temperature_scaling else "identity"
         try:
             calibration = fit_and_judge(
                 CalibrationRows(scored.logit, scored.label, segments),
-                judge=judge_half(scored.row, seed=knobs.seed),
-                prior=TrainingPrior(
-                    base_rate=scored.train_base_rate,
-                    pos_weight=scored.pos_weight,
-                    neg_ratio=scored.neg_ratio,
-                    reweighted=scored.reweighted,
-                ),
+                judge=scored.is_report == 1,
+                prior=scored.prior,
                 recipe=Recipe(method, knobs.objective, by),
             )
         except ValueError as error:
@@ -51,8 +49,13 @@ def main() -> None:
             log.warning(warning)
         report.check_inputs()
         origin = origin_of("calibrate", settings, artifacts=inputs)
+        with atomic_directory(paths.SCORED) as folder:
+            scored.write(folder, origin=origin)
+        write_exact_json(paths.BLEND, {**choice.to_dict(), **origin_entry(origin)})
+        blended = [read_artifact(paths.SCORED), read_artifact(paths.BLEND)]
+        origin = origin_of("calibrate", settings, artifacts=blended)
         write_exact_json(paths.CALIBRATOR, {**calibration.to_dict(), **origin_entry(origin)})
-        write_json(paths.METRICS / "calibrate.json", calibration.headline())
+        write_json(paths.METRICS / "calibrate.json", {**calibration.headline(), "blend": choice.headline()})
         report.num_rows = scored.label.size
 
 

@@ -13,11 +13,12 @@ from qin import paths
 from qin.calibrate.report import read_calibration
 from qin.config import EvaluateParams, load_params
 from qin.errors import FewClicksError
-from qin.evaluate.baseline import compare_with_baseline
+from qin.evaluate.baseline import compare_members
 from qin.evaluate.figures import curves, evaluate, evaluate_slices
 from qin.evaluate.fold import JudgedFold
 from qin.evaluate.importance import COLUMNS, judge_fields
 from qin.evaluate.slices import CALIBRATION_COLUMNS
+from qin.features.joined import open_rows
 from qin.network.threads import use_threads
 from qin.raw.segments import read_clusters, read_segments
 from qin.runtime.chain import ORIGIN, origin_of
@@ -41,14 +42,13 @@ def main() -> None:
         if paths.PREPARED_TRAIN in _artifacts(params.evaluate):
             ShardReader(paths.PREPARED_TRAIN).verify()
         use_threads(params.train.num_threads)
-        scored = ScoredRows.read(paths.VALIDATION)
+        scored = ScoredRows.read(paths.SCORED)
         calibration = read_calibration(paths.CALIBRATOR)
         train, key, shifts = params.data.train, params.split.group_key, calibration.deployed.segments
         segments = None if shifts is None else read_segments(train, shifts.column, scored.row)
         fold = JudgedFold.of(
             scored,
             calibration,
-            judge_seed=params.calibration.seed,
             segments=segments,
             cluster=None if key is None else read_clusters(train, key, scored.row),
         )
@@ -56,20 +56,14 @@ def main() -> None:
         slices_of = {column: read_segments(train, column, scored.row) for column in knobs.slices}
         slices, points = evaluate_slices(fold, slices_of)
         figures = evaluate(fold, num_bins=knobs.num_bins)
-        if knobs.baseline_rows:
-            try:
-                figures["baseline"] = compare_with_baseline(
-                    params, fold, prepared=paths.PREPARED_TRAIN, folds=paths.FOLDS
-                )
-            except FewClicksError as error:  # a submission must be possible however few they are
-                log.warning("warning: %s; there is no baseline this time", error)
+        members = {name: ScoredRows.read(path) for name, path in paths.SCORED_BY.items()}
+        figures["members"] = compare_members(fold, {name: rows.natural for name, rows in members.items()})
         importance = []
         if knobs.importance_rows:
+            reader = open_rows(paths.PREPARED_TRAIN, paths.heldout(paths.STATISTICS))
             try:
-                importance = judge_fields(
-                    params, fold, segments=segments, prepared=paths.PREPARED_TRAIN, trained=paths.MODEL
-                )
-            except FewClicksError as error:
+                importance = judge_fields(params, fold, segments=segments, reader=reader)
+            except FewClicksError as error:  # a submission must be possible however few they are
                 log.warning("warning: %s; there is no importance this time", error)
         plots = curves(fold, num_bins=knobs.num_bins, num_points=knobs.num_curve_points)
         report.check_inputs()
@@ -85,12 +79,8 @@ def main() -> None:
 
 def _artifacts(knobs: EvaluateParams) -> list[Path]:
     """What these settings read, in the pipeline's order."""
-    is_read = {
-        paths.PREPARED_TRAIN: knobs.baseline_rows or knobs.importance_rows,
-        paths.FOLDS: knobs.baseline_rows,
-        paths.MODEL: knobs.importance_rows,
-    }
-    return [*(place for place in is_read if is_read[place]), paths.VALIDATION, paths.CALIBRATOR]
+    rescored = [paths.PREPARED_TRAIN, paths.STATISTICS, paths.MODEL] if knobs.importance_rows else []
+    return [*rescored, *paths.SCORED_BY.values(), paths.BLEND, paths.SCORED, paths.CALIBRATOR]
 
 
 if __name__ == "__main__":

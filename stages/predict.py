@@ -3,16 +3,17 @@
 python -m stages predict
 """
 
+from pathlib import Path
+
 import numpy as np
 import typer
 
 from qin import paths
 from qin.calibrate.report import read_calibration
-from qin.config import load_params
+from qin.config import Params, load_params
+from qin.features.joined import open_rows
+from qin.members import Members
 from qin.metrics.logits import sigmoid
-from qin.model.artifact import check_same_schema, load_model
-from qin.model.build import place
-from qin.model.scoring import score_all
 from qin.network.threads import use_threads
 from qin.predict.submission import write_submission
 from qin.prior import shift_prior
@@ -20,9 +21,7 @@ from qin.raw.sample_ids import match_ids, read_sample_ids
 from qin.raw.segments import read_segments
 from qin.runtime.parent import end_with_dvc
 from qin.runtime.stage import run_stage
-from qin.shards.files import ShardReader
 from qin.shards.ids import read_ids
-from qin.shards.loader import iterate_in_order
 
 app = typer.Typer(add_completion=False)
 
@@ -34,28 +33,33 @@ def main() -> None:
         params = load_params(paths.PARAMS)
         data = params.data
         report.reads(
-            *(paths.PREPARED_TEST, paths.MODEL, paths.CALIBRATOR),
+            *(paths.PREPARED_TEST, paths.STATISTICS, *_members(params), paths.BLEND, paths.CALIBRATOR),
             settings=params.model_dump(mode="json"),
             files={"data.test": data.test, "data.sample_submission": data.sample_submission},
         )
         use_threads(params.train.num_threads)
-        model, reader = load_model(paths.MODEL), ShardReader(paths.PREPARED_TEST)
-        check_same_schema(model, reader)
+        reader = open_rows(paths.PREPARED_TEST, paths.STATISTICS)
         reader.verify()
-        place(model.network, params.train)
         header, wanted = read_sample_ids(data.sample_submission)
         rows = match_ids(
             wanted, read_ids(paths.PREPARED_TEST), file=data.sample_submission, column=data.id, test=data.test
         )
-        batches = iterate_in_order(reader, is_selected=None, batch_size=params.predict.batch_size)
         calibration = read_calibration(paths.CALIBRATOR)
         shifts, every_row = calibration.deployed.segments, np.arange(reader.num_rows)
         segments = None if shifts is None else read_segments(data.test, shifts.column, every_row)
-        logit = calibration.deployed.apply(score_all(model.network, batches, num_rows=reader.num_rows), segments)
+        members = Members.load(params, reader, heldout=False)
+        scored = members.logit(reader, batch_size=params.predict.batch_size)
+        logit = calibration.deployed.apply(scored, segments)
         shifted = shift_prior(logit, base_rate=calibration.base_rate, prior=params.predict.prior)
         report.check_inputs()
         write_submission(paths.SUBMISSION, header=header, ids=wanted, probability=sigmoid(shifted)[rows])
         report.num_rows = reader.num_rows
+
+
+def _members(params: Params) -> list[Path]:
+    """Where the members of the model are."""
+    places = {"network": paths.MODEL, "trees": paths.TREES}
+    return [places[name] for name in params.model.members]
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ import typer
 
 from qin import paths
 from qin.config import load_params
+from qin.features.artifact import Statistics
+from qin.features.joined import JoinedRows
 from qin.model.artifact import save_model
 from qin.network.threads import use_threads
 from qin.runtime.chain import origin_of, read_artifact
@@ -14,15 +16,17 @@ from qin.runtime.files import atomic_directory, write_csv, write_json
 from qin.runtime.parent import end_with_dvc
 from qin.runtime.stage import run_stage
 from qin.shards.files import ShardReader
-from qin.shards.folds import read_folds
-from qin.train.fit import train
+from qin.shards.folds import EXCLUDED, TRAIN, read_folds, report_half
+from qin.shards.row_facts import RowFacts
+from qin.train.fit import fit_model, refit_model
+from qin.train.statistics import fit_train_statistics
 
 app = typer.Typer(add_completion=False)
 
 
 @app.command()
 def main() -> None:
-    """Train, keep the best epoch, and score the validation fold with it."""
+    """Train, keep the best state, score the validation fold with it; then train on every row where that is wanted."""
     with run_stage("train") as report:
         params = load_params(paths.PARAMS)
         settings = params.model_dump(mode="json")
@@ -31,22 +35,38 @@ def main() -> None:
         reader = ShardReader(paths.PREPARED_TRAIN)
         reader.verify()
         fold = read_folds(paths.FOLDS, num_rows=reader.num_rows)
-        trained = train(
-            params,
-            reader,
-            fold,
-            checkpoints=paths.CHECKPOINTS,
-            on_epoch=lambda history: write_csv(paths.PLOTS / "train.csv", history),
-        )
-        with atomic_directory(paths.MODEL) as folder:
-            save_model(folder, trained.model, origin=origin_of("train", settings, artifacts=inputs))
+        facts = RowFacts.read(paths.FOLDS, num_rows=reader.num_rows)
+        refit = params.train.refit == "all"
+        origin = origin_of("statistics", settings, artifacts=inputs)
+        with atomic_directory(paths.STATISTICS) as fitted, atomic_directory(paths.MODEL) as model:
+            judged = paths.heldout_place(fitted, refit=refit)
+            statistics = fit_train_statistics(params, reader, fold == TRAIN, facts, judged, origin=origin)
+            trained, scored = fit_model(
+                params,
+                JoinedRows(reader, Statistics(judged)),
+                fold,
+                is_report=report_half(facts.unit, seed=params.split.seed),
+                checkpoints=paths.CHECKPOINTS,
+                on_check=lambda history: write_csv(paths.PLOTS / "train.csv", history),
+            )
+            runs = [trained]
+            if refit:
+                everything, kept = fold != EXCLUDED, statistics.kept
+                fit_train_statistics(params, reader, everything, facts, fitted, only=kept, origin=origin)
+                rows = JoinedRows(reader, Statistics(fitted))
+                runs.append(refit_model(params, rows, fold, heldout=trained, checkpoints=paths.CHECKPOINTS))
+            joined = [*inputs, read_artifact(paths.STATISTICS, at=fitted)]
+            origin = origin_of("train", settings, artifacts=joined)
+            if refit:
+                save_model(paths.heldout_place(model, refit=refit), trained.model, origin=origin)
+            save_model(model, runs[-1].model, origin=origin)
             report.check_inputs()
         with atomic_directory(paths.VALIDATION) as folder:
-            model = read_artifact(paths.MODEL)
-            trained.validation.write(folder, origin=origin_of("train", settings, artifacts=[model]))
-        write_json(paths.METRICS / "train.json", trained.figures)
-        trained.checkpoints.remove()
-        report.num_rows = trained.num_rows_seen
+            scored.write(folder, origin=origin_of("train", settings, artifacts=[read_artifact(paths.MODEL)]))
+        write_json(paths.METRICS / "train.json", {**trained.figures, "statistics": statistics.to_json()})
+        for run in runs:
+            run.checkpoints.remove()
+            report.num_rows += run.num_rows_seen
 
 
 if __name__ == "__main__":

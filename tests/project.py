@@ -33,10 +33,12 @@ SMALL: dict[str, Any] = {
     "train.num_threads": 1,
     "train.batch_size": 256,
     "train.epochs": 2,
+    "train.checks_per_epoch": 2,
     "train.warmup_steps": 2,
+    "trees.max_rounds": 20,
+    "trees.patience": 5,
     "evaluate.num_bins": 5,
     "evaluate.num_curve_points": 50,
-    "evaluate.baseline_rows": 1000,
     "evaluate.importance_rows": 100,
 }
 

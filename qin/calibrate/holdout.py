@@ -17,11 +17,10 @@ from qin.calibrate.methods import Method
 from qin.calibrate.report import CalibrationReport, Metrics
 from qin.calibrate.shifts import fit_shifts
 from qin.metrics.definitions import PROBABILITY, RANKING, Rows, values
-from qin.metrics.logits import BoolArray, FloatArray, IntArray, LabelArray, positive_rows
+from qin.metrics.logits import BoolArray, FloatArray, LabelArray, positive_rows
 from qin.metrics.probability import calibration_figures
 from qin.prior import TrainingPrior
 from qin.raw.segments import Segments
-from qin.runtime.seeds import GOLDEN, HOLDOUT_SALT, mix_words
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ def fit_and_judge(
 
     Args:
         rows: every row of the validation fold.
-        judge: bool ndarray of shape (n,), true for the rows to judge on; see `judge_half`.
+        judge: bool ndarray of shape (n,), true for the rows to judge on; see `qin.shards.folds.report_half`.
         prior: what the model was trained on.
         recipe: what to fit; a temperature by default.
 
@@ -165,25 +164,3 @@ def _fit(rows: CalibrationRows, recipe: Recipe, *, offset: float) -> CalibratorF
 def _metrics(logit: FloatArray, label: LabelArray, *, base_rate: float) -> Metrics:
     rows = Rows(logit, label, base_rate=base_rate)
     return {**values((*RANKING, *PROBABILITY), rows), **calibration_figures(logit, label)}
-
-
-def judge_half(row_number: IntArray, *, seed: int) -> BoolArray:
-    """Draw about half of the rows by a seeded hash of their number, whatever their order.
-
-    Args:
-        row_number: int64 ndarray of shape (n,), the rows' numbers in the raw file.
-        seed: the run's seed, in [0, 2**64).
-
-    Returns:
-        bool ndarray of shape (n,), true for the rows that judge and false for those that fit.
-
-    Raises:
-        ValueError: `row_number` does not hold integers, or `seed` is out of range.
-    """
-    if not np.issubdtype(row_number.dtype, np.integer):
-        raise ValueError(f"row_number must hold integers: {row_number.dtype=}")
-    if not 0 <= seed < 1 << 64:
-        raise ValueError(f"seed must lie in [0, 2**64): {seed=}")
-    key = mix_words((np.array([seed], dtype=np.uint64) ^ np.uint64(HOLDOUT_SALT)) + GOLDEN)
-    in_half: BoolArray = mix_words((row_number.astype(np.uint64) ^ key) + GOLDEN) >> np.uint64(63) == 1
-    return in_half

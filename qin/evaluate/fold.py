@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qin.calibrate.holdout import judge_half
 from qin.calibrate.report import CalibrationReport
 from qin.metrics.logits import BoolArray, Float64Array, IntArray
 from qin.raw.segments import Segments
@@ -41,7 +40,6 @@ class JudgedFold:
         scored: ScoredRows,
         report: CalibrationReport,
         *,
-        judge_seed: int,
         segments: Segments | None = None,
         cluster: IntArray | None = None,
     ) -> "JudgedFold":
@@ -50,11 +48,10 @@ class JudgedFold:
         Args:
             scored: Logits of the validation fold.
             report: The calibration.
-            judge_seed: Seed that divided the halves.
             segments: See the class, as for `cluster`.
             cluster: See the class.
         """
-        calibrated, is_judge = report.judged.apply(scored.logit, segments), judge_half(scored.row, seed=judge_seed)
+        calibrated, is_judge = report.judged.apply(scored.logit, segments), scored.is_report == 1
         if report.judges_all:
             is_judge = np.ones_like(is_judge)
         return cls(

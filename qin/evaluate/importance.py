@@ -20,7 +20,6 @@ decompositions (joint replacement of a set of variables).
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import combinations
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -29,18 +28,16 @@ from qin.config import Params
 from qin.errors import FewClicksError
 from qin.evaluate.curves import Row
 from qin.evaluate.fold import JudgedFold
+from qin.members import Members
 from qin.metrics.definitions import AUC, Rows
 from qin.metrics.logits import Float64Array, FloatArray, IntArray, LabelArray
 from qin.metrics.ranking import ranking_counts
 from qin.metrics.standard_errors import standard_error
-from qin.model.artifact import check_same_schema, load_model
-from qin.model.build import place
-from qin.model.scoring import for_scoring, score_batch
 from qin.raw.segments import Segments
 from qin.runtime.progress import Progress
 from qin.runtime.seeds import IMPORTANCE_SALT
 from qin.schema import FieldKind, Schema
-from qin.shards.files import ShardReader
+from qin.shards.files import RowReader
 from qin.shards.loader import Batch, read_batch
 
 MIN_CLASS_ROWS = 2
@@ -62,7 +59,7 @@ Calibration = Callable[[FloatArray, IntArray], Float64Array]
 
 
 def fold_importance(
-    reader: ShardReader,
+    reader: RowReader,
     rows: IntArray,
     label: LabelArray,
     *,
@@ -276,21 +273,18 @@ def _replaced(judged: Batch, donor: Batch, places: list[tuple[int, slice]]) -> B
     return judged.with_tensors(tensors)
 
 
-def judge_fields(
-    params: Params, judged: JudgedFold, *, segments: Segments | None, prepared: Path, trained: Path
-) -> list[Row]:
-    """Return the importance of each field to the deployed model; see `qin.evaluate.importance`.
+def judge_fields(params: Params, judged: JudgedFold, *, segments: Segments | None, reader: RowReader) -> list[Row]:
+    """Return the importance of each field to the model, as it was before any refit; see `qin.evaluate.importance`.
 
     Args:
         params: Sections evaluate and train.
         judged: The validation fold.
         segments: Each validation row's segment, where the calibrator has shifts.
-        prepared: Folder of the prepared train file.
-        trained: Folder of the trained model.
+        reader: The prepared train file, with the statistics that the held-out members read.
 
     Raises:
         FewClicksError: If the fold has fewer than two rows of a class, which leave no error to estimate.
-        ArtifactError: If a file is missing or damaged, or the rows are not encoded as the model was trained.
+        ArtifactError: If a file is missing or damaged, or the rows are not encoded as the members were fitted.
     """
     counts = np.bincount(judged.scored.label, minlength=2)
     if counts.min() < MIN_CLASS_ROWS:
@@ -298,14 +292,12 @@ def judge_fields(
             f"params.yaml: evaluate.importance_rows: the validation fold has {counts[1]} clicks in {counts.sum()} "
             f"rows, each class needs {MIN_CLASS_ROWS}"
         )
-    reader, model = ShardReader(prepared), load_model(trained)
-    check_same_schema(model, reader)
-    network, calibrator = for_scoring(place(model.network, params.train)), judged.report.deployed
+    members, calibrator = Members.load(params, reader, heldout=True), judged.report.deployed
     return fold_importance(
         reader,
         judged.scored.row,
         judged.scored.label,
-        score=lambda batch: score_batch(network, batch, batch_size=params.train.eval_batch_size),
+        score=lambda batch: members.logit_of(batch, batch_size=params.train.eval_batch_size),
         calibrate=lambda logit, rows: calibrator.apply(logit, None if segments is None else segments.where(rows)),
         max_rows=params.evaluate.importance_rows,
         seed=params.evaluate.seed,

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from qin.calibrate.holdout import judge_half
 from qin.errors import ConfigError, DataError
 from qin.experiments.runs import Run
 from qin.metrics.definitions import AP, AUC, LOG_LOSS, WLL, WLL_BALANCED, Rows, competition_estimate, estimates
@@ -31,7 +30,7 @@ _FOOTNOTE = (
 
 @dataclass(frozen=True, kw_only=True)
 class SharedRows:
-    """The validation rows of both runs.
+    """The rows of both runs' report halves.
 
     Attributes:
         names: of the runs.
@@ -40,7 +39,6 @@ class SharedRows:
         calibrated: each run's calibrated logits, `(n,)`.
         base_rates: click rate that each run's probabilities refer to.
         num_unshared: rows that only the first run has, and only the second.
-        is_half: whether these are the rows of the judging half only.
     """
 
     names: tuple[str, str]
@@ -49,48 +47,42 @@ class SharedRows:
     calibrated: tuple[Float64Array, Float64Array]
     base_rates: tuple[float, float]
     num_unshared: tuple[int, int]
-    is_half: bool
 
 
-def shared_rows(first: Run, second: Run, *, train: str | None = None, judge_seed: int | None = None) -> SharedRows:
-    """Match two runs' rows by number.
+def shared_rows(first: Run, second: Run, *, train: str | None = None) -> SharedRows:
+    """Match two runs' rows of the report half by number.
 
-    Calibrators are the deployed ones, fitted on each run's whole fold: with one to three parameters their optimism,
-    about half a nat per parameter over all rows, is far below the standard error and nearly the same in both runs.
-    Shifts by segment have many parameters and change the ranking, so if a run has them both are judged on the half
-    that the judged calibrators were not fitted on.
+    The other half chose each run's state, blend and calibrator, so on it a run looks better than it is, and one that
+    chose among more looks better still.
 
     Args:
         first: one run.
         second: the other.
         train: the raw file, for shifts by segment.
-        judge_seed: seed that divided the halves, for shifts by segment.
 
     Raises:
         QinError: If no row is shared, a label differs, the shared rows hold one class only, or what shifts by segment
-            need is missing or was another in a run.
+            need is missing.
     """
     runs = (first, second)
-    row, *places = np.intersect1d(first.scored.row, second.scored.row, assume_unique=True, return_indices=True)
+    reported = [np.flatnonzero(run.scored.is_report) for run in runs]
+    rows = [run.scored.row[places] for run, places in zip(runs, reported, strict=True)]
+    row, *found = np.intersect1d(rows[0], rows[1], assume_unique=True, return_indices=True)
     if not row.size:
-        raise DataError(f"{first.name} and {second.name} have no validation row in common: their folds are disjoint")
-    num_unshared = (first.scored.row.size - row.size, second.scored.row.size - row.size)
+        raise DataError(f"{first.name} and {second.name} report no row in common: their folds are disjoint")
+    places = [reported[number][found[number]] for number in range(2)]
     _check_labels(runs, row, places)
-    is_half = any(run.report.deployed.segments is not None for run in runs)
-    calibrated = [_calibrated(run, is_half=is_half, train=train, judge_seed=judge_seed) for run in runs]
-    kept = judge_half(row, seed=judge_seed) if is_half and judge_seed is not None else np.ones(row.size, np.bool_)
-    label = first.scored.label[places[0]][kept]
+    label = first.scored.label[places[0]]
     if label.min() == label.max():
-        raise DataError(f"the {label.size} validation rows that both runs have are all of label {label[0]}")
-    base_rates = [run.report.judged_base_rate if is_half else run.report.base_rate for run in runs]
+        raise DataError(f"the {label.size} rows that both runs report are all of label {label[0]}")
+    calibrated = [_calibrated(run, train=train)[place] for run, place in zip(runs, places, strict=True)]
     return SharedRows(
         names=(first.name, second.name),
-        row=row[kept],
+        row=row,
         label=label,
-        calibrated=(calibrated[0][places[0]][kept], calibrated[1][places[1]][kept]),
-        base_rates=(base_rates[0], base_rates[1]),
-        num_unshared=num_unshared,
-        is_half=is_half,
+        calibrated=(calibrated[0], calibrated[1]),
+        base_rates=(first.report.judged_base_rate, second.report.judged_base_rate),
+        num_unshared=(rows[0].size - row.size, rows[1].size - row.size),
     )
 
 
@@ -104,19 +96,13 @@ def _check_labels(runs: tuple[Run, Run], row: IntArray, places: list[IntArray]) 
         )
 
 
-def _calibrated(run: Run, *, is_half: bool, train: str | None, judge_seed: int | None) -> Float64Array:
-    """Return the logits of all of a run's rows, from its judged calibrator if only half of them will count."""
-    scored, report = run.scored, run.report
-    if not is_half:
-        return report.deployed.apply(scored.logit)
-    if train is None or judge_seed is None:
-        raise ConfigError("params.yaml: file not found; shifts by segment need its data.train and calibration.seed")
-    num_judging = np.count_nonzero(judge_half(scored.row, seed=judge_seed))
-    if not report.judges_all and num_judging != report.num_rows["judge_half"]:
-        raise DataError(f"{run.name}: its halves were not drawn with calibration.seed {judge_seed} of params.yaml here")
-    shifts = report.judged.segments
-    segments = None if shifts is None else read_segments(train, shifts.column, scored.row)
-    return report.judged.apply(scored.logit, segments)
+def _calibrated(run: Run, *, train: str | None) -> Float64Array:
+    """Return the logits of all of a run's rows, from the calibrator that the report half did not fit."""
+    shifts = run.report.judged.segments
+    if shifts is not None and train is None:
+        raise ConfigError("params.yaml: file not found; shifts by segment need its data.train")
+    segments = None if shifts is None or train is None else read_segments(train, shifts.column, run.scored.row)
+    return run.report.judged.apply(run.scored.logit, segments)
 
 
 def compare_runs(rows: SharedRows, *, cluster: IntArray | None = None) -> dict[str, Difference]:
@@ -181,7 +167,6 @@ def comparison_json(
         "rows": {
             "shared": int(rows.row.size),
             "positives": int(np.count_nonzero(rows.label == 1)),
-            "is_half": rows.is_half,
             "only_first": rows.num_unshared[0],
             "only_second": rows.num_unshared[1],
         },
@@ -194,10 +179,9 @@ def comparison_text(report: dict[str, Any]) -> str:
     """Return the same for reading: a table, above it what was compared, below it what a standard error covers."""
     rows, clusters = report["rows"], report["clusters"]
     unit = "rows taken as independent" if clusters is None else f"by {clusters['column']}, {clusters['num']:,} clusters"
-    half = " (the judged half, as a calibrator shifts by segment)" if rows["is_half"] else ""
     lines = [
         f"A = {report['first']}, B = {report['second']}",
-        f"{rows['shared']:,} validation rows of both{half}, {rows['positives']:,} of them clicked",
+        f"{rows['shared']:,} rows of both report halves, {rows['positives']:,} of them clicked",
         f"standard errors: {unit}",
     ]
     if rows["only_first"] or rows["only_second"]:

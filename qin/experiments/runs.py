@@ -10,7 +10,7 @@ from dvc_data.index.index import DataIndexError
 
 from qin.calibrate.report import CalibrationReport, read_calibration
 from qin.errors import ArtifactError
-from qin.paths import CALIBRATOR, VALIDATION
+from qin.paths import CALIBRATOR, SCORED
 from qin.runtime.chain import check_links, read_artifact
 from qin.scored import ScoredRows
 
@@ -47,15 +47,15 @@ def read_run(name: str, *, root: Path = Path()) -> Run:
     if folder is not None:
         return _read(name, folder, folder.parent / CALIBRATOR.name)
     with tempfile.TemporaryDirectory(prefix="qin-run-") as copy:
-        validation, calibrator = Path(copy) / VALIDATION.name, Path(copy) / CALIBRATOR.name
-        _fetch(name, root, {VALIDATION: validation, CALIBRATOR: calibrator})
+        validation, calibrator = Path(copy) / SCORED.name, Path(copy) / CALIBRATOR.name
+        _fetch(name, root, {SCORED: validation, CALIBRATOR: calibrator})
         return _read(name, validation, calibrator)
 
 
 def _validation_folder(name: str, root: Path) -> Path | None:
     if name == WORKSPACE:
-        return root / VALIDATION
-    folders = [folder for folder in (Path(name), Path(name) / VALIDATION) if (folder / "facts.json").is_file()]
+        return root / SCORED
+    folders = [folder for folder in (Path(name), Path(name) / SCORED) if (folder / "facts.json").is_file()]
     return folders[0] if folders else None
 
 
@@ -67,7 +67,7 @@ def _fetch(name: str, root: Path, copies: dict[Path, Path]) -> None:
             files.get(path.as_posix(), str(copy), recursive=True)
     except DvcException as error:
         raise ArtifactError(
-            f"{name}: neither {WORKSPACE}, nor a folder with {VALIDATION}, nor a revision or experiment "
+            f"{name}: neither {WORKSPACE}, nor a folder with {SCORED}, nor a revision or experiment "
             f"of this repository ({error})"
         ) from error
     except (FileNotFoundError, DataIndexError) as error:
@@ -78,7 +78,7 @@ def _fetch(name: str, root: Path, copies: dict[Path, Path]) -> None:
 
 def _read(name: str, validation: Path, calibrator: Path) -> Run:
     try:
-        check_links([read_artifact(VALIDATION, at=validation), read_artifact(CALIBRATOR, at=calibrator)])
+        check_links([read_artifact(SCORED, at=validation), read_artifact(CALIBRATOR, at=calibrator)])
         return Run(name, ScoredRows.read(validation), read_calibration(calibrator))
     except ArtifactError as error:
         raise ArtifactError(f"{name}: {error}") from error

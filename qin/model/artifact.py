@@ -11,14 +11,14 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from qin.config import ModelParams
+from qin.config import NetworkParams
 from qin.errors import ArtifactError
 from qin.model.build import build_model
 from qin.network.qin import QIN
 from qin.runtime.chain import Origin, origin_entry
 from qin.runtime.files import file_crc32, read_exact_json, write_exact_json
-from qin.schema import Schema
-from qin.shards.files import ShardReader
+from qin.schema import Schema, differences
+from qin.shards.files import RowReader
 
 WEIGHTS, MODEL = "weights.safetensors", "model.json"
 
@@ -39,7 +39,7 @@ class TrainedModel:
 
     network: QIN
     schema: Schema
-    params: ModelParams
+    params: NetworkParams
     provenance: dict[str, Any]
 
 
@@ -91,7 +91,7 @@ def load_model(folder: Path) -> TrainedModel:
     if file_crc32(weights) != tree["weights_crc32"]:
         raise ArtifactError(f"{weights}: damaged or of another model; run the train stage again")
     try:
-        schema, params = Schema.from_json(tree["schema"]), ModelParams.model_validate(tree["params"])
+        schema, params = Schema.from_json(tree["schema"]), NetworkParams.model_validate(tree["params"])
         zeros = [0.0] * len(schema.numeric)
         network = build_model(schema, params, mean=zeros, std=zeros, seed=0)
         network.load_state_dict(load_file(weights))
@@ -101,14 +101,13 @@ def load_model(folder: Path) -> TrainedModel:
     return TrainedModel(network, schema, params, tree["provenance"])
 
 
-def check_same_schema(model: TrainedModel, reader: ShardReader) -> None:
-    """Check that prepared rows are encoded as the model's training rows were.
+def check_same_schema(schema: Schema, reader: RowReader) -> None:
+    """Check that prepared rows are encoded as the rows that a member was trained on, whose schema is given.
 
     Raises:
         ArtifactError: Naming the columns that differ.
     """
-    if reader.schema == model.schema:
+    if reader.schema == schema:
         return
-    ours, theirs = set(model.schema.fields), set(reader.schema.fields)
-    names = sorted({field.name for field in ours ^ theirs}) or ["order, target or hash seed"]
-    raise ArtifactError(f"{reader.folder}: not encoded as the model was trained; different: {', '.join(names)}")
+    found = differences(schema, reader.schema)
+    raise ArtifactError(f"{reader.folder}: not encoded as the model was trained; different: {found}")

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from qin.config import ModelParams, TrainParams
+from qin.config import NetworkParams, TrainParams
 from qin.errors import ConfigError
 from qin.network.kernels.bf16 import has_bf16_units
 from qin.network.numeric import NumericNormalizer
@@ -35,7 +35,9 @@ PUBLISHED: dict[str, Any] = {
 SPARSE_TABLE_ROWS = 500_000
 
 
-def build_model(schema: Schema, params: ModelParams, *, mean: Sequence[float], std: Sequence[float], seed: int) -> QIN:
+def build_model(
+    schema: Schema, params: NetworkParams, *, mean: Sequence[float], std: Sequence[float], seed: int
+) -> QIN:
     """The network for a schema, with seeded initial weights.
 
     Args:
@@ -68,7 +70,7 @@ def resolve_sizes(schema: Schema, params: ModelParams) -> QINSizes:
     return QINSizes(**resolve_preset(params).model_dump(exclude={"preset"}), sparse_embedding_grad=is_sparse)
 
 
-def resolve_preset(params: ModelParams) -> ModelParams:
+def resolve_preset(params: NetworkParams) -> NetworkParams:
     """The settings with a preset's variants in place; the widths and depths stay as they are set."""
     if params.preset == "custom":
         return params

@@ -9,9 +9,14 @@ all that it was made from, back to the raw files. It holds no paths, times or ma
 | data/prepared/train  | manifest.json | prepare   | train file                      | train, evaluate     |
 | data/prepared/test   | manifest.json | prepare   | test file                       | predict             |
 | data/split           | manifest.json | split     | train file                      | train, evaluate     |
-| artifacts/model      | model.json    | train     | data/prepared/train, data/split | evaluate, predict   |
+| artifacts/statistics | manifest.json | train     | data/prepared/train, data/split | trees, evaluate, predict |
+| artifacts/model      | model.json    | train     | artifacts/statistics            | evaluate, predict   |
 | artifacts/validation | facts.json    | train     | artifacts/model                 | calibrate, evaluate |
-| temperature.json     | itself        | calibrate | artifacts/validation            | evaluate, predict   |
+| artifacts/trees      | trees.json    | trees     | artifacts/statistics            | evaluate, predict   |
+| artifacts/trees_validation | facts.json | trees  | artifacts/trees                 | calibrate, evaluate |
+| artifacts/scored     | facts.json    | calibrate | the members' validation logits  | evaluate            |
+| blend.json           | itself        | calibrate | the members' validation logits  | evaluate, predict   |
+| temperature.json     | itself        | calibrate | artifacts/scored, blend.json    | evaluate, predict   |
 | slices.json          | itself        | evaluate  | all that evaluate reads         |                     |
 
 A stage checks all that it reads: against the settings in params.yaml, against the raw files that are there, and against
@@ -35,14 +40,22 @@ _DESCRIPTIONS = {
     paths.PREPARED_TRAIN: "manifest.json",
     paths.PREPARED_TEST: "manifest.json",
     paths.FOLDS: "manifest.json",
+    paths.STATISTICS: "manifest.json",
     paths.MODEL: "model.json",
     paths.VALIDATION: "facts.json",
+    paths.TREES: "trees.json",
+    paths.TREES_VALIDATION: "facts.json",
+    paths.SCORED: "facts.json",
 }
 
 Settings = Mapping[str, Mapping[str, Any]]
 
-_PREPARE = ("data.drop", "data.id", "data.ignore", "data.label", "features", "prepare.shard_rows")
-_SPLIT = ("data.label", "split.method")
+_FEATURES = ("categorical", "hash_seed", "num_buckets", "num_buckets_of", "numeric", "sequences", "target")
+_PREPARE = (
+    *("data.drop", "data.id", "data.ignore", "data.label", "prepare.shard_rows"),
+    *(f"features.{name}" for name in _FEATURES),
+)
+_SPLIT = ("data.label", "features.impression", "split.method", "split.time_col")
 _HASHED = ("split.seed", "split.val_ratio", "split.thresholds")
 
 # What the folds of each method depend on: `split.group_key` may be set for the standard errors alone.
@@ -58,6 +71,8 @@ _SPLIT_OF = {
 _SESSION = ("split.group_key", "split.seed")  # a session is one of a user; the seed is that of its hash
 # What identifies a row where no `split.row_key` does.
 _ROW = ("data.drop", "data.id", "data.ignore", "features.categorical", "features.numeric")
+
+_COMBINED = "model.members"  # in the network's section, but read after training
 
 # Where a model is computed, and how often its state is saved, are the machine's matter.
 _NOT_RECORDED = ("train.checkpoint_seconds", "train.checkpoint_steps", "train.device", "train.num_threads")
@@ -134,12 +149,20 @@ def recorded_keys(stage: str, settings: Settings) -> list[str]:
     else:
         keys = {
             "prepare": _PREPARE,
-            "train": ("model", "imbalance", "hnm", "train"),
-            "calibrate": ("calibration",),
+            "statistics": ("features.statistics", *_pairs_of(settings)),
+            "train": ("features.statistics", *_pairs_of(settings), "model", "imbalance", "hnm", "train", "split.seed"),
+            "trees": ("trees", "split.seed", "train.refit"),
+            "calibrate": ("calibration", _COMBINED),
             "evaluate": ("evaluate", "split.group_key"),
         }[stage]
     dotted = [key for name in keys for key in ([name] if "." in name else [f"{name}.{key}" for key in settings[name]])]
-    return sorted(set(dotted) - set(_NOT_RECORDED))
+    left_out = {*_NOT_RECORDED, *(() if _COMBINED in keys else (_COMBINED,))}
+    return sorted(set(dotted) - left_out)
+
+
+def _pairs_of(settings: Settings) -> list[str]:
+    """What decides the pairs of the statistics besides their own settings."""
+    return ["split.group_key"] if settings["features"]["statistics"]["pairs"] == "auto" else []
 
 
 def origin_of(
@@ -148,7 +171,7 @@ def origin_of(
     """What a stage's output is made from.
 
     Args:
-        stage: Its name.
+        stage: Its name, or `statistics`, a part of train that fewer settings decide.
         settings: All of params.yaml, as plain values.
         artifacts: Those that it reads.
         files: Raw files that it reads, by their key in params.yaml.

@@ -23,7 +23,7 @@ from qin.runtime.files import write_json
 from qin.runtime.host import TreeMemory, largest_resident_bytes
 from qin.runtime.replacing import put_back
 
-STAGES = ("prepare", "split", "train", "calibrate", "evaluate", "predict")
+STAGES = ("prepare", "split", "train", "trees", "calibrate", "evaluate", "predict")
 
 _ENDING = (signal.SIGTERM, signal.SIGINT)
 

@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -151,6 +151,43 @@ def _write_at(descriptor: int, data: memoryview, offset: int, path: Path) -> Non
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(path)) from error
         data, offset = data[num_bytes:], offset + num_bytes
+
+
+class RowReader(Protocol):
+    """What reads ranges of prepared rows: a `ShardReader`, or one with more columns."""
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the file."""
+        ...
+
+    @property
+    def schema(self) -> Schema:
+        """Its columns."""
+        ...
+
+    @property
+    def folder(self) -> Path:
+        """Where it lies, for messages."""
+        ...
+
+    @property
+    def manifest(self) -> Mapping[str, Any]:
+        """What its content is, down to checksums, as JSON values."""
+        ...
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """The groups of arrays, in file order."""
+        ...
+
+    def read(self, group: str, start: int, stop: int) -> npt.NDArray[Any]:
+        """Rows `start` to `stop` of a group, as an array `(stop - start, width)`."""
+        ...
+
+    def read_into(self, group: str, start: int, out: npt.NDArray[Any]) -> None:
+        """Fill `out (num_rows, width)`, contiguous and of the group's type, with its rows from `start` on."""
+        ...
 
 
 class ShardReader:

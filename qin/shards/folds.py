@@ -10,6 +10,9 @@ import numpy.typing as npt
 from qin.errors import ArtifactError
 from qin.runtime.chain import Origin, origin_entry
 from qin.runtime.files import read_array, read_exact_json, write_array, write_exact_json
+from qin.runtime.progress import log
+from qin.runtime.seeds import GOLDEN, HOLDOUT_SALT, mix_words
+from qin.shards.row_facts import FACTS, MANIFEST, RowFacts
 
 TRAIN, VALIDATION, EXCLUDED = 0, 1, 2
 
@@ -32,17 +35,28 @@ class Assignment:
     details: dict[str, Any]
 
 
-FOLD_FILE, MANIFEST = "fold.npy", "manifest.json"
+FOLD_FILE = "fold.npy"
 
 
-def write_folds(folder: Path, assignment: Assignment, *, method: str, origin: Origin | None = None) -> None:
-    """Write the fold of each row, how it was decided, and what it was made from."""
+def write_folds(
+    folder: Path, assignment: Assignment, *, method: str, facts: RowFacts | None = None, origin: Origin | None = None
+) -> None:
+    """Write the fold of each row, how it was decided, and what it was made from.
+
+    Args:
+        folder: Existing folder.
+        assignment: The folds.
+        method: Name of the method that divided the rows.
+        facts: What else later stages are told of each row.
+        origin: What the folds are made from, without which no stage reads them.
+    """
     manifest = {
         "num_rows": assignment.fold.size,
         "method": method,
         "thresholds": assignment.thresholds,
         **assignment.details,
         "file_crc32": write_array(folder / FOLD_FILE, assignment.fold),
+        **({} if facts is None else {FACTS: facts.write(folder)}),
         **origin_entry(origin),
     }
     write_exact_json(folder / MANIFEST, manifest)
@@ -62,3 +76,53 @@ def read_folds(folder: Path, *, num_rows: int) -> Folds:
     if "file_crc32" not in manifest:
         raise ArtifactError(f"{folder / MANIFEST}: of another version; run the split stage again")
     return read_array(folder / FOLD_FILE, crc32=manifest["file_crc32"], dtype="uint8", shape=(num_rows,), stage="split")
+
+
+def report_half(unit: npt.NDArray[np.integer[Any]], *, seed: int) -> npt.NDArray[np.bool_]:
+    """Divide rows in two halves, whatever their order: one chooses, the other is reported.
+
+    Of the validation fold the selection half stops training, chooses the blend and fits the calibrator that is judged;
+    the report half decides nothing, so that its figures are not biased by any choice.
+
+    Args:
+        unit: Hash or number of what must not be parted, such as a row or a user, `(num_rows,)`.
+        seed: In [0, 2**64).
+
+    Returns:
+        True for rows of the report half, `(num_rows,)`.
+
+    Raises:
+        ValueError: If `unit` does not hold integers, or `seed` is out of range.
+    """
+    if not np.issubdtype(unit.dtype, np.integer):
+        raise ValueError(f"unit must hold integers: {unit.dtype=}")
+    if not 0 <= seed < 1 << 64:
+        raise ValueError(f"seed must lie in [0, 2**64): {seed=}")
+    key = mix_words((np.array([seed], dtype=np.uint64) ^ np.uint64(HOLDOUT_SALT)) + GOLDEN)
+    is_report: npt.NDArray[np.bool_] = mix_words((unit.astype(np.uint64) ^ key) + GOLDEN) >> np.uint64(63) == 1
+    return is_report
+
+
+def selection_rows(
+    label: npt.NDArray[np.uint8], *, is_val: npt.NDArray[np.bool_], is_report: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.bool_]:
+    """Rows that choose, `(num_rows,)`: the selection half, or the whole validation fold where that half lacks a class.
+
+    With so few clicks the report half is no honest judge any more, and its errors say as much; but there is a model.
+
+    Args:
+        label: `(num_rows,)`, 0 or 1.
+        is_val: Rows of the validation fold, `(num_rows,)`.
+        is_report: Rows of the report half, `(num_rows,)`.
+    """
+    selection = is_val & ~is_report
+    counts = np.bincount(label[selection], minlength=2)
+    if counts.all():
+        return selection
+    log.warning(
+        "warning: the selection half of the validation fold has %d clicks in %d rows; the whole fold chooses, so that "
+        "its figures are too good",
+        counts[1],
+        counts.sum(),
+    )
+    return is_val

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 
 from qin.runtime.seeds import Stream
-from qin.shards.files import Arrays, ShardReader
+from qin.shards.files import Arrays, RowReader
 
 CHUNK_ROWS = 4096
 
@@ -83,13 +83,13 @@ class BatchSource(Protocol):
         ...
 
 
-def read_labels(reader: ShardReader) -> npt.NDArray[np.uint8]:
+def read_labels(reader: RowReader) -> npt.NDArray[np.uint8]:
     """All labels of a prepared train file, `(num_rows,)`."""
     return np.asarray(reader.read("label", 0, reader.num_rows)[:, 0])
 
 
 def iterate_in_order(
-    reader: ShardReader, *, is_selected: npt.NDArray[np.bool_] | None, batch_size: int
+    reader: RowReader, *, is_selected: npt.NDArray[np.bool_] | None, batch_size: int
 ) -> Iterator[Batch]:
     """Yield the selected rows in row order.
 
@@ -102,7 +102,7 @@ def iterate_in_order(
         yield to_batch(rows, {name: torch.from_numpy(array) for name, array in arrays.items()})
 
 
-def read_batch(reader: ShardReader, rows: Rows) -> Batch:
+def read_batch(reader: RowReader, rows: Rows) -> Batch:
     """The rows of the given ascending numbers as one batch."""
     is_selected = np.zeros(reader.num_rows, dtype=np.bool_)
     is_selected[rows] = True
@@ -110,7 +110,7 @@ def read_batch(reader: ShardReader, rows: Rows) -> Batch:
 
 
 def _chunks_in_order(
-    reader: ShardReader, is_selected: npt.NDArray[np.bool_] | None
+    reader: RowReader, is_selected: npt.NDArray[np.bool_] | None
 ) -> Iterator[tuple[Rows, Arrays, Rows]]:
     """All rows of a chunk, its arrays, and the positions of the selected ones in it."""
     for start in range(0, reader.num_rows, CHUNK_ROWS):
@@ -132,7 +132,7 @@ class ShuffledLoader:
         seed: Seed of the order.
     """
 
-    reader: ShardReader
+    reader: RowReader
     batch_size: int
     buffer_rows: int
     seed: int

@@ -39,11 +39,12 @@ def audit(columns: SplitColumns, assignment: Assignment, *, method: str) -> dict
     }
     for name, hashes in sorted(columns.keys.items()):
         num_keys, num_rows = _in_both(hashes, is_train, is_val)
-        figures["cold"][name] = 1 - num_rows / int(is_val.sum())
+        if name != "impression":
+            figures["cold"][name] = 1 - num_rows / int(is_val.sum())
         if name != "target":
             figures["overlap"][name] = num_keys
-    if columns.time is not None:
-        last, first = columns.time[is_train].max(), columns.time[is_val].min()
+    if columns.moment is not None:
+        last, first = columns.moment[is_train].max(), columns.moment[is_val].min()
         figures["time"] = {"in_order": bool(last < first)}
     return {**figures, **assignment.details}
 
@@ -52,12 +53,18 @@ def check(figures: dict[str, Any], *, file: str) -> None:
     """End the stage where a must of the method does not hold.
 
     Raises:
-        DataError: If keys that the method keeps whole are in both folds, or times overlap under one in order of time.
+        DataError: If keys that the method keeps whole are in both folds, or impressions are, or times overlap
+            under one in order of time.
     """
     name = figures["method"]
     method, key = METHODS[name], METHODS[name].keeps_whole
     if key is not None and figures["overlap"][key]:
         raise DataError(f"{file}: split.method {name}: {figures['overlap'][key]} {key}s are in both folds; must be 0")
+    if figures["overlap"].get("impression"):
+        raise DataError(
+            f"{file}: split.method {name}: {figures['overlap']['impression']} impressions are in both folds; must be "
+            "0, so features.impression.key must include what the method divides by"
+        )
     if method.in_order and not figures["time"]["in_order"]:
         raise DataError(f"{file}: split.method {name}: a train row is not earlier than every validation row")
 

@@ -12,6 +12,7 @@ from qin.column_types import is_groupable
 from qin.config import DataParams, SplitParams
 from qin.errors import SchemaError
 from qin.patterns import did_you_mean
+from qin.features.ranks import first_times, group_rows
 from qin.raw.hashing import HashedColumn, Hashes, hash_column, hash_rows, seed_of
 from qin.raw.parquet import map_batches, open_parquet, read_batches
 from qin.raw.times import TimeColumn
@@ -19,7 +20,7 @@ from qin.raw.values import encode_label, refuse_rounded
 from qin.runtime.progress import Progress, log
 
 _BATCH_ROWS = 4096
-_LONE_KEYS = frozenset({"group", "session"})  # where null is no value that rows could share
+_LONE_KEYS = frozenset({"group", "session", "impression"})  # where null is no value that rows could share
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,10 @@ class SplitColumns:
         row_hash: `(num_rows,)`, identifies the row.
         time: `(num_rows,)`, or None without a time column.
         time_column: How the times were read, or None.
-        keys: Hashes `(num_rows,)` of what the audit compares across folds: `group`, `session`, `target`. A row whose
-            group or session is missing is one of its own.
-        missing: Whether a row has no group or session `(num_rows,)`, by key.
+        keys: Hashes `(num_rows,)` of what the audit compares across folds: `group`, `session`, `target`, `impression`.
+            A row whose group, session or impression is missing is one of its own.
+        missing: Whether a row has no group, session or impression `(num_rows,)`, by key.
+        shown: The first time of each row's impression, `(num_rows,)`; None without both.
     """
 
     label: npt.NDArray[np.uint8]
@@ -42,10 +44,21 @@ class SplitColumns:
     time_column: TimeColumn | None
     keys: dict[str, Hashes] = field(default_factory=dict)
     missing: dict[str, npt.NDArray[np.bool_]] = field(default_factory=dict)
+    shown: npt.NDArray[Any] | None = None
+
+    @property
+    def moment(self) -> npt.NDArray[Any] | None:
+        """When each row was shown, by which it is divided in time: rows of an impression at one moment."""
+        return self.time if self.shown is None else self.shown
 
 
 def read_split_columns(
-    data: DataParams, split: SplitParams, *, target: Sequence[str], features: Sequence[str]
+    data: DataParams,
+    split: SplitParams,
+    *,
+    target: Sequence[str],
+    features: Sequence[str],
+    impression: Sequence[str] | None = None,
 ) -> SplitColumns:
     """Read the columns that the split needs, 17 to 43 bytes of memory per row.
 
@@ -54,6 +67,7 @@ def read_split_columns(
         split: Keys and seeds.
         target: Columns of the target item, for the cold share.
         features: Scalar input columns, which identify a row where nothing else does.
+        impression: Columns whose values the rows of an impression share, which stay in one fold; None without.
 
     Raises:
         SchemaError: If a column that the settings name is not in the file.
@@ -67,6 +81,8 @@ def read_split_columns(
         keys["group"] = [split.group_key]
     if split.session_key is not None:
         keys["session"] = [key for key in (split.group_key, split.session_key) if key is not None]
+    if impression is not None:
+        keys["impression"] = list(impression)
     named: dict[str, Sequence[str | None]] = {
         "data.label": [data.label],
         "features.target": list(target),
@@ -74,6 +90,7 @@ def read_split_columns(
         "split.group_key": [split.group_key],
         "split.session_key": [split.session_key],
         "split.time_col": [split.time_col],
+        "features.impression.key": list(impression or []),
     }
     columns_read = _checked_columns(schema, named, file)
     time_column = None if split.time_col is None else TimeColumn.of(file, split.time_col)
@@ -102,7 +119,12 @@ def read_split_columns(
         time_column=time_column,
         keys={name: arrays[name] for name in keys},
         missing=missing,
+        shown=_first_times(arrays) if {"impression", "time"} <= arrays.keys() else None,
     )
+
+
+def _first_times(arrays: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    return first_times(group_rows(arrays["impression"]), arrays["time"])
 
 
 @dataclass(frozen=True)

@@ -307,6 +307,8 @@ def assign_folds(columns: SplitColumns, split: SplitParams, *, file: str) -> Ass
 
 
 def _assign_stratified(columns: SplitColumns, split: SplitParams) -> Assignment:
+    if "impression" in columns.keys:  # whole impressions, so the classes' shares are those that the draw gives
+        return grouped(columns.keys["impression"], val_ratio=split.val_ratio, thresholds=split.thresholds)
     return stratified(columns.label, columns.row_hash, val_ratio=split.val_ratio, thresholds=split.thresholds)
 
 
@@ -317,11 +319,11 @@ def _assign_grouped(columns: SplitColumns, split: SplitParams, *, key: str) -> A
 
 
 def _assign_by_time(columns: SplitColumns, split: SplitParams) -> Assignment:
-    assert columns.time is not None, "config demands time_col for the time method"
+    assert columns.moment is not None, "config demands time_col for the time method"
     assert columns.time_column is not None
     column = columns.time_column
     assignment = by_time(
-        columns.time,
+        columns.moment,
         val_ratio=split.time_val_ratio,
         start=None if split.time_val_start is None else _start(split.time_val_start, column),
         embargo=round(split.time_embargo * MICROSECONDS) if column.is_moment else split.time_embargo,

@@ -1,7 +1,5 @@
 """From settings to what trains: optimizer, loader and the mining of hard negatives."""
 
-import math
-
 import torch
 from torch import nn
 
@@ -11,20 +9,16 @@ from qin.model.build import SPARSE_TABLE_ROWS
 from qin.network.embedding import FusedEmbedding
 from qin.runtime.progress import log
 from qin.shards.device import PrefetchingLoader, ResidentLoader, fits
-from qin.shards.files import ShardReader
+from qin.shards.files import RowReader
 from qin.shards.loader import BatchSource, ShuffledLoader
-from qin.train.loop import FitSettings
 from qin.train.mining import HardNegatives, is_batch_coupled, two_passes_save_time
 from qin.train.optimizers import Optimizers, RowWiseAdam
-
-# The batch that `train.lr` is meant for where `train.lr_scaling` is on.
-REFERENCE_BATCH_SIZE = 1024
 
 # Parameters whose size carries no meaning for the fit: biases, slopes, batch-norm scales.
 _MIN_DECAYED_DIM = 2
 
 
-def build_optimizer(model: nn.Module, params: TrainParams) -> torch.optim.Optimizer | Optimizers:
+def build_optimizer(model: nn.Module, params: TrainParams, *, lr: float) -> torch.optim.Optimizer | Optimizers:
     """AdamW with decay on matrices and tables only; large tables are updated row by row where they were read."""
     tables = [m.embedding_table for m in model.modules() if isinstance(m, FusedEmbedding) and m.sparse]
     parameters = [p for p in model.parameters() if not any(p is table for table in tables)]
@@ -32,7 +26,6 @@ def build_optimizer(model: nn.Module, params: TrainParams) -> torch.optim.Optimi
         {"params": [p for p in parameters if p.dim() >= _MIN_DECAYED_DIM], "weight_decay": params.weight_decay},
         {"params": [p for p in parameters if p.dim() < _MIN_DECAYED_DIM], "weight_decay": 0.0},
     ]
-    lr = resolve_lr(params)
     dense = torch.optim.AdamW(groups, lr=lr, fused=True)
     if not tables:
         return dense
@@ -44,9 +37,9 @@ def build_optimizer(model: nn.Module, params: TrainParams) -> torch.optim.Optimi
     return Optimizers(dense, RowWiseAdam(tables, lr=lr, weight_decay=params.weight_decay))
 
 
-def build_loader(reader: ShardReader, params: TrainParams, device: torch.device) -> BatchSource:
+def build_loader(reader: RowReader, params: TrainParams, device: torch.device, *, batch_size: int) -> BatchSource:
     """Shuffled batches of the prepared train file on the device; a GPU holds the whole file if it fits."""
-    loader = ShuffledLoader(reader, batch_size=params.batch_size, buffer_rows=params.buffer_rows, seed=params.seed)
+    loader = ShuffledLoader(reader, batch_size=batch_size, buffer_rows=params.buffer_rows, seed=params.seed)
     if device.type == "cpu":
         return loader
     return ResidentLoader(loader, device) if fits(loader, device) else PrefetchingLoader(loader, device)
@@ -81,32 +74,3 @@ def build_hard_negatives(
     two_passes = params.forward == "two_pass" or (params.forward == "auto" and saves_time and not is_coupled)
     log.info("hard negatives: %s, %s", params.mode, "two passes" if two_passes else "one pass")
     return HardNegatives(**settings, warmup_steps=params.warmup_steps, two_passes=two_passes)
-
-
-def resolve_lr(params: TrainParams) -> float:
-    """The learning rate at this batch size.
-
-    An epoch of batches k times as large has a k-th of the steps. Steps of Adam that are sqrt(k) times as long keep
-    the noise of its path, k times as long its length (the rule of SGD).
-
-    Source: sqrt, Malladi et al. (2022); linear, Goyal et al. (2017).
-    """
-    factor = params.batch_size / REFERENCE_BATCH_SIZE
-    return params.lr * {"none": 1.0, "sqrt": math.sqrt(factor), "linear": factor}[params.lr_scaling]
-
-
-def build_settings(params: TrainParams) -> FitSettings:
-    """The training loop's settings."""
-    return FitSettings(
-        seed=params.seed,
-        epochs=params.epochs,
-        patience=params.patience,
-        lr=resolve_lr(params),
-        schedule=params.schedule,
-        warmup_steps=params.warmup_steps,
-        gradient_clip=params.gradient_clip,
-        ema_decay=params.ema_decay,
-        self_ensemble=params.self_ensemble,
-        checkpoint_seconds=params.checkpoint_seconds,
-        checkpoint_steps=params.checkpoint_steps,
-    )

@@ -1,8 +1,8 @@
-"""Training from prepared files: what is fitted on the train fold, the run itself, and what it leaves."""
+"""Training from prepared files: the held-out run that is judged, and the one on every row that is deployed."""
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,25 +10,32 @@ import numpy as np
 import numpy.typing as npt
 
 from qin.config import Params
+from qin.errors import TrainingError
 from qin.metrics.definitions import LOG_LOSS, RANKING, Rows, values
 from qin.metrics.logits import prior_logit, sigmoid
 from qin.model.artifact import TrainedModel
-from qin.model.build import build_model, choose_device, place
+from qin.model.build import build_model, choose_bf16, choose_device, place
 from qin.model.scoring import score_all
 from qin.network.qin import QIN
-from qin.prior import prior_offset
+from qin.prior import TrainingPrior
 from qin.runtime.files import fingerprint
 from qin.runtime.provenance import code_fingerprint, library_versions
 from qin.scored import ScoredRows
-from qin.shards.files import ShardReader
-from qin.shards.folds import TRAIN, VALIDATION, Folds
+from qin.shards.files import RowReader
+from qin.shards.folds import TRAIN, VALIDATION, Folds, selection_rows
 from qin.shards.loader import iterate_in_order, read_labels
-from qin.train.build import build_hard_negatives, build_loader, build_optimizer, build_settings
+from qin.train.build import build_hard_negatives, build_loader, build_optimizer
 from qin.train.checkpoint import CheckpointStore
-from qin.train.imbalance import TrainingRows, resolve_neg_ratio, resolve_pos_weight
-from qin.train.loop import Fit, FitResult, ValidationScores
+from qin.train.imbalance import TrainingRows, num_drawn_rows, training_prior
+from qin.train.loop import HINT_DIVERGED, Budget, LoopResult, TrainingLoop, ValidationScores
 from qin.train.memory import check_memory, memory_bytes
 from qin.train.moments import numeric_moments
+from qin.train.pace import Pace, choose_pace
+
+# Rows of the selection half that a check scores: enough to tell a difference that matters from noise.
+_CHECK_ROWS = 200_000
+
+OnCheck = Callable[[list[dict[str, float]]], None]
 
 
 @dataclass(frozen=True)
@@ -36,24 +43,45 @@ class Trained:
     """A finished training run.
 
     Attributes:
-        model: With the best epoch's weights.
-        validation: Its logits of the validation fold.
+        model: With the best check's weights, or of a refit the last.
+        prior: What it was trained on.
+        pace: Batch size and rate.
+        result: Of the loop.
         checkpoints: The run's own; whoever has written the outputs removes them.
         num_rows_seen: Rows trained on, over all epochs.
         figures: JSON values for `metrics/train.json`.
     """
 
     model: TrainedModel
-    validation: ScoredRows
+    prior: TrainingPrior
+    pace: Pace
+    result: LoopResult
     checkpoints: CheckpointStore
     num_rows_seen: int
     figures: dict[str, Any]
 
 
-def describe_run(params: Params, reader: ShardReader, fold: Folds, *, computed_by: str) -> dict[str, Any]:
-    """All that a training run depends on, and its fingerprint as `run`; another one must not resume its checkpoint."""
-    settings = {name: getattr(params, name).model_dump() for name in ("model", "imbalance", "hnm", "train")}
-    for key in ("checkpoint_seconds", "checkpoint_steps"):  # when a state is saved does not change it
+def describe_run(
+    params: Params,
+    reader: RowReader,
+    fold: Folds,
+    *,
+    computed_by: str,
+    stop: npt.NDArray[np.bool_] | Budget,
+) -> dict[str, Any]:
+    """All that a training run depends on, and its fingerprint as `run`; another one must not resume its checkpoint.
+
+    Args:
+        params: Sections model, imbalance, hnm, train.
+        reader: Prepared train file.
+        fold: Fold of each row.
+        computed_by: Device and precision.
+        stop: The rows that decide when to stop, `(num_rows,)`, or the budget. The folds alone do not say which: the
+            seed and the unit of the halves may change where they decide no fold.
+    """
+    settings = {name: getattr(params, name).model_dump() for name in ("imbalance", "hnm", "train")}
+    settings["model"] = params.model.network.model_dump()
+    for key in ("checkpoint_seconds", "checkpoint_steps", "refit"):  # they do not change this run
         del settings["train"][key]
     facts = {
         "settings": settings,
@@ -61,127 +89,227 @@ def describe_run(params: Params, reader: ShardReader, fold: Folds, *, computed_b
         "code": code_fingerprint("qin/train/fit.py"),
         "versions": library_versions(),
         "computed_by": computed_by,
+        "stop": asdict(stop) if isinstance(stop, Budget) else hashlib.sha256(stop.tobytes()).hexdigest(),
     }
     return {"run": fingerprint(facts), **facts}
 
 
-@dataclass(frozen=True)
-class _ValidationFold:
-    """Scores a network on the validation rows.
-
-    Attributes:
-        reader: Prepared train file.
-        is_selected: `(num_rows,)`.
-        label: Of the selected rows.
-        batch_size: Rows scored at a time.
-        offset: What brings training logits to the natural scale.
-    """
-
-    reader: ShardReader
-    is_selected: npt.NDArray[np.bool_]
-    label: npt.NDArray[np.uint8]
-    batch_size: int
-    offset: float
-
-    def logit(self, network: QIN) -> npt.NDArray[np.float32]:
-        batches = iterate_in_order(self.reader, is_selected=self.is_selected, batch_size=self.batch_size)
-        return score_all(network, batches, num_rows=self.label.size)
-
-    def scores(self, network: QIN) -> ValidationScores:
-        logit = self.logit(network)
-        natural = logit.astype(np.float64) + self.offset
-        loss = LOG_LOSS.statistic(Rows(natural, self.label))
-        return ValidationScores(log_loss=loss, **values(RANKING, Rows(logit, self.label)))
-
-
-def train(
+def fit_model(
     params: Params,
-    reader: ShardReader,
+    reader: RowReader,
     fold: Folds,
     *,
+    is_report: npt.NDArray[np.bool_],
     checkpoints: Path,
-    on_epoch: Callable[[list[dict[str, float]]], None],
-) -> Trained:
-    """Fit a model on the train fold, keep the epoch that is best on the validation fold.
+    on_check: OnCheck,
+) -> tuple[Trained, ScoredRows]:
+    """Fit a model on the train fold, stopped by the selection half of the validation fold.
+
+    The report half decides nothing here, so what is reported of it is not biased by the choice of the best state.
 
     Args:
         params: Sections model, imbalance, hnm, train.
         reader: Prepared train file.
         fold: Fold of each row.
+        is_report: Rows of the report half, `(num_rows,)`; see `qin.shards.folds.report_half`.
         checkpoints: Root folder of checkpoints.
-        on_epoch: Called with the history after each epoch.
+        on_check: Called with the history after each check.
+
+    Returns:
+        The run, and its logits of the whole validation fold.
 
     Raises:
         ConfigError: If the model does not fit into memory.
         TrainingError: If the loss is not finite.
         ArtifactError: If a checkpoint is damaged, or their folder cannot be locked.
     """
-    check_memory(reader.schema, params.model, available_bytes=memory_bytes(choose_device(params.train)))
-    knobs, label, is_train = params.train, read_labels(reader), fold == TRAIN
-    base_rate = float(label[is_train].mean())
-    pos_weight = resolve_pos_weight(params.imbalance, label[is_train])
-    neg_ratio, reweighted = resolve_neg_ratio(params.imbalance), params.imbalance.reweight_negatives
-    device = choose_device(knobs)
-    loader = build_loader(reader, knobs, device)
-    rows = TrainingRows(loader, is_train, label, neg_ratio, pos_weight, knobs.seed, reweighted=reweighted)
-    offset = prior_offset(pos_weight=pos_weight, neg_ratio=neg_ratio, reweighted=reweighted)
-    is_val = fold == VALIDATION
-    validation = _ValidationFold(reader, is_val, label[is_val], knobs.eval_batch_size, offset)
-    network = _initial_network(params, reader, is_train, base_rate=base_rate, offset=offset)
-    place(network, knobs)
-    computed_by = f"{device.type} bf16" if network.use_bf16 else device.type
-    provenance = describe_run(params, reader, fold, computed_by=computed_by)
-    store = CheckpointStore(checkpoints, provenance["run"])
-    store.claim()
-    result = Fit(
-        network,
-        optimizer=build_optimizer(network, knobs),
-        rows=rows,
-        settings=build_settings(knobs),
-        hard_negatives=build_hard_negatives(
-            params.hnm, network, batch_size=knobs.batch_size, positive_share=rows.positive_share
-        ),
-        validate=validation.scores,
-        checkpoints=store,
-        on_epoch=on_epoch,
-    ).run()
-    facts: dict[str, Any] = {
-        "train_base_rate": base_rate,
-        "pos_weight": pos_weight,
-        "neg_ratio": neg_ratio,
-        "reweighted": reweighted,
-    }
-    figures = _figures(result, rows, network, base_rate)
-    model = TrainedModel(network, reader.schema, params.model, {**provenance, **facts, "metrics": figures})
-    scored = ScoredRows(row=np.flatnonzero(is_val), logit=validation.logit(network), label=validation.label, **facts)
-    return Trained(model, scored, store, result.num_steps * knobs.batch_size, figures)
+    check_memory(reader.schema, params.model.network, available_bytes=memory_bytes(choose_device(params.train)))
+    label, is_train, is_val = read_labels(reader), fold == TRAIN, fold == VALIDATION
+    prior = training_prior(params.imbalance, label[is_train])
+    decides = _first(selection_rows(label, is_val=is_val, is_report=is_report), _CHECK_ROWS)
+    stop = _SelectionHalf(reader, decides, label, params.train.eval_batch_size, prior.offset)
+    run = _Run(
+        params,
+        reader,
+        label,
+        is_train,
+        prior,
+        choose_pace(params.train, num_rows=num_drawn_rows(label[is_train], prior)),
+    )
+    provenance = run.provenance(fold, stop=decides)
+    trained = run.train(provenance, stop=stop.scores, checkpoints=checkpoints, on_check=on_check)
+    scored = ScoredRows(
+        row=np.flatnonzero(is_val),
+        logit=score_rows(trained.model.network, reader, is_val, batch_size=params.train.eval_batch_size),
+        label=label[is_val],
+        is_report=is_report[is_val].astype(np.uint8),
+        prior=prior,
+    )
+    return trained, scored
 
 
-def _initial_network(
-    params: Params, reader: ShardReader, is_train: npt.NDArray[np.bool_], *, base_rate: float, offset: float
-) -> QIN:
-    """The network before training, its output at the base rate as the weighted loss sees it."""
-    moments = numeric_moments(reader, is_train)
-    mean, std = moments.mean.tolist(), moments.std.tolist()
-    network = build_model(reader.schema, params.model, mean=mean, std=std, seed=params.train.seed)
-    network.set_base_rate(float(sigmoid(np.array([prior_logit(base_rate) - offset]))[0]))
-    return network
+def refit_model(params: Params, reader: RowReader, fold: Folds, *, heldout: Trained, checkpoints: Path) -> Trained:
+    """Train anew on every row of the train and the validation fold, for as many passes as the held-out run chose.
+
+    Nothing judges this model. Its figures are those of the held-out run, whose calibration it takes over; so batch
+    size, rate and `pos_weight` are that run's, too.
+
+    Args:
+        params: Sections model, imbalance, hnm, train.
+        reader: Prepared train file, its statistics fitted on every row of both folds.
+        fold: Fold of each row.
+        heldout: The held-out run.
+        checkpoints: Root folder of checkpoints.
+
+    Raises:
+        ConfigError: If the model does not fit into memory.
+        TrainingError: If the loss is not finite.
+        ArtifactError: If a checkpoint is damaged, or their folder cannot be locked.
+    """
+    label, is_fitted = read_labels(reader), (fold == TRAIN) | (fold == VALIDATION)
+    prior = replace(heldout.prior, base_rate=float(label[is_fitted].mean()))
+    is_train = fold == TRAIN
+    growth = num_drawn_rows(label[is_fitted], prior) / num_drawn_rows(label[is_train], prior)
+    budget = Budget(
+        num_steps=max(1, round(heldout.result.best_step * growth)),
+        plateau_steps=tuple(round(step * growth) for step in heldout.result.plateau_steps),
+    )
+    run = _Run(params, reader, label, is_fitted, prior, heldout.pace)
+    return run.train(run.provenance(fold, stop=budget), stop=budget, checkpoints=checkpoints, on_check=lambda _: None)
 
 
-def _figures(result: FitResult, rows: TrainingRows, network: QIN, base_rate: float) -> dict[str, Any]:
-    best = result.history[result.best_epoch]
-    return {
-        "rows": {"train": int(rows.is_train.sum())},
-        "base_rate": base_rate,
-        "pos_weight": rows.pos_weight,
-        "neg_ratio": rows.neg_ratio,
-        "reweighted": rows.reweighted,
+def score_rows(
+    network: QIN, reader: RowReader, is_selected: npt.NDArray[np.bool_], *, batch_size: int
+) -> npt.NDArray[np.float32]:
+    """Training-scale logits of the selected rows in the file's order, `(num_selected,)`."""
+    batches = iterate_in_order(reader, is_selected=is_selected, batch_size=batch_size)
+    return score_all(network, batches, num_rows=int(np.count_nonzero(is_selected)))
+
+
+def _first(mask: npt.NDArray[np.bool_], max_rows: int) -> npt.NDArray[np.bool_]:
+    """The mask with at most so many rows, evenly spaced among its own."""
+    rows = np.flatnonzero(mask)
+    if rows.size <= max_rows:
+        return mask
+    out = np.zeros_like(mask)
+    out[rows[np.arange(max_rows) * rows.size // max_rows]] = True
+    return out
+
+
+@dataclass(frozen=True)
+class _SelectionHalf:
+    """Scores a network on the rows that decide when to stop.
+
+    Attributes:
+        reader: Prepared train file.
+        is_selected: `(num_rows,)`.
+        label: Of every row, `(num_rows,)`.
+        batch_size: Rows scored at a time.
+        offset: What brings training logits to the natural scale.
+    """
+
+    reader: RowReader
+    is_selected: npt.NDArray[np.bool_]
+    label: npt.NDArray[np.uint8]
+    batch_size: int
+    offset: float
+
+    def scores(self, network: QIN) -> ValidationScores:
+        label = self.label[self.is_selected]
+        logit = score_rows(network, self.reader, self.is_selected, batch_size=self.batch_size)
+        if not np.isfinite(logit).all():  # the step before may have overflowed, and no later loss tells so
+            raise TrainingError(f"the model's logits are not finite; {HINT_DIVERGED}")
+        loss = LOG_LOSS.statistic(Rows(logit.astype(np.float64) + self.offset, label))
+        return ValidationScores(log_loss=loss, **values(RANKING, Rows(logit, label)))
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What the held-out run and the refit share; see `fit_model`."""
+
+    params: Params
+    reader: RowReader
+    label: npt.NDArray[np.uint8]
+    is_train: npt.NDArray[np.bool_]
+    prior: TrainingPrior
+    pace: Pace
+
+    def provenance(self, fold: Folds, *, stop: npt.NDArray[np.bool_] | Budget) -> dict[str, Any]:
+        device = choose_device(self.params.train)
+        uses_bf16 = choose_bf16(self.params.train, device)
+        computed_by = f"{device.type} bf16" if uses_bf16 else device.type
+        return describe_run(self.params, self.reader, fold, computed_by=computed_by, stop=stop)
+
+    def train(
+        self,
+        provenance: dict[str, Any],
+        *,
+        stop: Callable[[QIN], ValidationScores] | Budget,
+        checkpoints: Path,
+        on_check: OnCheck,
+    ) -> Trained:
+        """Train a new network to its end; the checkpoint of the ended run stays until the outputs are written."""
+        knobs = self.params.train
+        loader = build_loader(self.reader, knobs, choose_device(knobs), batch_size=self.pace.batch_size)
+        rows = TrainingRows(loader, self.is_train, self.label, self.prior, knobs.seed)
+        network = place(self.initial_network(), knobs)
+        store = CheckpointStore(checkpoints, provenance["run"])
+        store.claim()
+        loop = TrainingLoop(
+            network,
+            optimizer=build_optimizer(network, knobs, lr=self.pace.lr),
+            rows=rows,
+            params=knobs,
+            hard_negatives=build_hard_negatives(
+                self.params.hnm, network, batch_size=self.pace.batch_size, positive_share=rows.positive_share
+            ),
+            stop=stop,
+            checkpoints=store,
+            on_check=on_check,
+        )
+        result = loop.run()
+        if knobs.refit != "none" and not isinstance(stop, Budget):
+            loop.save()  # the refit that follows may be killed
+        figures = _figures(result, self, network)
+        model = TrainedModel(
+            network,
+            self.reader.schema,
+            self.params.model.network,
+            {**provenance, **asdict(self.prior), "metrics": figures},
+        )
+        return Trained(model, self.prior, self.pace, result, store, result.num_steps * self.pace.batch_size, figures)
+
+    def initial_network(self) -> QIN:
+        """The network before training, its output at the base rate as the weighted loss sees it."""
+        moments = numeric_moments(self.reader, self.is_train)
+        mean, std = moments.mean.tolist(), moments.std.tolist()
+        network = build_model(
+            self.reader.schema, self.params.model.network, mean=mean, std=std, seed=self.params.train.seed
+        )
+        start = prior_logit(self.prior.base_rate) - self.prior.offset
+        network.set_base_rate(float(sigmoid(np.array([start]))[0]))
+        return network
+
+
+def _figures(result: LoopResult, run: _Run, network: QIN) -> dict[str, Any]:
+    figures = {
+        "rows": {"train": int(run.is_train.sum())},
+        "base_rate": run.prior.base_rate,
+        "pos_weight": run.prior.pos_weight,
+        "neg_ratio": run.prior.neg_ratio,
+        "reweighted": run.prior.reweighted,
         "num_parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "batch_size": run.pace.batch_size,
+        "lr": run.pace.lr,
         "num_steps": result.num_steps,
-        "num_epochs": len(result.history),
-        "best_epoch": result.best_epoch + 1,
-        "train_loss": best["train_loss"],
-        "val_log_loss": best["val_log_loss"],
-        "val_ap": best["val_ap"],
-        "val_auc": best["val_auc"],
+        "best_step": result.best_step,
+    }
+    if not result.history:
+        return figures
+    best = next(record for record in result.history if record["step"] == result.best_step)
+    names = ("epoch", "train_loss", "val_log_loss", "val_ap", "val_auc")
+    return {
+        **figures,
+        "num_checks": len(result.history),
+        **{f"best_{n}" if n == "epoch" else n: best[n] for n in names},
     }

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 
 from qin.config import ImbalanceParams
+from qin.prior import TrainingPrior
 from qin.runtime.seeds import Stream
 from qin.shards.loader import BatchSource
 
@@ -87,6 +88,22 @@ def resolve_neg_ratio(params: ImbalanceParams) -> float:
     return params.neg_downsample_ratio if params.use_neg_downsampling else 1.0
 
 
+def training_prior(params: ImbalanceParams, label: npt.NDArray[np.uint8]) -> TrainingPrior:
+    """What the settings make of the click rate of the train fold, whose labels are `(n,)`."""
+    return TrainingPrior(
+        base_rate=float(label.mean()),
+        pos_weight=resolve_pos_weight(params, label),
+        neg_ratio=resolve_neg_ratio(params),
+        reweighted=params.reweight_negatives,
+    )
+
+
+def num_drawn_rows(label: npt.NDArray[np.uint8], prior: TrainingPrior) -> float:
+    """Expected rows of an epoch over rows with these labels `(n,)`."""
+    num_positives = int(np.count_nonzero(label))
+    return num_positives + prior.neg_ratio * (label.size - num_positives)
+
+
 @dataclass(frozen=True)
 class TrainingRows:
     """The rows of each epoch: the train fold, its negatives downsampled anew every epoch.
@@ -95,19 +112,15 @@ class TrainingRows:
         loader: Shuffled batches.
         is_train: `(num_rows,)`.
         label: `(num_rows,)`.
-        neg_ratio: Share of negatives kept.
-        pos_weight: Weight of a positive.
+        prior: Share of negatives kept, and what each class weighs.
         seed: Seed of the downsampling.
-        reweighted: Whether each kept negative has weight `1 / neg_ratio`; otherwise 1, which shifts the logit.
     """
 
     loader: BatchSource
     is_train: npt.NDArray[np.bool_]
     label: npt.NDArray[np.uint8]
-    neg_ratio: float
-    pos_weight: float
+    prior: TrainingPrior
     seed: int
-    reweighted: bool = True
 
     @property
     def positive_share(self) -> float:
@@ -126,27 +139,29 @@ class TrainingRows:
         """
         num_positives, num_negatives = self._expected_rows
         num_rows = num_positives + num_negatives
-        total = num_positives * self.pos_weight + num_negatives * self._neg_weight
+        total = num_positives * self.prior.pos_weight + num_negatives * self._neg_weight
         return min(self.loader.batch_size, num_rows) * (total / num_rows)
 
     @cached_property
     def _expected_rows(self) -> tuple[float, float]:
         """Positives, and expected negatives, of an epoch."""
         num_positives = int(np.count_nonzero(self.label[self.is_train]))
-        return num_positives, self.neg_ratio * (int(np.count_nonzero(self.is_train)) - num_positives)
+        return num_positives, self.prior.neg_ratio * (int(np.count_nonzero(self.is_train)) - num_positives)
 
     @property
     def _neg_weight(self) -> float:
-        return 1.0 / self.neg_ratio if self.reweighted else 1.0
+        return 1.0 / self.prior.neg_ratio if self.prior.reweighted else 1.0
 
     def selection(self, epoch: int) -> npt.NDArray[np.bool_]:
         """Rows of an epoch, `(num_rows,)`."""
-        if self.neg_ratio == 1.0:
+        if self.prior.neg_ratio == 1.0:
             return self.is_train
         generator = np.random.default_rng((self.seed, epoch, Stream.DOWNSAMPLING))
-        keep, _ = neg_downsample(self.label, ratio=self.neg_ratio, generator=generator)
+        keep, _ = neg_downsample(self.label, ratio=self.prior.neg_ratio, generator=generator)
         return keep & self.is_train
 
     def weights(self, label: torch.Tensor) -> torch.Tensor:
         """Weight of each row of a batch, `(batch,)`."""
-        return positive_weights(label, pos_weight=self.pos_weight) * torch.where(label == 1, 1.0, self._neg_weight)
+        return positive_weights(label, pos_weight=self.prior.pos_weight) * torch.where(
+            label == 1, 1.0, self._neg_weight
+        )

@@ -1,15 +1,15 @@
-"""The training loop: weighted steps over shuffled batches, validation after each epoch, early stopping, resume."""
+"""The training loop: weighted steps over shuffled batches, checks several times an epoch, early stopping, resume."""
 
 import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import Literal
 
 import numpy as np
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from qin.config import TrainParams
 from qin.errors import TrainingError
 from qin.network.qin import QIN
 from qin.network.threads import one_thread
@@ -22,30 +22,16 @@ from qin.train.losses import forward_ensemble, weighted_logistic_loss
 from qin.train.mining import HardNegatives, mined_loss, selection_generator
 from qin.train.optimizers import Optimizers, clip_grad_norm
 
+HINT_DIVERGED = "lower train.lr or train.gradient_clip"
+
 _PLATEAU_FACTOR = 0.5
+_MAX_WARMUP_EPOCHS = 0.25
 _MAX_SAVE_SHARE = 0.02  # of the time, for checkpoints
 
 
 @dataclass(frozen=True, kw_only=True)
-class FitSettings:
-    """How `fit` trains; see params.yaml's `train` section."""
-
-    seed: int
-    epochs: int
-    patience: int
-    lr: float
-    schedule: Literal["constant", "cosine", "plateau"]
-    warmup_steps: int
-    gradient_clip: float | None
-    ema_decay: float | None
-    self_ensemble: float
-    checkpoint_seconds: float
-    checkpoint_steps: int | None
-
-
-@dataclass(frozen=True, kw_only=True)
 class ValidationScores:
-    """Figures of the validation fold after an epoch, on the original distribution."""
+    """Figures of the selection half of the validation fold at a check, on the original distribution."""
 
     log_loss: float
     ap: float
@@ -53,7 +39,7 @@ class ValidationScores:
 
 
 @dataclass
-class FitState:
+class LoopState:
     """All that a resumed run needs besides model and optimizer; plain values, so that a checkpoint holds no code."""
 
     epoch: int = 0
@@ -61,33 +47,61 @@ class FitState:
     step: int = 0
     loss_sum: float = 0.0
     weight_sum: float = 0.0
-    plateau_scale: float = 1.0
-    best_epoch: int = -1
-    best_ap: float = -math.inf
+    checks_without_gain: int = 0
+    best_step: int = 0
+    best_loss: float = math.inf
+    plateau_steps: list[int] = field(default_factory=list)
     history: list[dict[str, float]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
-class FitResult:
-    """Outcome of `fit`; the model holds the best epoch's weights."""
+class LoopResult:
+    """Outcome of a run; the model holds the best check's weights, or without checks the last step's.
 
-    best_epoch: int
+    Attributes:
+        best_step: Steps of the model's weights.
+        num_steps: Steps made in all.
+        history: One record per check.
+        plateau_steps: Steps at which the rate was halved.
+    """
+
+    best_step: int
     num_steps: int
     history: list[dict[str, float]]
+    plateau_steps: tuple[int, ...]
 
 
-class Fit:
-    """One training run.
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """When a run without checks ends, and where its rate falls: what another run on fewer rows has found.
+
+    Attributes:
+        num_steps: Steps to make.
+        plateau_steps: Steps at which the rate is halved.
+    """
+
+    num_steps: int
+    plateau_steps: tuple[int, ...] = ()
+
+
+class TrainingLoop:
+    """One training run: either checked several times an epoch and stopped by what it finds, or of a fixed length.
+
+    1. Each epoch's rows are drawn, shuffled and cut into batches; a step descends the weighted loss of one.
+    2. `checks_per_epoch` times an epoch the model is scored on rows that it is not trained on. The best state is kept.
+    3. After `patience` checks without a smaller loss, or after `epochs`, the best state is loaded.
+
+    With a budget there are no checks, and the last state is the result.
 
     Args:
         model: Network to train, in place.
-        optimizer: Of the model's parameters.
+        optimizer: Of the model's parameters, at the rate that the schedule scales.
         rows: What each epoch trains on.
-        settings: How.
+        params: Section train.
         hard_negatives: Mining inside each batch, or None.
-        validate: Scores the model on the validation fold.
+        stop: Scores the model on the rows that decide when to stop, or a budget.
         checkpoints: Where to keep the newest state; an existing one is resumed.
-        on_epoch: Called with the history after each epoch.
+        on_check: Called with the history after each check.
     """
 
     def __init__(
@@ -96,51 +110,74 @@ class Fit:
         *,
         optimizer: torch.optim.Optimizer | Optimizers,
         rows: TrainingRows,
-        settings: FitSettings,
+        params: TrainParams,
         hard_negatives: HardNegatives | None,
-        validate: Callable[[QIN], ValidationScores],
+        stop: Callable[[QIN], ValidationScores] | Budget,
         checkpoints: CheckpointStore,
-        on_epoch: Callable[[list[dict[str, float]]], None],
+        on_check: Callable[[list[dict[str, float]]], None],
     ) -> None:
-        self._model, self._optimizer, self._rows, self._settings = model, optimizer, rows, settings
-        self._hard_negatives, self._validate = hard_negatives, validate
-        self._checkpoints, self._on_epoch = checkpoints, on_epoch
-        self._state = FitState()
-        self._average = None if settings.ema_decay is None else moving_average(model, decay=settings.ema_decay)
+        self._model, self._optimizer, self._rows, self._params = model, optimizer, rows, params
+        self._hard_negatives = hard_negatives
+        self._budget = stop if isinstance(stop, Budget) else None
+        self._validate = None if isinstance(stop, Budget) else stop
+        self._checkpoints, self._on_check = checkpoints, on_check
+        self._lr: float = optimizer.param_groups[0]["lr"]
+        self._state = LoopState()
+        if self._budget is not None:
+            self._state.plateau_steps = list(self._budget.plateau_steps)
+        self._average = None if params.ema_decay is None else moving_average(model, decay=params.ema_decay)
         self._best: dict[str, torch.Tensor] = {}
-        self._save_interval = settings.checkpoint_seconds
+        self._save_interval = params.checkpoint_seconds
         self._last_save, self._last_saved_step = time.monotonic(), 0
 
-    def run(self) -> FitResult:
-        """Train to the end or to early stopping and load the best weights.
+    def run(self) -> LoopResult:
+        """Train to the end and load the weights to keep.
 
         Raises:
-            TrainingError: If the loss is not finite.
+            TrainingError: If the loss is not finite, or at the end of a budget the weights are not.
             ArtifactError: If the checkpoint is damaged.
         """
         self._resume()
-        state, settings = self._state, self._settings
-        while state.epoch < settings.epochs and state.epoch - 1 - state.best_epoch < settings.patience:
+        while not self._is_over:
             self._train_epoch()
-            self._end_epoch()
-        self._model.load_state_dict(self._best)
-        return FitResult(state.best_epoch, state.step, state.history)
+        state = self._state
+        if self._budget is None:
+            self._model.load_state_dict(self._best)
+        else:
+            if self._average is not None:
+                self._model.load_state_dict(self._evaluated.state_dict())
+            self._check_weights()
+        best_step = state.step if self._budget is not None else state.best_step
+        return LoopResult(best_step, state.step, state.history, tuple(state.plateau_steps))
+
+    def save(self) -> None:
+        """Write a checkpoint now, so that a run that has ended is not made again when what follows it is killed."""
+        if self._last_saved_step != self._state.step:
+            self._save()
+
+    @property
+    def _is_over(self) -> bool:
+        if self._budget is not None:
+            return self._state.step >= self._budget.num_steps
+        return self._state.epoch >= self._params.epochs or self._state.checks_without_gain >= self._params.patience
 
     @property
     def _evaluated(self) -> QIN:
-        """The model that validation judges and whose best weights are kept."""
+        """The model that checks judge and whose best weights are kept."""
         if self._average is None:
             return self._model
         assert isinstance(self._average.module, QIN)
         return self._average.module
 
     def _train_epoch(self) -> None:
+        """Train from where the epoch stands to its end, or to the end of the run."""
         state = self._state
         selection = self._rows.selection(state.epoch)
         num_steps = self._rows.loader.num_batches(selection)
         if num_steps == 0:
             raise TrainingError("the train fold has no rows to train on")
-        label = f"epoch {state.epoch + 1}/{self._settings.epochs}"
+        checks = self._checks(num_steps)
+        label = f"epoch {state.epoch + 1}/{self._params.epochs}" if self._budget is None else "training on all rows"
         batches = self._rows.loader.epoch(state.epoch, selection, first_step=state.step_in_epoch)
         self._model.train()
         with Progress(num_steps * self._rows.loader.batch_size, label=label) as progress:
@@ -149,11 +186,24 @@ class Fit:
                 self._set_learning_rate(num_steps)
                 loss = self._train_step(batch)
                 progress.advance(batch.rows.size, note=f"loss {loss:.4f}")
+                if state.step_in_epoch in checks:
+                    self._check(num_steps)
+                if self._is_over:
+                    break
                 self._save_if_due()
+        if state.step_in_epoch == num_steps:
+            state.epoch, state.step_in_epoch = state.epoch + 1, 0
+
+    def _checks(self, num_steps: int) -> set[int]:
+        """Steps of an epoch after which to check; the last one always."""
+        if self._validate is None:
+            return set()
+        per_epoch = self._params.checks_per_epoch
+        return {-(-number * num_steps // per_epoch) for number in range(1, per_epoch + 1)}
 
     def _train_step(self, batch: Batch) -> float:
         state = self._state
-        torch.manual_seed(_step_seed(self._settings.seed, state.step))  # dropout depends on the step: nothing to save
+        torch.manual_seed(_step_seed(self._params.seed, state.step))  # dropout depends on the step: nothing to save
         assert batch.label is not None
         weight = self._rows.weights(batch.label)
         loss = self._loss(batch, weight)
@@ -161,8 +211,8 @@ class Fit:
         self._check_finite(value)
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        if self._settings.gradient_clip is not None:
-            clip_grad_norm(self._model.parameters(), max_norm=self._settings.gradient_clip)
+        if self._params.gradient_clip is not None:
+            clip_grad_norm(self._model.parameters(), max_norm=self._params.gradient_clip)
         self._optimizer.step()
         if self._average is not None:
             with one_thread():  # vector registers round otherwise than the rest of a thread's share
@@ -184,26 +234,32 @@ class Fit:
                 sample_weight=weight,
                 denominator=denominator,
                 hard_negatives=mining,
-                self_ensemble=self._settings.self_ensemble,
-                generator=selection_generator(self._settings.seed, step=step, rank=0),
+                self_ensemble=self._params.self_ensemble,
+                generator=selection_generator(self._params.seed, step=step, rank=0),
             )
         assert batch.label is not None
-        logit, extra = forward_ensemble(self._model, batch, strength=self._settings.self_ensemble)
+        logit, extra = forward_ensemble(self._model, batch, strength=self._params.self_ensemble)
         return weighted_logistic_loss(
             logit, batch.label, sample_weight=weight, denominator=denominator, extra_loss=extra
         )
 
     def _check_finite(self, loss: float) -> None:
         if not math.isfinite(loss):
-            raise TrainingError(f"the loss is {loss} at step {self._state.step}; lower train.lr or train.gradient_clip")
+            raise TrainingError(f"the loss is {loss} at step {self._state.step}; {HINT_DIVERGED}")
 
-    def _end_epoch(self) -> None:
-        state = self._state
-        model = self._evaluated
+    def _check_weights(self) -> None:
+        """The last step of a run that nothing judges may have overflowed."""
+        if not all(parameter.isfinite().all() for parameter in self._model.parameters()):
+            raise TrainingError(f"the weights are not finite after step {self._state.step}; {HINT_DIVERGED}")
+
+    def _check(self, num_steps: int) -> None:
+        """Score the model, keep it if it is the best so far."""
+        assert self._validate is not None
+        state, model = self._state, self._evaluated
         scores = self._validate(model)
         record = {
-            "epoch": state.epoch + 1,
             "step": state.step,
+            "epoch": state.epoch + state.step_in_epoch / num_steps,
             "train_loss": state.loss_sum / state.weight_sum,
             "val_log_loss": scores.log_loss,
             "val_ap": scores.ap,
@@ -211,20 +267,21 @@ class Fit:
             "lr": self._optimizer.param_groups[0]["lr"],
         }
         log.info(
-            "epoch %(epoch)d: train loss %(train_loss).5f, validation log loss %(val_log_loss).5f, "
-            "AP %(val_ap).5f, AUC %(val_auc).5f",
+            "step %(step)d, epoch %(epoch).2f: train loss %(train_loss).5f; selection half: "
+            "log loss %(val_log_loss).5f, AP %(val_ap).5f, AUC %(val_auc).5f",
             record,
         )
         state.history.append(record)
-        if scores.ap > state.best_ap:
-            state.best_ap, state.best_epoch = scores.ap, state.epoch
+        if scores.log_loss < state.best_loss:
+            state.best_loss, state.best_step, state.checks_without_gain = scores.log_loss, state.step, 0
             self._keep_as_best(model)
-        elif self._settings.schedule == "plateau":
-            state.plateau_scale *= _PLATEAU_FACTOR
-        state.epoch, state.step_in_epoch = state.epoch + 1, 0
+        else:
+            state.checks_without_gain += 1
+            if self._params.schedule == "plateau":
+                state.plateau_steps.append(state.step)
         state.loss_sum = state.weight_sum = 0.0
-        self._on_epoch(state.history)
-        self._save_if_due()
+        self._model.train()  # scoring has put it in evaluation mode
+        self._on_check(state.history)
 
     def _keep_as_best(self, model: QIN) -> None:
         """Copy the weights in place: a second copy of a large table would not fit."""
@@ -235,19 +292,22 @@ class Fit:
             self._best[name].copy_(value)
 
     def _set_learning_rate(self, num_steps: int) -> None:
-        state, settings = self._state, self._settings
-        done = (state.epoch + state.step_in_epoch / num_steps) / settings.epochs
+        """Set the rate of the next step; only the cosine depends on the last epoch that is allowed."""
+        state, params = self._state, self._params
+        done = (state.epoch + state.step_in_epoch / num_steps) / params.epochs
         scale = {
             "constant": 1.0,
-            "cosine": 0.5 * (1.0 + math.cos(math.pi * done)),
-            "plateau": state.plateau_scale,
-        }[settings.schedule]
-        warmup = min(1.0, (state.step + 1) / settings.warmup_steps) if settings.warmup_steps else 1.0
+            "cosine": 0.5 * (1.0 + math.cos(math.pi * min(done, 1.0))),
+            "plateau": _PLATEAU_FACTOR ** sum(step <= state.step for step in state.plateau_steps),
+        }[params.schedule]
+        # An epoch may be short (few rows, most negatives left out): warming up must not be all of it.
+        warmup_steps = min(params.warmup_steps, num_steps * _MAX_WARMUP_EPOCHS)
+        warmup = min(1.0, (state.step + 1) / warmup_steps) if warmup_steps else 1.0
         for group in self._optimizer.param_groups:
-            group["lr"] = settings.lr * scale * warmup
+            group["lr"] = self._lr * scale * warmup
 
     def _save_if_due(self) -> None:
-        every = self._settings.checkpoint_steps
+        every = self._params.checkpoint_steps
         is_due = every is not None and self._state.step - self._last_saved_step >= every
         if is_due or time.monotonic() - self._last_save >= self._save_interval:
             self._save()
@@ -265,19 +325,19 @@ class Fit:
             step=self._state.step,
         )
         self._last_save, self._last_saved_step = time.monotonic(), self._state.step
-        self._save_interval = save_interval(self._settings.checkpoint_seconds, self._last_save - started)
+        self._save_interval = save_interval(self._params.checkpoint_seconds, self._last_save - started)
 
     def _resume(self) -> None:
         saved = self._checkpoints.load()
         if saved is None:
             return
-        self._state = FitState(**saved["state"])
+        self._state = LoopState(**saved["state"])
         self._model.load_state_dict(saved.pop("model"))
         self._optimizer.load_state_dict(saved.pop("optimizer"))
         if self._average is not None:
             self._average.load_state_dict(saved["average"])
         self._best, self._last_saved_step = saved["best"], self._state.step
-        self._on_epoch(self._state.history)
+        self._on_check(self._state.history)
         log.info("resuming at epoch %d, step %d", self._state.epoch + 1, self._state.step)
 
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from qin.config import ModelParams
+from qin.config import NetworkParams
 from qin.errors import ConfigError
 from qin.model.build import resolve_inputs, resolve_sizes
 from qin.network.qin import network_width
@@ -20,7 +20,7 @@ def memory_bytes(device: torch.device) -> int:
     return total_memory_bytes()
 
 
-def check_memory(schema: Schema, params: ModelParams, *, available_bytes: int) -> None:
+def check_memory(schema: Schema, params: NetworkParams, *, available_bytes: int) -> None:
     """Refuse a model whose weights alone cannot be trained in the memory of this machine.
 
     Every quadratic layer is a matrix of the inputs' width squared, so this grows with the square of the columns.

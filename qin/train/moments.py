@@ -3,16 +3,11 @@
 import numpy as np
 import numpy.typing as npt
 
-from qin.shards.files import ShardReader
+from qin.features.scale import signed_log
+from qin.shards.files import RowReader
 
 FloatArray = npt.NDArray[np.floating]
 Float64Array = npt.NDArray[np.float64]
-
-
-def signed_log(x: FloatArray) -> Float64Array:
-    """Return ``sign(x) * log(1 + |x|)`` in float64; NaN stays NaN."""
-    wide = x.astype(np.float64)
-    return np.copysign(np.log1p(np.abs(wide)), wide)
 
 
 class NumericMoments:
@@ -87,7 +82,7 @@ class NumericMoments:
 _CHUNK_ROWS = 65536
 
 
-def numeric_moments(reader: ShardReader, is_train: npt.NDArray[np.bool_]) -> NumericMoments:
+def numeric_moments(reader: RowReader, is_train: npt.NDArray[np.bool_]) -> NumericMoments:
     """Mean and deviation of each numeric field's signed log over the train fold, in one pass."""
     moments = NumericMoments(len(reader.schema.numeric))
     for start in range(0, reader.num_rows, _CHUNK_ROWS):

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from qin.calibrate.fits import fit_calibrator
-from qin.calibrate.holdout import CalibrationRows, Recipe, fit_and_judge, judge_half
+from qin.calibrate.holdout import CalibrationRows, Recipe, fit_and_judge
 from qin.calibrate.methods import Method
 from qin.calibrate.report import CalibrationReport, read_calibration
 from qin.errors import ArtifactError
@@ -18,6 +18,7 @@ from qin.metrics.logits import log_losses
 from qin.prior import TrainingPrior, shift_prior
 from qin.raw.segments import Segments
 from qin.runtime.files import write_exact_json
+from qin.shards.folds import report_half
 from tests.metrics.test_ranking import sample
 
 Array = NDArray[Any]
@@ -35,7 +36,7 @@ def judged(
 ) -> CalibrationReport:
     return fit_and_judge(
         CalibrationRows(logit, label, segments),
-        judge=judge_half(np.arange(logit.size), seed=7) if judge is None else judge,
+        judge=report_half(np.arange(logit.size), seed=7) if judge is None else judge,
         prior=TrainingPrior(**{"base_rate": 0.04, **prior}),
         recipe=recipe,
     )
@@ -64,7 +65,7 @@ def mean_log_loss(logit: Array, label: Array) -> float:
 def test_deployed_is_the_fit_of_all_rows_and_judged_that_of_one_half(method: Method) -> None:
     logit, label = sample(20_000)
     report = judged(logit, label, Recipe(method), pos_weight=math.e)
-    fitting = ~judge_half(np.arange(logit.size), seed=7)
+    fitting = ~report_half(np.arange(logit.size), seed=7)
     whole = fit_calibrator(logit, label, method=method, offset=-1.0)
     assert (report.deployed, report.standard_errors) == (whole.calibrator, whole.standard_errors)
     half = fit_calibrator(logit[fitting], label[fitting], method=method, offset=-1.0)
@@ -77,7 +78,7 @@ def test_deployed_is_the_fit_of_all_rows_and_judged_that_of_one_half(method: Met
 @pytest.mark.parametrize("recipe", [Recipe(), Recipe("platt"), Recipe("beta", "wll"), Recipe(by="hour")])
 def test_fit_never_sees_the_rows_that_judge(recipe: Recipe) -> None:
     logit, label, segments = by_hour(20_000)
-    judge = judge_half(np.arange(logit.size), seed=7)
+    judge = report_half(np.arange(logit.size), seed=7)
     changed = label.copy()
     changed[judge] = np.random.default_rng(2).permutation(label[judge])
     report, other = (judged(logit, labels, recipe, segments=segments) for labels in (label, changed))
@@ -105,7 +106,7 @@ def test_overconfident_logits_get_better_on_rows_not_fitted_and_keep_their_ranki
 
 def test_report_counts_and_rates_describe_the_halves() -> None:
     logit, label = sample(5_000)
-    judge = judge_half(np.arange(logit.size), seed=7)
+    judge = report_half(np.arange(logit.size), seed=7)
     report = judged(logit, label)
     halves = {"validation": np.ones_like(judge), "fit_half": ~judge, "judge_half": judge}
     assert report.num_rows == {name: int(rows.sum()) for name, rows in halves.items()}
@@ -114,7 +115,7 @@ def test_report_counts_and_rates_describe_the_halves() -> None:
 
 def test_a_prior_shift_is_not_mended_by_temperature_but_by_its_offset_and_by_platt() -> None:
     logit, label = sample(60_000)
-    at_best = mean_log_loss(*(rows[judge_half(np.arange(logit.size), seed=7)] for rows in (logit, label)))
+    at_best = mean_log_loss(*(rows[report_half(np.arange(logit.size), seed=7)] for rows in (logit, label)))
     shifted = logit + math.log(5.0)
     with_offset, platt = judged(shifted, label, pos_weight=5.0), judged(shifted, label, Recipe("platt"))
     without = judged(shifted, label)
@@ -352,14 +353,14 @@ def test_headline_has_the_same_keys_for_every_recipe_and_is_part_of_the_report()
 
 def test_halves_are_balanced_reproducible_and_independent_of_order() -> None:
     rows = np.arange(100_000)
-    half = judge_half(rows, seed=7)
+    half = report_half(rows, seed=7)
     # four standard deviations of a fair coin, for the share, for agreement of neighbours and of two seeds
-    for share in (half.mean(), (half[1:] == half[:-1]).mean(), (half == judge_half(rows, seed=8)).mean()):
+    for share in (half.mean(), (half[1:] == half[:-1]).mean(), (half == report_half(rows, seed=8)).mean()):
         assert abs(share - 0.5) < 4 * 0.5 / math.sqrt(rows.size)
     order = np.random.default_rng(0).permutation(rows.size)
-    np.testing.assert_array_equal(judge_half(rows[order], seed=7), half[order])
-    np.testing.assert_array_equal(judge_half(rows.astype(np.uint32), seed=7), half)
-    np.testing.assert_array_equal(judge_half(rows[:10], seed=7), half[:10])
+    np.testing.assert_array_equal(report_half(rows[order], seed=7), half[order])
+    np.testing.assert_array_equal(report_half(rows.astype(np.uint32), seed=7), half)
+    np.testing.assert_array_equal(report_half(rows[:10], seed=7), half[:10])
 
 
 def splitmix64(value: int) -> int:
@@ -375,11 +376,11 @@ def test_halves_follow_the_published_hash() -> None:
     assert splitmix64(1234567) == 6457827717110365317  # first output of the reference code for this seed
     key = splitmix64(7 ^ int.from_bytes(b"CALIBRAT", "big"))
     expected = [splitmix64(row ^ key) >> 63 == 1 for row in range(200)]
-    assert judge_half(np.arange(200), seed=7).tolist() == expected
+    assert report_half(np.arange(200), seed=7).tolist() == expected
 
 
 def test_bad_rows_and_seeds_are_refused() -> None:
-    with pytest.raises(ValueError, match="row_number must hold integers"):
-        judge_half(np.arange(3.0), seed=0)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="unit must hold integers"):
+        report_half(np.arange(3.0), seed=0)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"seed must lie in \[0, 2\*\*64\)"):
-        judge_half(np.arange(3), seed=-1)
+        report_half(np.arange(3), seed=-1)

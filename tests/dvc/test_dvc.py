@@ -24,6 +24,7 @@ NOT_TRACKED = {"prepare.batch_rows", "prepare.num_threads", "train.checkpoint_se
 # Settings under which a stage reads what it does not read by default.
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "split": [{"split.method": "time", "split.time_col": "day_of_week", "split.session_key": "hour"}],
+    "train": [{"split.group_key": "l_feat_12"}],
     "calibrate": [{"calibration.by": "inventory_id"}],  # and stays for the stages after it, which read its output
     "evaluate": [{"evaluate.slices": ["gender", "hour"], "split.group_key": "l_feat_12"}],
 }

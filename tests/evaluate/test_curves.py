@@ -144,9 +144,17 @@ def test_histogram_bins_hold_their_probabilities_and_leave_an_empty_margin() -> 
 def plot_rows() -> dict[str, list[Row]]:
     logit, label = sample(3_000)
     counts = ranking_counts(logit, label)
-    epochs: list[Row] = [
-        {"epoch": e, "step": 10 * e, "train_loss": 0.1, "val_log_loss": 0.1, "val_ap": 0.06, "val_auc": 0.7, "lr": 1e-3}
-        for e in (1, 2)
+    checks: list[Row] = [
+        {
+            "epoch": c / 4,
+            "step": 9 * c,
+            "train_loss": 0.1,
+            "val_log_loss": 0.1,
+            "val_ap": 0.1,
+            "val_auc": 0.7,
+            "lr": 0.1,
+        }
+        for c in (1, 2)
     ]
     return {
         "pr": pr_curve(counts),
@@ -171,7 +179,8 @@ def plot_rows() -> dict[str, list[Row]]:
             for value in ("1", "null")
         ],
         "score_histogram": score_histogram(logit, label),
-        "training": epochs,
+        "training": checks,
+        "trees": [{"trees": number, "val_log_loss": 0.1 / number} for number in (1, 2)],
     }
 
 
@@ -183,7 +192,8 @@ AXES = {
     "roc": ("fpr", "tpr"),
     "reliability": ("probability", "observed"),
     "score_histogram": ("probability", "density"),
-    "training": ("epoch", "val_log_loss"),
+    "training": ("step", "val_log_loss"),
+    "trees": ("trees", "val_log_loss"),
 }
 
 

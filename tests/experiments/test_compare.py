@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 from qin import paths
-from qin.calibrate.holdout import CalibrationRows, Recipe, fit_and_judge, judge_half
+from qin.calibrate.holdout import CalibrationRows, Recipe, fit_and_judge
 from qin.cli import app
 from qin.errors import ArtifactError, DataError
 from qin.experiments.compare import compare_runs, comparison_json, comparison_text, shared_rows, verdict
@@ -25,6 +25,7 @@ from qin.raw.segments import Segments
 from qin.runtime.chain import Origin, origin_entry, read_artifact
 from qin.runtime.files import write_exact_json
 from qin.scored import ScoredRows
+from qin.shards.folds import report_half
 from tests.metrics.test_ranking import sample
 from tests.project import ROOT, set_params
 
@@ -54,7 +55,7 @@ def write_run(
     scored.write(folder, origin=Origin({}, {}))
     report = fit_and_judge(
         CalibrationRows(scored.logit, scored.label, segments),
-        judge=judge_half(row, seed=0),
+        judge=report_half(row, seed=0),
         prior=TrainingPrior(base_rate=0.03),
         recipe=None if segments is None else Recipe("temperature", "log_loss", "user"),
     )
@@ -199,7 +200,7 @@ def test_shifts_by_segment_are_compared_on_the_half_that_they_were_not_fitted_on
     plain = read_run(str(write_run(Path("a"), logit, label)))
     shifted = read_run(str(write_run(Path("b"), logit, label, segments=user)))
     shared = shared_rows(plain, shifted, train="train.parquet", judge_seed=0)
-    half = judge_half(np.arange(NUM_ROWS), seed=0)
+    half = report_half(np.arange(NUM_ROWS), seed=0)
     assert shared.is_half
     assert shared.row.tolist() == np.flatnonzero(half).tolist()
     np.testing.assert_array_equal(shared.calibrated[0], plain.report.judged.apply(logit)[half])

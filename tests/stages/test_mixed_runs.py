@@ -12,6 +12,9 @@ from qin.runtime.stage import STAGES
 from tests.project import copy_project, digests, set_params
 from tests.stages.run import run_in_process
 
+# Small batches, or the network would not have learned which way is up before it is calibrated.
+LEARNS = {"train.epochs": 1, "train.batch_size": 64, "train.warmup_steps": 0, "evaluate.slices": ["gender"]}
+
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, small_log: Path) -> Iterator[Path]:
@@ -19,7 +22,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, small_log: Path) -> Itera
     folder = copy_project(tmp_path_factory.mktemp("mixed") / "project", log=small_log)
     with pytest.MonkeyPatch.context() as patched:
         patched.chdir(folder)
-        set_params(folder / "params.yaml", {"train.epochs": 1, "evaluate.slices": ["gender"]})
+        set_params(folder / "params.yaml", LEARNS)
         for stage in STAGES:
             run_in_process(stage)
         yield folder
@@ -134,8 +137,8 @@ def test_parts_of_a_run_with_the_same_settings_on_another_log(
     for stage in ("prepare", "split", "train", "calibrate"):
         run_in_process(stage)
     expected = {
-        ("artifacts/model", "predict"): "artifacts/temperature.json: made from another artifacts/model than the one "
-        "that is there",
+        ("artifacts/model", "predict"): "artifacts/model: made from another artifacts/statistics than the one that "
+        "is there",
         ("artifacts/validation", "calibrate"): "artifacts/validation: made from another data/train.parquet than the "
         "one that is there",
         ("data/split", "train"): "data/split: made from another data/train.parquet than data/prepared/train was",

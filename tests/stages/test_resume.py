@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from qin.train.checkpoint import CheckpointStore
-from qin.train.loop import Fit, save_interval
+from qin.train.loop import TrainingLoop, save_interval
 from tests.project import copy_project, set_params
 from tests.stages.run import run_in_process
 
@@ -75,9 +75,9 @@ def checkpoints(project: Path) -> list[Path]:
 def killed_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run the train stage and stop it after a number of steps."""
     done = 0
-    step = Fit._train_step
+    step = TrainingLoop._train_step
 
-    def counting(self: Fit, batch: Any) -> float:
+    def counting(self: TrainingLoop, batch: Any) -> float:
         nonlocal done
         if done == steps:
             raise KilledError
@@ -85,7 +85,7 @@ def killed_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
         return step(self, batch)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Fit, "_train_step", counting)
+        patched.setattr(TrainingLoop, "_train_step", counting)
         with pytest.raises(KilledError):
             run_in_process("train")
 

@@ -1,25 +1,28 @@
 """Settings become the modules that they describe."""
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from qin.config import HardNegativeParams, ModelParams, TrainParams, load_params
+from qin.config import HardNegativeParams, NetworkParams, TrainParams, load_params
 from qin.errors import ConfigError
 from qin.model.build import PUBLISHED, build_model, choose_bf16, choose_device, place, resolve_preset
 from qin.network.qin import QIN
-from qin.train.build import build_hard_negatives, build_optimizer, build_settings
+from qin.train.build import build_hard_negatives, build_loader, build_optimizer
 from qin.train.optimizers import Optimizers
 from tests.logs import log_schema, make_log
+from tests.planted import write_planted
 from tests.project import ROOT
 
 PARAMS = load_params(ROOT / "params.yaml")
 SCHEMA = log_schema(make_log(4))
 
 
-def model(**changes: Any) -> ModelParams:
-    return PARAMS.model.model_copy(update={"embedding_dim": 4, "attention_dim": 8, **changes})
+def model(**changes: Any) -> NetworkParams:
+    return PARAMS.model.network.model_copy(update={"embedding_dim": 4, "attention_dim": 8, **changes})
 
 
 def train(**changes: Any) -> TrainParams:
@@ -30,7 +33,7 @@ def hnm(**changes: Any) -> HardNegativeParams:
     return PARAMS.hnm.model_copy(update={"enable": True, **changes})
 
 
-def network(params: ModelParams) -> QIN:
+def network(params: NetworkParams) -> QIN:
     num_numeric = len(SCHEMA.numeric)
     return build_model(SCHEMA, params, mean=[0.0] * num_numeric, std=[1.0] * num_numeric, seed=0)
 
@@ -57,7 +60,7 @@ def test_the_published_preset_replaces_every_variant_and_keeps_the_sizes() -> No
         0.1,
         0.1,
     )
-    sizes = set(ModelParams.model_fields) - {"preset", "embedding_dim", "attention_dim", "num_layers", "num_rows"}
+    sizes = set(NetworkParams.model_fields) - {"preset", "embedding_dim", "attention_dim", "num_layers", "num_rows"}
     assert set(PUBLISHED) == sizes
     names = {name for name, _ in network(ours).named_parameters()}
     assert names == {name for name, _ in network(published.model_copy(update={"preset": "custom"})).named_parameters()}
@@ -73,16 +76,16 @@ def test_custom_settings_are_taken_as_they_are() -> None:
 
 def test_large_tables_are_updated_row_by_row(monkeypatch: pytest.MonkeyPatch) -> None:
     dense = network(model())
-    assert isinstance(build_optimizer(dense, train()), torch.optim.AdamW)
+    assert isinstance(build_optimizer(dense, train(), lr=0.001), torch.optim.AdamW)
     monkeypatch.setattr("qin.model.build.SPARSE_TABLE_ROWS", len(dense.embedding.embedding_table))
     sparse = network(model())
-    optimizer = build_optimizer(sparse, train(ema_decay=None))
+    optimizer = build_optimizer(sparse, train(ema_decay=None), lr=0.001)
     assert isinstance(optimizer, Optimizers)
     owned = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     assert {id(parameter) for parameter in owned} == {id(parameter) for parameter in sparse.parameters()}
     assert len(owned) == len(list(sparse.parameters()))
     with pytest.raises(ConfigError, match=r"params\.yaml: train\.ema_decay: must be null with an embedding table"):
-        build_optimizer(sparse, train(ema_decay=0.9))
+        build_optimizer(sparse, train(ema_decay=0.9), lr=0.001)
 
 
 def two_passes(params: HardNegativeParams, **changes: Any) -> bool:
@@ -110,13 +113,23 @@ def test_two_passes_are_refused_with_batch_norm(changes: dict[str, str]) -> None
         two_passes(hnm(forward="two_pass"), **changes)
 
 
-@pytest.mark.parametrize(("scaling", "expected"), [("none", 0.001), ("sqrt", 0.002), ("linear", 0.004)])
-def test_the_learning_rate_follows_the_batch(scaling: str, expected: float) -> None:
-    params = train(batch_size=4096, lr=0.001, lr_scaling=scaling)
-    assert build_settings(params).lr == pytest.approx(expected, rel=1e-15)
-    (first, *_) = build_optimizer(network(model()), params).param_groups
-    assert first["lr"] == pytest.approx(expected, rel=1e-15)
-    assert build_settings(train(batch_size=1024, lr=0.001, lr_scaling=scaling)).lr == 0.001
+@pytest.mark.parametrize("min_table_rows", [None, 1], ids=["dense", "row by row"])
+def test_the_optimizer_has_the_rate_that_it_is_given(
+    min_table_rows: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not the setting itself, which the batch size may scale; see test_pace.py."""
+    if min_table_rows is not None:
+        monkeypatch.setattr("qin.model.build.SPARSE_TABLE_ROWS", min_table_rows)
+    optimizer = build_optimizer(network(model()), train(lr=0.5, ema_decay=None), lr=0.25)
+    assert {group["lr"] for group in optimizer.param_groups} == {0.25}
+
+
+def test_the_loader_has_the_batch_size_that_it_is_given(tmp_path: Path) -> None:
+    reader = write_planted(tmp_path / "log", num_rows=100)
+    loader = build_loader(reader, train(batch_size="auto"), torch.device("cpu"), batch_size=32)
+    everything = np.ones(100, np.bool_)
+    assert [batch.rows.size for batch in loader.epoch(0, everything)] == [32, 32, 32]
+    assert (loader.batch_size, loader.num_batches(everything)) == (32, 3)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")

@@ -5,22 +5,31 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
 
+from qin.config import ImbalanceParams, load_params
 from qin.metrics.logits import prior_logit
-from qin.prior import prior_offset
+from qin.prior import TrainingPrior
 from qin.shards.loader import Batch
-from qin.train.imbalance import TrainingRows, auto_pos_weight, neg_downsample, positive_weights
+from qin.train.imbalance import (
+    TrainingRows,
+    auto_pos_weight,
+    neg_downsample,
+    num_drawn_rows,
+    positive_weights,
+    training_prior,
+)
 from qin.train.losses import logistic_loss
 from qin.train.selection import (
     MiningMode,
     mine_hard_negatives,
 )
-from tests.project import copy_project, set_params
+from tests.project import ROOT, copy_project, set_params
 from tests.stages.run import run_in_process
 
 POS_WEIGHT = 3.0
@@ -39,7 +48,10 @@ class NoBatches:
 
 
 def training_rows(label: npt.NDArray[np.uint8], *, neg_ratio: float, reweighted: bool, seed: int = 0) -> TrainingRows:
-    return TrainingRows(NoBatches(), np.ones(label.size, np.bool_), label, neg_ratio, POS_WEIGHT, seed, reweighted)
+    prior = TrainingPrior(
+        base_rate=float(label.mean()), pos_weight=POS_WEIGHT, neg_ratio=neg_ratio, reweighted=reweighted
+    )
+    return TrainingRows(NoBatches(), np.ones(label.size, np.bool_), label, prior, seed)
 
 
 def simulated(num_rows: int, *, seed: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.uint8], torch.Tensor]:
@@ -108,7 +120,7 @@ def test_the_offset_recovers_natural_logits(reweighted: bool) -> None:
     kept = rows.selection(0)
     y = torch.from_numpy(label[kept])
     found, error = fitted(torch.from_numpy(x[kept]), y, rows.weights(y).double())
-    offset = prior_offset(pos_weight=POS_WEIGHT, neg_ratio=0.1, reweighted=reweighted)
+    offset = rows.prior.offset
     shifted = found + torch.tensor([offset, 0.0, 0.0], dtype=torch.float64)
     assert ((shifted - truth).abs() < 4 * error).all()
     assert abs(found[0] - truth[0]) > 20 * error[0]
@@ -120,9 +132,37 @@ def test_weights_and_share_of_positives_of_an_epoch() -> None:
     y = torch.tensor([1, 0])
     rows = training_rows(label, neg_ratio=0.25, reweighted=True)
     assert rows.weights(y).tolist() == [POS_WEIGHT, 4.0]
-    assert replace(rows, reweighted=False).weights(y).tolist() == [POS_WEIGHT, 1.0]
+    unweighted = replace(rows, prior=replace(rows.prior, reweighted=False))
+    assert unweighted.weights(y).tolist() == [POS_WEIGHT, 1.0]
     assert rows.positive_share == pytest.approx(10 / (10 + 0.25 * 90))
-    assert np.array_equal(replace(rows, reweighted=False).selection(3), rows.selection(3))
+    assert np.array_equal(unweighted.selection(3), rows.selection(3))
+
+
+def test_expected_rows_of_an_epoch() -> None:
+    label = np.array([1] * 10 + [0] * 90, np.uint8)
+    rows = training_rows(label, neg_ratio=0.25, reweighted=True)
+    assert num_drawn_rows(label, rows.prior) == 10 + 0.25 * 90
+    drawn = [int(rows.selection(epoch).sum()) for epoch in range(400)]
+    assert np.mean(drawn) == pytest.approx(32.5, abs=4 * math.sqrt(90 * 0.25 * 0.75 / 400))
+    assert len(set(drawn)) > 1, "each epoch draws anew"
+
+
+def imbalance(**changes: Any) -> ImbalanceParams:
+    return load_params(ROOT / "params.yaml").imbalance.model_copy(update=changes)
+
+
+def test_the_prior_is_what_the_settings_make_of_the_labels() -> None:
+    label = np.array([1] * 10 + [0] * 90, np.uint8)
+    assert training_prior(imbalance(), label) == TrainingPrior(base_rate=0.1)
+    found = training_prior(
+        imbalance(pos_weight="auto", use_neg_downsampling=True, neg_downsample_ratio=0.5, reweight_negatives=False),
+        label,
+    )
+    assert found == TrainingPrior(base_rate=0.1, pos_weight=9.0, neg_ratio=0.5, reweighted=False)
+    assert found.offset == pytest.approx(math.log(0.5) - math.log(9.0))
+    assert training_prior(imbalance(pos_weight=4.0, neg_downsample_ratio=0.5), label) == TrainingPrior(
+        base_rate=0.1, pos_weight=4.0
+    ), "the ratio counts only where downsampling is on"
 
 
 def test_stages_undo_the_shift_of_unweighted_downsampling(
@@ -146,14 +186,15 @@ def test_stages_undo_the_shift_of_unweighted_downsampling(
     logit = np.load(project / "artifacts/validation/logit.npy")
     assert logit == pytest.approx(prior_logit(base_rate) + shift, abs=1e-4)
     assert json.loads((project / "artifacts/temperature.json").read_text())["offset"] == pytest.approx(-shift)
-    label = np.load(project / "artifacts/validation/label.npy")
+    is_selection = np.load(project / "artifacts/validation/is_report.npy") == 0
+    label = np.load(project / "artifacts/validation/label.npy")[is_selection]
     expected = logistic_loss(torch.full((label.size,), prior_logit(base_rate)), torch.from_numpy(label)).mean()
     assert figures["val_log_loss"] == pytest.approx(expected.item(), rel=1e-4)
     facts = json.loads((project / "artifacts/validation/facts.json").read_text())
     provenance = json.loads((project / "artifacts/model/model.json").read_text())["provenance"]
-    names = ("train_base_rate", "pos_weight", "neg_ratio", "reweighted")
-    assert {name: provenance[name] for name in names} == {name: facts[name] for name in names}
-    assert (facts["neg_ratio"], facts["reweighted"]) == (0.25, False)
+    prior = facts["prior"]
+    assert {name: provenance[name] for name in prior} == prior
+    assert prior == {"base_rate": base_rate, "pos_weight": auto, "neg_ratio": 0.25, "reweighted": False}
 
 
 def test_downsampling_keeps_positives_and_is_unbiased() -> None:

@@ -18,12 +18,13 @@ import torch
 from torch import nn
 
 from qin.metrics.logits import prior_logit
-from qin.prior import prior_offset
+from qin.prior import TrainingPrior
 from qin.shards.loader import Batch
 from qin.train.checkpoint import CheckpointStore
 from qin.train.imbalance import TrainingRows, auto_pos_weight
-from qin.train.loop import Fit, FitSettings, ValidationScores
+from qin.train.loop import TrainingLoop, ValidationScores
 from qin.train.mining import HardNegatives
+from tests.train.runs import plain_params
 
 BATCH_SIZE, NUM_BATCHES, NUM_EPOCHS, BASE_RATE = 64, 100, 25, 0.02
 REMAINDER = 37  # rows of an epoch that fill no batch
@@ -83,27 +84,15 @@ def gradients_at(
     """The gradient of each step of a run whose intercept stays at `logit`, and each epoch's reported loss."""
     network = Intercept(logit)
     optimizer = Recorder(network)
-    result = Fit(
+    result = TrainingLoop(
         cast("Any", network),
         optimizer=optimizer,
         rows=rows,
-        settings=FitSettings(
-            seed=3,
-            epochs=NUM_EPOCHS,
-            patience=NUM_EPOCHS,
-            lr=0.0,
-            schedule="constant",
-            warmup_steps=0,
-            gradient_clip=None,
-            ema_decay=None,
-            self_ensemble=0.0,
-            checkpoint_seconds=1e9,
-            checkpoint_steps=None,
-        ),
+        params=plain_params(seed=3, epochs=NUM_EPOCHS),
         hard_negatives=mining,
-        validate=lambda _: ValidationScores(log_loss=0.0, ap=0.0, auc=0.0),
+        stop=lambda _: ValidationScores(log_loss=0.0, ap=0.0, auc=0.0),
         checkpoints=CheckpointStore(folder, "intercept"),
-        on_epoch=lambda _: None,
+        on_check=lambda _: None,
     ).run()
     return np.array(optimizer.gradients), [record["train_loss"] for record in result.history]
 
@@ -120,7 +109,7 @@ class Converged:
 
 def converged(rows: TrainingRows, folder: Path, *, mining: HardNegatives | None) -> Converged:
     natural = prior_logit(float(rows.label.mean()))
-    offset = prior_offset(pos_weight=rows.pos_weight, neg_ratio=rows.neg_ratio, reweighted=rows.reweighted)
+    offset = rows.prior.offset
     found, train_loss = gradients_at(natural - offset, rows, folder, mining=mining)
     share, probability = rows.positive_share, 1.0 / (1.0 + math.exp(-(natural - offset)))
     of_positives, of_negatives = rows.weights(torch.tensor([1.0, 0.0])).tolist()
@@ -145,10 +134,10 @@ CASES: dict[str, tuple[dict[str, Any], HardNegatives | None]] = {
 
 def training_rows(num_rows: int, changes: dict[str, Any]) -> TrainingRows:
     label = labels(num_rows)
-    settings = {"neg_ratio": 1.0, "pos_weight": 1.0, "reweighted": True, **changes}
-    if settings["pos_weight"] == "auto":
-        settings["pos_weight"] = auto_pos_weight(int((label == 0).sum()), int(label.sum()))
-    return TrainingRows(Shuffled(label), np.ones(label.size, np.bool_), label, seed=0, **settings)
+    if changes.get("pos_weight") == "auto":
+        changes = {**changes, "pos_weight": auto_pos_weight(int((label == 0).sum()), int(label.sum()))}
+    prior = TrainingPrior(base_rate=float(label.mean()), **changes)
+    return TrainingRows(Shuffled(label), np.ones(label.size, np.bool_), label, prior, seed=0)
 
 
 @pytest.mark.parametrize("case", CASES)

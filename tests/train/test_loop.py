@@ -10,11 +10,13 @@ import torch
 
 from qin.network.numeric import NumericNormalizer
 from qin.network.qin import QIN, QINInputs, QINSizes
+from qin.prior import TrainingPrior
 from qin.shards.loader import Batch
 from qin.train.checkpoint import CheckpointStore
 from qin.train.imbalance import TrainingRows
-from qin.train.loop import Fit, FitSettings, ValidationScores, _step_seed
+from qin.train.loop import TrainingLoop, ValidationScores, _step_seed
 from qin.train.mining import HardNegatives, selection_generator
+from tests.train.runs import plain_params
 
 ROWS, NEG_RATIO, POS_WEIGHT = 256, 0.5, 3.0
 ONE_PASS = HardNegatives(mode="goss", top_neg_frac=0.1, rest_frac=0.2, min_neg=8, warmup_steps=0, two_passes=False)
@@ -42,30 +44,18 @@ def step_gradients(folder: Path, *, self_ensemble: float, mining: HardNegatives 
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     assert batch.label is not None
     everything, label = np.ones(ROWS, np.bool_), batch.label.numpy().astype(np.uint8)
-    settings = FitSettings(
-        seed=5,
-        epochs=1,
-        patience=1,
-        lr=1.0,
-        schedule="constant",
-        warmup_steps=0,
-        gradient_clip=None,
-        ema_decay=None,
-        self_ensemble=self_ensemble,
-        checkpoint_seconds=1e9,
-        checkpoint_steps=None,
-    )
-    fit = Fit(
+    prior = TrainingPrior(base_rate=float(label.mean()), pos_weight=POS_WEIGHT, neg_ratio=NEG_RATIO)
+    loop = TrainingLoop(
         model,
         optimizer=torch.optim.SGD(model.parameters(), lr=1.0),
-        rows=TrainingRows(OneBatch(batch), everything, label, NEG_RATIO, POS_WEIGHT, seed=0),
-        settings=settings,
+        rows=TrainingRows(OneBatch(batch), everything, label, prior, seed=0),
+        params=plain_params(self_ensemble=self_ensemble),
         hard_negatives=mining,
-        validate=lambda _: ValidationScores(log_loss=0.0, ap=0.0, auc=0.0),
+        stop=lambda _: ValidationScores(log_loss=0.0, ap=0.0, auc=0.0),
         checkpoints=CheckpointStore(folder, "step"),
-        on_epoch=lambda _: None,
+        on_check=lambda _: None,
     )
-    fit.run()
+    loop.run()
     return {name: before[name] - parameter.detach() for name, parameter in model.named_parameters()}
 
 

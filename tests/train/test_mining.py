@@ -13,13 +13,15 @@ import torch
 
 from qin.network.numeric import NumericNormalizer
 from qin.network.qin import QIN, QINInputs, QINSizes
+from qin.prior import TrainingPrior
 from qin.shards.loader import Batch
 from qin.train.checkpoint import CheckpointStore
 from qin.train.imbalance import TrainingRows, positive_weights
-from qin.train.loop import Fit, FitSettings, ValidationScores
+from qin.train.loop import TrainingLoop, ValidationScores
 from qin.train.losses import weighted_logistic_loss
 from qin.train.mining import HardNegatives, is_batch_coupled, mined_loss, selection_generator, two_passes_save_time
 from qin.train.selection import MiningMode
+from tests.train.runs import plain_params
 
 NUM_BUCKETS, NUM_NUMERIC, POS_WEIGHT = (20, 30), 3, 4.0
 NO_DROPOUT = QINSizes(embedding_dim=3, embedding_std=0.7, attention_dim=4, num_layers=1, num_rows=2)
@@ -231,19 +233,17 @@ def test_mining_begins_after_the_warm_up_of_the_run(tmp_path: Path, monkeypatch:
         return mined_loss(network, batch, generator=generator, **settings)
 
     monkeypatch.setattr("qin.train.loop.mined_loss", recorded)
-    settings: dict[str, Any] = {"seed": 5, "patience": 9, "lr": 0.01, "schedule": "constant", "warmup_steps": 0}
-    settings |= {"gradient_clip": None, "ema_decay": None, "self_ensemble": 0.0, "checkpoint_seconds": math.inf}
-    settings |= {"checkpoint_steps": 1}
+    prior = TrainingPrior(base_rate=0.05, pos_weight=POS_WEIGHT)
     for epochs in (2, 3):
         network = make_model()
-        Fit(
+        TrainingLoop(
             network,
             optimizer=torch.optim.SGD(network.parameters(), lr=0.01),
-            rows=TrainingRows(Batches(), np.ones(120, np.bool_), np.zeros(120, np.uint8), 1.0, POS_WEIGHT, 5),
-            settings=FitSettings(epochs=epochs, **settings),
+            rows=TrainingRows(Batches(), np.ones(120, np.bool_), np.zeros(120, np.uint8), prior, 5),
+            params=plain_params(epochs=epochs, checkpoint_steps=1),
             hard_negatives=replace(PPS_TWO, warmup_steps=4),
-            validate=lambda _: ValidationScores(log_loss=1.0, ap=0.5, auc=0.5),
+            stop=lambda _: ValidationScores(log_loss=1.0, ap=0.5, auc=0.5),
             checkpoints=CheckpointStore(tmp_path, "run"),
-            on_epoch=lambda _: None,
+            on_check=lambda _: None,
         ).run()
     assert seeds == [selection_generator(5, step=step, rank=0).initial_seed() for step in (4, 5, 6, 7, 8)]

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qin.train.moments import NumericMoments, signed_log
+from qin.features.scale import signed_log
+from qin.train.moments import NumericMoments
 
 
 def make_rows(seed: int, num_rows: int = 3000) -> npt.NDArray[np.float32]:

@@ -1,0 +1,247 @@
+"""What each capability of the default is worth, on several logs: one switched off at a time, over several seeds.
+
+    python -m benchmarks.capabilities sample_100k=data clicked=/logs/kuairand,examples/kuairand/params.yaml
+
+Each argument is NAME=FOLDER of a log's files, followed by overlays of params.yaml after commas. The result of each log
+is `benchmarks/results/capabilities_NAME.json`. Network and trees are fitted on the train fold, stopped and blended on
+the selection half of the validation fold, and judged on its report half, alone and blended; folds and halves are those
+of the log's own settings for all variants. Differences from the default are paired by seed, those of the blend from its
+members by row, with users drawn together where the log has them.
+
+A variant that changes nothing on a log is left out, and what it leaves as it is (prepared files, statistics, network,
+trees) is not made again. Runs that a file already has are not repeated, so that a long table can be made in parts.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+import yaml
+
+from benchmarks.ablation import PROFILE, summary
+from benchmarks.fitting import PreparedLog, fit_boosted_trees, open_log, report_figures, train_network
+from benchmarks.machine import describe
+from benchmarks.pipeline import true_figures
+from benchmarks.profile import FILES, ROOT, changed
+from qin import paths
+from qin.calibrate.members import blend_members
+from qin.config import Params
+from qin.experiments.overlay import apply_overlays
+from qin.metrics.paired import compare_rankings
+from qin.network.threads import use_threads
+from qin.raw.segments import read_clusters
+from qin.runtime.files import fingerprint
+from qin.scored import ScoredRows
+
+RESULTS = ROOT / "benchmarks/results"
+PREFIX = "capabilities_"
+
+_NO_FEATURES: dict[str, Any] = {
+    "features.matches": False,
+    "features.impression.key": None,
+    "features.statistics.enable": False,
+}
+_KEEP_FIFTH: dict[str, Any] = {"imbalance.use_neg_downsampling": True, "imbalance.neg_downsample_ratio": 0.2}
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    PROFILE: {},
+    "no matches": {"features.matches": False},
+    "no impressions": {"features.impression.key": None},
+    "no statistics": {"features.statistics.enable": False},
+    "no statistics of pairs": {"features.statistics.pairs": []},
+    "no drift guard": {"features.statistics.drift_psi": None},
+    "none of these features": _NO_FEATURES,
+    "no pooled history": {"model.pooled_history": False},
+    "no numeric bins": {"model.numeric_bins": 0},
+    "rare values kept": {"model.min_count": 1},
+    "batch of 1024": {"train.batch_size": 1024},
+    "one check per epoch": {"train.checks_per_epoch": 1},
+    "downsampling 0.2": _KEEP_FIFTH,
+    "downsampling 0.2, weight 1": {**_KEEP_FIFTH, "imbalance.reweight_negatives": False},
+    "pos_weight auto": {"imbalance.pos_weight": "auto"},
+    "goss": {"hnm.enable": True, "hnm.mode": "goss"},
+    "pps": {"hnm.enable": True, "hnm.mode": "pps"},
+}
+
+# The members by themselves: what the blend is worth. They need no run of their own.
+ALONE = {"network": "network alone", "trees": "trees alone"}
+
+_Made = TypeVar("_Made")
+
+
+class Log:
+    """A log's files in temporary projects, and what was made from them so far.
+
+    Args:
+        data: Folder of its files.
+        base: Its settings.
+        work: Existing empty folder.
+    """
+
+    def __init__(self, data: Path, base: Params, work: Path) -> None:
+        self.data, self.base, self._work = data, base, work
+        self._made: dict[str, Any] = {}
+
+    def run(self, params: Params) -> dict[str, Any]:
+        """Figures of the members and of their blend."""
+        started = time.monotonic()
+        log = self._log(params)
+        network, how_network = self._network(params, log)
+        trees, how_trees = self._trees(params, log)
+        members = {"network": network, "trees": trees}
+        blended, choice = blend_members(members)
+        scores = {"blend": blended, **members}
+        return {
+            **{name: report_figures(scored) for name, scored in scores.items()},
+            "blend_over": {name: self._paired(scored, blended) for name, scored in members.items()},
+            "weights": {name: member.weight for name, member in choice.blend.members.items()},
+            **how_network,
+            **how_trees,
+            "seconds": time.monotonic() - started,
+        }
+
+    def limit(self) -> dict[str, float] | None:
+        """Figures of the true probabilities on the report half, of a generated log."""
+        log = self._log(self.base)
+        return true_figures(self._trees(self.base, log)[0], self.data / "truth/train.parquet")
+
+    def _log(self, params: Params) -> PreparedLog:
+        project, split = self._project(params), self._project(self.base)
+        return self._once("log", params, ("features", "split"), lambda: open_log(project, params, split=split))
+
+    def _network(self, params: Params, log: PreparedLog) -> tuple[ScoredRows, dict[str, Any]]:
+        def make() -> tuple[ScoredRows, dict[str, Any]]:
+            trained, scored = train_network(params, log, self._work)
+            names = ("batch_size", "lr", "num_steps", "best_step", "best_epoch")
+            return scored, {name: trained.figures[name] for name in names}
+
+        return self._once("network", params, ("features", "split", "model", "imbalance", "hnm", "train"), make)
+
+    def _trees(self, params: Params, log: PreparedLog) -> tuple[ScoredRows, dict[str, Any]]:
+        return self._once("trees", params, ("features", "split", "trees"), lambda: fit_boosted_trees(params, log))
+
+    def _project(self, params: Params) -> Path:
+        """A folder with the prepared files of these settings; the split is that of the log's own."""
+        key = _prepared_key(params)
+        return self._once_by(key, lambda: self._prepared(params, with_split=key == _prepared_key(self.base)))
+
+    def _prepared(self, params: Params, *, with_split: bool) -> Path:
+        project = Path(tempfile.mkdtemp(prefix="project", dir=self._work))
+        (project / "data").mkdir()
+        for file in FILES:
+            (project / "data" / file).symlink_to((self.data / file).resolve())
+        settings = yaml.safe_dump(params.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        (project / paths.PARAMS).write_text(settings, encoding="utf-8")
+        for stage in ("prepare", "split") if with_split else ("prepare",):
+            command = [sys.executable, "-m", "stages", stage]
+            subprocess.run(command, cwd=project, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
+        return project
+
+    def _once(self, name: str, params: Params, sections: tuple[str, ...], make: Callable[[], _Made]) -> _Made:
+        """What was made for the same values of some sections, or make it."""
+        values = {section: getattr(params, section).model_dump(mode="json") for section in sections}
+        return self._once_by(fingerprint({name: values}), make)
+
+    def _once_by(self, key: str, make: Callable[[], _Made]) -> _Made:
+        if key not in self._made:
+            self._made[key] = make()
+        made: _Made = self._made[key]
+        return made
+
+    def _paired(self, first: ScoredRows, second: ScoredRows) -> dict[str, float | None]:
+        """Second minus first on the report half, with standard errors."""
+        rows, key = first.is_report == 1, self.base.split.group_key
+        cluster = None if key is None else read_clusters(self.data / "train.parquet", key, first.row[rows])
+        found = compare_rankings(first.natural[rows], second.natural[rows], first.label[rows], cluster=cluster)
+        differences = {name: one.difference for name, one in found.items()}
+        return differences | {f"{name}_se": one.standard_error for name, one in found.items()}
+
+
+def _prepared_key(params: Params) -> str:
+    """Of the settings that the prepared files depend on: all of the features but those of the train fold."""
+    return fingerprint({"project": params.features.model_dump(mode="json", exclude={"statistics"})})
+
+
+def variants_of(base: Params, only: list[str] | None) -> dict[str, dict[str, Any]]:
+    """The variants that change a setting of the log's; see `VARIANTS`.
+
+    Raises:
+        BadParameter: If a variant to run is unknown.
+    """
+    if unknown := sorted(set(only or ()) - set(VARIANTS)):
+        raise typer.BadParameter(f"no such variant: {', '.join(unknown)}")
+    settings = _flat(base.model_dump())
+    chosen = {name: changes for name, changes in VARIANTS.items() if only is None or name in only}
+    return {
+        name: {key: value for key, value in changes.items() if key in settings}
+        for name, changes in chosen.items()
+        if name == PROFILE or any(key in settings and settings[key] != value for key, value in changes.items())
+    }
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The values by dotted key, sections at every depth among them."""
+    values: dict[str, Any] = {}
+    for key, value in tree.items():
+        values[prefix + key] = value
+        if isinstance(value, dict):
+            values |= _flat(value, f"{prefix}{key}.")
+    return values
+
+
+def with_members_alone(runs: dict[str, dict[str, Any]]) -> dict[str, dict[str, dict[str, float]]]:
+    """The figures of each run's blend by variant and seed, and those of the default's members as variants."""
+    blends = {name: {seed: run["blend"] for seed, run in by_seed.items()} for name, by_seed in runs.items()}
+    own = runs.get(PROFILE, {})
+    members = {title: {seed: run[name] for seed, run in own.items()} for name, title in ALONE.items() if own}
+    return {name: blends[name] for name in blends if name == PROFILE} | members | blends
+
+
+def main(
+    logs: Annotated[list[str], typer.Argument(help="NAME=FOLDER[,OVERLAY...] of each log.")],
+    params: Annotated[Path, typer.Option(help="The default.")] = ROOT / "params.yaml",
+    out: Annotated[Path, typer.Option(help="Folder of the JSON files to write, and to go on with.")] = RESULTS,
+    seeds: Annotated[int, typer.Option(help="Seeds of each variant.", min=1)] = 3,
+    only: Annotated[list[str] | None, typer.Option(help="Variants to run; by default all.")] = None,
+) -> None:
+    """Run the variants that the files do not have yet."""
+    for word in logs:
+        name, _, places = word.partition("=")
+        data, *overlays = places.split(",")
+        if not name or not places:
+            raise typer.BadParameter(f"expected NAME=FOLDER[,OVERLAY...], got {word!r}")
+        with tempfile.TemporaryDirectory() as folder:
+            profile = Path(folder) / "profile.yaml"
+            profile.write_text(params.read_text(encoding="utf-8"), encoding="utf-8")
+            base = apply_overlays([Path(overlay) for overlay in overlays], params=profile)
+            use_threads(base.train.num_threads)
+            run_log(Log(Path(data), base, Path(folder)), out / f"{PREFIX}{name}.json", seeds=seeds, only=only)
+
+
+def run_log(log: Log, out: Path, *, seeds: int, only: list[str] | None) -> None:
+    """Run what the file does not have yet; it is written after each run."""
+    result: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {"runs": {}}
+    runs, variants = result["runs"], variants_of(log.base, only)
+    for seed in range(seeds):
+        for variant, changes in variants.items():
+            if str(seed) in runs.setdefault(variant, {}):
+                continue
+            run = log.run(changed(log.base, {**changes, "trees.seed": seed}, seed))
+            runs[variant][str(seed)] = run
+            typer.echo(f"{out.stem}, {variant}, seed {seed}: {run['blend']}", err=True)
+            done = {name: runs[name] for name in VARIANTS if runs.get(name)}
+            if "limit" not in result:
+                result["limit"] = log.limit()
+            result |= {"machine": describe(), "runs": done, "summary": summary(with_members_alone(done))}
+            out.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,104 @@
+"""A prepared log with the statistics of its train fold, and networks and trees fitted on it outside of the pipeline.
+
+What is fitted here is fitted as the stages do it, by the same functions, but without a refit on every row: it is judged
+on the report half of the validation fold and deployed nowhere.
+"""
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks.profile import changed
+from qin import paths
+from qin.config import Params
+from qin.features.artifact import Statistics
+from qin.features.joined import JoinedRows
+from qin.metrics.logits import log_losses
+from qin.metrics.ranking import ranking_metrics
+from qin.network.qin import QIN
+from qin.scored import ScoredRows
+from qin.shards.files import RowReader, ShardReader
+from qin.shards.folds import TRAIN, Folds, read_folds, report_half
+from qin.shards.row_facts import RowFacts
+from qin.train.fit import Trained, fit_model
+from qin.train.statistics import fit_train_statistics
+from qin.trees.run import fit_heldout
+
+
+@dataclass(frozen=True)
+class PreparedLog:
+    """What a run reads.
+
+    Attributes:
+        rows: Prepared train file with the statistics of the train fold.
+        fold: Fold of each row.
+        is_report: Rows of the half that decides nothing, `(num_rows,)`.
+    """
+
+    rows: RowReader
+    fold: Folds
+    is_report: npt.NDArray[np.bool_]
+
+
+def open_log(project: Path, params: Params, *, split: Path | None = None) -> PreparedLog:
+    """The prepared log of a project, its statistics fitted into a new folder there.
+
+    Args:
+        project: Where `prepare` has run.
+        params: Sections features and split.
+        split: Another project whose folds to take, of the same train file; by default its own.
+    """
+    folds = (split or project) / paths.FOLDS
+    reader = ShardReader(project / paths.PREPARED_TRAIN)
+    fold = read_folds(folds, num_rows=reader.num_rows)
+    facts = RowFacts.read(folds, num_rows=reader.num_rows)
+    folder = Path(tempfile.mkdtemp(prefix="statistics", dir=project))
+    fit_train_statistics(params, reader, fold == TRAIN, facts, folder)
+    return PreparedLog(JoinedRows(reader, Statistics(folder)), fold, report_half(facts.unit, seed=params.split.seed))
+
+
+def train_network(params: Params, log: PreparedLog, folder: Path) -> tuple[Trained, ScoredRows]:
+    """Fit a network.
+
+    Args:
+        params: Settings.
+        log: The log.
+        folder: For checkpoints, which are removed.
+    """
+    once = changed(params, {"train.refit": "none"}, params.train.seed)
+    trained, scored = fit_model(
+        once,
+        log.rows,
+        log.fold,
+        is_report=log.is_report,
+        checkpoints=folder / "checkpoints",
+        on_check=lambda _: None,
+    )
+    trained.checkpoints.remove()
+    return trained, scored
+
+
+def fit_network(params: Params, log: PreparedLog, folder: Path) -> tuple[QIN, dict[str, Any]]:
+    """A fitted network, and what it did; see `train_network`."""
+    trained, scored = train_network(params, log, folder)
+    names = ("batch_size", "num_steps", "best_step", "best_epoch")
+    return trained.model.network, {**report_figures(scored), **{name: trained.figures[name] for name in names}}
+
+
+def fit_boosted_trees(params: Params, log: PreparedLog) -> tuple[ScoredRows, dict[str, Any]]:
+    """Logits of fitted trees, and what they did."""
+    trees, scored, _ = fit_heldout(params, log.rows, log.fold, is_report=log.is_report)
+    return scored, {name: trees.provenance["metrics"][name] for name in ("num_leaves", "num_rounds")}
+
+
+def report_figures(scored: ScoredRows) -> dict[str, float]:
+    """AP, AUC and natural log loss of the report half."""
+    rows = scored.is_report == 1
+    logit, label = scored.natural[rows], scored.label[rows]
+    of_clicks, of_others = log_losses(logit, label)
+    loss = float(np.average([of_others, of_clicks], weights=np.bincount(label, minlength=2)))
+    return {**ranking_metrics(logit, label), "log_loss": loss}

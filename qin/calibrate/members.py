@@ -1,0 +1,84 @@
+"""The members' logits of the validation fold as one logit per row, which calibrate and evaluate go on with."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from qin.calibrate.blend import MEAN, Blend, BlendChoice, choose_blend
+from qin.errors import ArtifactError
+from qin.metrics.logits import IntArray
+from qin.prior import TrainingPrior
+from qin.runtime.files import read_exact_json
+from qin.scored import ScoredRows
+from qin.shards.folds import selection_rows
+
+NUM_PARTS = 5
+
+_SALT = 0x424C454E44  # "BLEND": other users of a row's number draw other parts
+
+
+def blend_members(members: Mapping[str, ScoredRows]) -> tuple[ScoredRows, BlendChoice]:
+    """Choose and fit the blend on the selection half, and apply it to the whole fold.
+
+    The report half decides nothing. A single member stays as it is, with its training prior; a blend of several is on
+    the natural scale.
+
+    Args:
+        members: The validation fold as each member scored it, by name.
+
+    Raises:
+        ArtifactError: If the members scored different rows.
+        ValueError: If the fold holds one class only.
+    """
+    first = next(iter(members.values()))
+    for name, scored in members.items():
+        if not (np.array_equal(scored.row, first.row) and np.array_equal(scored.is_report, first.is_report)):
+            raise ArtifactError(f"the validation rows of member {name} are not those of {next(iter(members))}")
+    everything = np.ones(first.row.size, np.bool_)
+    rows = selection_rows(first.label, is_val=everything, is_report=first.is_report == 1)
+    choice = choose_blend(
+        {name: scored.logit[rows] for name, scored in members.items()},
+        first.label[rows],
+        offsets={name: scored.prior.offset for name, scored in members.items()},
+        part=_parts(first.row[rows]),
+    )
+    if len(members) == 1:
+        return first, choice
+    logit = choice.blend.apply({name: scored.logit for name, scored in members.items()})
+    prior = TrainingPrior(base_rate=first.prior.base_rate)
+    return replace(first, logit=logit.astype(np.float32), prior=prior), choice
+
+
+def describe_choice(choice: BlendChoice) -> list[str]:
+    """What was chosen and why, a line each for the log."""
+    weights = ", ".join(f"{name} {member.weight:.2f}" for name, member in choice.blend.members.items())
+    lines = [f"members: {choice.kind} ({weights})"] if choice.gains else []
+    for name, member in choice.blend.members.items():
+        if not member.weight:
+            gain, error = choice.gains[choice.kind]
+            lines.append(
+                f"member {name} does not help: without it the log loss of the selection half is lower by "
+                f"{gain:.2g} +- {error:.2g} than with the {MEAN} of all members"
+            )
+    return lines
+
+
+def read_blend(path: Path) -> Blend:
+    """Read what the calibrate stage wrote.
+
+    Raises:
+        ArtifactError: If it is missing, damaged, or breaks a rule.
+    """
+    try:
+        return Blend.from_dict(read_exact_json(path)["members"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise ArtifactError(f"{path}: {error}") from error
+
+
+def _parts(row: IntArray) -> IntArray:
+    """Part of the cross-fitting of each row, by a hash of its number, whatever the order."""
+    mixed = (row.astype(np.uint64) ^ np.uint64(_SALT)) * np.uint64(0x9E3779B97F4A7C15)
+    mixed ^= mixed >> np.uint64(32)
+    return ((mixed * np.uint64(0xBF58476D1CE4E5B9)) >> np.uint64(40)).astype(np.int64) % NUM_PARTS

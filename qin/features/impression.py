@@ -1,0 +1,125 @@
+"""Features of a row within its impression, the rows that were shown together; they read no label.
+
+1. The file is read once: each row's impression as a hash, and the numbers to compare, a column after the other on disk.
+2. The rows are grouped by impression (see `ranks`), the hashes are given back.
+3. Each column is ranked within the impressions, one at a time, and its results are written for the rows to be prepared.
+
+Memory is 36 bytes per row, whatever the number of columns.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from qin.features.columns import ColumnFile
+from qin.features.ranks import group_rows, rank_within, sizes
+from qin.raw.hashing import HashedColumn, Hashes, hash_column, hash_rows, seed_of
+from qin.raw.parquet import map_batches, open_parquet, read_batches
+from qin.runtime.progress import Progress
+
+SIZE, RANK, RELATIVE = "impression.size", "rank", "relative"
+
+_SEED = seed_of("impression", 0)
+_LONE_SEED = seed_of("impression.row", 0)
+
+Values = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A number of each row that is compared within impressions.
+
+    Attributes:
+        name: Of a numeric field, or of a column whose text is numbers.
+        columns: Columns of the file that it is made from.
+        values: Numbers `(n,)` of a batch, NaN where missing, given its first row.
+    """
+
+    name: str
+    columns: tuple[str, ...]
+    values: Callable[[int, pa.RecordBatch], Values]
+
+
+def feature_names(compared: Sequence[str]) -> list[str]:
+    """Names of the features, in order, given the names of what is compared."""
+    return [SIZE, *(f"impression.{name}.{measure}" for name in compared for measure in (RANK, RELATIVE))]
+
+
+def impression_hashes(columns: Sequence[HashedColumn], *, first_row: int) -> Hashes:
+    """One hash per row that rows of an impression share, `(n,)`; a row without one of its keys is alone.
+
+    Args:
+        columns: The key's columns.
+        first_row: Number of the first row in the file.
+    """
+    hashes = hash_rows(columns, _SEED)
+    is_alone = np.logical_or.reduce([column.is_null for column in columns])
+    rows = HashedColumn((first_row + np.flatnonzero(is_alone)).astype(np.uint64), np.zeros(is_alone.sum(), np.bool_))
+    hashes[is_alone] = hash_rows([rows], _LONE_SEED)
+    return hashes
+
+
+def build_impression_features(
+    file: str, *, key: Sequence[str], compared: Sequence[Compared], folder: Path, batch_rows: int, num_threads: int
+) -> ColumnFile:
+    """Compute the features of all rows of a file.
+
+    Args:
+        file: Raw Parquet file.
+        key: Columns whose values rows of an impression share.
+        compared: What is compared.
+        folder: Folder for two temporary files.
+        batch_rows: Rows decoded at a time.
+        num_threads: Threads that encode.
+
+    Returns:
+        The features of `feature_names`, a column each.
+
+    Raises:
+        DataError: Naming the first bad value.
+    """
+    num_rows = open_parquet(file).metadata.num_rows
+    names = feature_names([number.name for number in compared])
+    numbers = ColumnFile(folder / "compared.bin", num_rows, len(compared))
+    features = ColumnFile(folder / "impression.bin", num_rows, len(names))
+    groups = group_rows(_read(file, key, compared, numbers, batch_rows=batch_rows, num_threads=num_threads))
+    features.write(0, 0, sizes(groups))
+    with Progress(len(compared), label=f"impressions of {file}", unit="columns") as progress:
+        for number in range(len(compared)):
+            ranked = rank_within(groups, numbers.read_column(number))
+            features.write(1 + 2 * number, 0, ranked.rank)
+            features.write(2 + 2 * number, 0, ranked.relative)
+            progress.advance(1)
+    numbers.path.unlink(missing_ok=True)
+    return features
+
+
+def _read(
+    file: str,
+    key: Sequence[str],
+    compared: Sequence[Compared],
+    numbers: ColumnFile,
+    *,
+    batch_rows: int,
+    num_threads: int,
+) -> Hashes:
+    """Each row's impression, `(num_rows,)`; what is compared goes to `numbers`."""
+
+    def encode(first_row: int, batch: pa.RecordBatch) -> tuple[Hashes, list[Values]]:
+        hashes = impression_hashes([hash_column(batch.column(name)) for name in key], first_row=first_row)
+        return hashes, [number.values(first_row, batch) for number in compared]
+
+    out = np.empty(numbers.num_rows, np.uint64)
+    columns = list(dict.fromkeys([*key, *(name for number in compared for name in number.columns)]))
+    batches = read_batches(file, columns=columns, batch_rows=batch_rows)
+    with Progress(numbers.num_rows, label=f"impressions of {file}") as progress:
+        for first_row, batch, (hashes, values) in map_batches(encode, batches, num_threads=num_threads):
+            out[first_row : first_row + batch.num_rows] = hashes
+            for number, column in enumerate(values):
+                numbers.write(number, first_row, column)
+            progress.advance(batch.num_rows)
+    return out

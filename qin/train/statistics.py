@@ -1,0 +1,66 @@
+"""The statistics of the train fold, as the settings want them."""
+
+from collections.abc import Collection
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from qin.config import Params
+from qin.features.past import Earlier, OtherParts, Past
+from qin.features.statistics import FitReport, choose_statistics, fit_statistics
+from qin.runtime.chain import Origin
+from qin.runtime.progress import log
+from qin.shards.files import ShardReader
+from qin.shards.loader import read_labels
+from qin.shards.row_facts import RowFacts
+
+
+def fit_train_statistics(
+    params: Params,
+    reader: ShardReader,
+    is_fitted: npt.NDArray[np.bool_],
+    facts: RowFacts,
+    folder: Path,
+    *,
+    only: Collection[str] | None = None,
+    origin: Origin | None = None,
+) -> FitReport:
+    """Fit the statistics: in blocks of time where there is one, else out of fold.
+
+    Args:
+        params: Sections features and split.
+        reader: Prepared train file.
+        is_fitted: Rows of the train fold, or of both folds for a refit, `(num_rows,)`.
+        facts: Time and unit of each row.
+        folder: Existing empty folder, which `Statistics` reads afterwards; where they are off it holds none.
+        origin: What they are made from.
+        only: Names to keep, as an earlier fit decided; None: decide by these rows.
+    """
+    knobs = params.features.statistics
+    chosen = choose_statistics(
+        reader.schema,
+        patterns=knobs.fields,
+        pairs=None if knobs.pairs == "auto" else knobs.pairs,
+        user=params.split.group_key,
+    )
+    report = fit_statistics(
+        reader,
+        chosen if knobs.enable else (),
+        label=read_labels(reader),
+        past=past_of(facts, np.flatnonzero(is_fitted), num_blocks=knobs.num_blocks),
+        prior_weight=knobs.prior_weight,
+        keep=knobs.drift_psi if only is None else only,
+        folder=folder,
+        origin=origin,
+    )
+    for name, reason in () if only is not None else report.dropped.items():
+        log.info("%s is not used: %s", name, reason)
+    return report
+
+
+def past_of(facts: RowFacts, fitted: np.ndarray, *, num_blocks: int) -> Past:
+    """What each fitted row may know of the others, by the time where there is one."""
+    if facts.time is None:
+        return OtherParts.of(facts.unit, fitted)
+    return Earlier.of(facts.time, facts.shown, fitted, num_blocks=num_blocks)

@@ -1,0 +1,1 @@
+"""Gradient boosted trees on the rows that the network reads: a member of the model, and the row it has to beat."""
