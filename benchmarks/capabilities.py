@@ -29,19 +29,17 @@ from benchmarks.ablation import PROFILE, summary
 from benchmarks.fitting import PreparedLog, fit_boosted_trees, open_log, report_figures, train_network
 from benchmarks.machine import describe
 from benchmarks.pipeline import true_figures
-from benchmarks.profile import FILES, ROOT, changed
+from benchmarks.profile import CAPABILITIES, FILES, RESULTS, ROOT, changed
 from qin import paths
 from qin.calibrate.members import blend_members
 from qin.config import Params
 from qin.experiments.overlay import apply_overlays
-from qin.metrics.paired import compare_rankings
+from qin.metrics.definitions import RANKING
+from qin.metrics.paired import compare_logits
 from qin.network.threads import use_threads
 from qin.raw.segments import read_clusters
 from qin.runtime.files import fingerprint
 from qin.scored import ScoredRows
-
-RESULTS = ROOT / "benchmarks/results"
-PREFIX = "capabilities_"
 
 _NO_FEATURES: dict[str, Any] = {
     "features.matches": False,
@@ -159,7 +157,9 @@ class Log:
         """Second minus first on the report half, with standard errors."""
         rows, key = first.is_report == 1, self.base.split.group_key
         cluster = None if key is None else read_clusters(self.data / "train.parquet", key, first.row[rows])
-        found = compare_rankings(first.natural[rows], second.natural[rows], first.label[rows], cluster=cluster)
+        found = compare_logits(
+            first.natural[rows], second.natural[rows], first.label[rows], cluster=cluster, metrics=RANKING
+        )
         differences = {name: one.difference for name, one in found.items()}
         return differences | {f"{name}_se": one.standard_error for name, one in found.items()}
 
@@ -222,7 +222,7 @@ def main(
             profile.write_text(params.read_text(encoding="utf-8"), encoding="utf-8")
             base = apply_overlays([Path(overlay) for overlay in overlays], params=profile)
             use_threads(base.train.num_threads)
-            run_log(Log(Path(data), base, Path(folder)), out / f"{PREFIX}{name}.json", seeds=seeds, only=only)
+            run_log(Log(Path(data), base, Path(folder)), out / f"{CAPABILITIES}{name}.json", seeds=seeds, only=only)
 
 
 def run_log(log: Log, out: Path, *, seeds: int, only: list[str] | None) -> None:

@@ -17,8 +17,7 @@ from qin import paths
 from qin.config import Params
 from qin.features.artifact import Statistics
 from qin.features.joined import JoinedRows
-from qin.metrics.logits import log_losses
-from qin.metrics.ranking import ranking_metrics
+from qin.metrics.definitions import LOG_LOSS, RANKING, Rows, values
 from qin.network.qin import QIN
 from qin.scored import ScoredRows
 from qin.shards.files import RowReader, ShardReader
@@ -98,7 +97,4 @@ def fit_boosted_trees(params: Params, log: PreparedLog) -> tuple[ScoredRows, dic
 def report_figures(scored: ScoredRows) -> dict[str, float]:
     """AP, AUC and natural log loss of the report half."""
     rows = scored.is_report == 1
-    logit, label = scored.natural[rows], scored.label[rows]
-    of_clicks, of_others = log_losses(logit, label)
-    loss = float(np.average([of_others, of_clicks], weights=np.bincount(label, minlength=2)))
-    return {**ranking_metrics(logit, label), "log_loss": loss}
+    return values((*RANKING, LOG_LOSS), Rows(scored.natural[rows], scored.label[rows]))

@@ -9,8 +9,8 @@ reading over its steps. Gradients are those of a copy without dropout, around th
 `variance` is the trace of their covariance, `bias` the distance of their mean in lengths of the full gradient, and
 `bias_resolution` the distance that so many draws without bias have. Averaged over a given time, an estimate has a
 variance proportional to `variance * seconds_per_step`; both are given relative to all rows. Trained models get as many
-epochs as fit into the time of the profile's on all rows, and keep the best state of the selection half of the validation
-fold; their figures are those of the report half. Batch size and rate are those that the profile has for all rows.
+epochs as fit into the time of the profile's on all rows, and keep the best state of the validation fold's selection
+half; their figures are those of the report half. Batch size and rate are those that the profile has for all rows.
 """
 
 import copy
@@ -85,7 +85,7 @@ class Variant:
         self._optimizer = build_optimizer(self._network, knobs, lr=pace.lr)
 
     def time_steps(self, num_steps: int) -> list[float]:
-        """CPU seconds of each of so many steps of the training loop, after one that allocates; the loader's left out."""
+        """CPU seconds of so many steps of the training loop, after one that allocates; the loader's left out."""
         num_made = num_steps + 2  # the last one's end is not seen by the source of its batch
         turn = _Turn(self.rows, num_made)
         TrainingLoop(

@@ -14,6 +14,8 @@ from qin.shards.files import ShardReader
 from qin.shards.folds import read_folds
 
 ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks/results"
+CAPABILITIES = "capabilities_"  # and a log's name: what `benchmarks.capabilities` writes
 FILES = ("train.parquet", "test.parquet", "sample_submission.csv")
 
 

@@ -150,7 +150,7 @@ def _crossing(timings: list[dict[str, Any]], batch_size: int) -> int:
 
 
 def _train(num_rows: int, *, steps: int) -> None:
-    """Train QIN with all of the state in use, and a copy of the best weights, as `qin.train.loop.TrainingLoop` holds one."""
+    """Train QIN with all of the state in use, and a copy of the best weights, as training holds one."""
     inputs = QINInputs(
         num_buckets=tuple(_vocabularies(num_rows)), num_fields=NUM_FIELDS, sequence_vocabulary=(0,), target_fields=(0,)
     )

@@ -5,19 +5,20 @@
 
 import json
 from collections.abc import Sequence
+from statistics import fmean
 from typing import Annotated, Any
 
 import typer
 
-from benchmarks.profile import ROOT
+from benchmarks.profile import CAPABILITIES, RESULTS, ROOT
 
-RESULTS = ROOT / "benchmarks/results"
 START, END = "<!-- {}: made by python -m benchmarks.tables -->", "<!-- end of {} -->"
 
 # The page that each table is on.
 PAGES = {
     "peers": ROOT / "README.md",
     "results": ROOT / "docs/results.md",
+    "capabilities": ROOT / "docs/results.md",
     "ablation": ROOT / "docs/results.md",
     "imbalance": ROOT / "docs/results.md",
     "speed": ROOT / "docs/speed.md",
@@ -33,6 +34,18 @@ RUNS = {
 PEERS_HEADER = ("log", "AUC", "boosted trees, same rows", "QIN as published", "best possible", "AP", "AP of trees")
 ACCURACY_HEADER = ("run", "AP", "over trees", "AUC", "over trees", "best possible AP / AUC")
 COST_HEADER = ("run", "log loss", "WLL natural / balanced", "training rows/s", "peak memory, GiB")
+
+MEMBERS = ("network", "trees")
+CAPABILITY_HEADER = (
+    "variant",
+    "seeds",
+    "AUC",
+    "difference",
+    "network / trees",
+    "AP",
+    "difference",
+    "network / trees",
+)
 
 # The ablation that has the published model on a run's rows.
 PUBLISHED = {"kuairand_clicked": "ablation_clicked", "kuairand_liked": "ablation_liked"}
@@ -93,11 +106,34 @@ def tables() -> dict[str, str]:
             _markdown([header, *((RUNS[name], *cells(run)) for name, run in runs.items())])
             for header, cells in ((ACCURACY_HEADER, _accuracy), (COST_HEADER, _cost))
         ),
+        "capabilities": _capability_tables(),
         "ablation": _ablation_table(),
         "speed": _speed_table(_read("train_speed")),
         "scale": _scale_table(),
         "imbalance": _imbalance_table(_read("imbalance")),
     }
+
+
+def _capability_tables() -> str:
+    """One table for each log that has results, logs without a title under their own name."""
+    found = sorted(path.stem.removeprefix(CAPABILITIES) for path in RESULTS.glob(f"{CAPABILITIES}*.json"))
+    names = [name for name in RUNS if name in found] + [name for name in found if name not in RUNS]
+    return "\n\n".join(f"### {RUNS.get(name, name)}\n\n{_capabilities(_read(CAPABILITIES + name))}" for name in names)
+
+
+def _capabilities(result: dict[str, Any]) -> str:
+    """The blend of each variant with its difference from the default's, and what the members score by themselves."""
+    rows: list[Sequence[str]] = [CAPABILITY_HEADER]
+    for variant, figures in result["summary"].items():
+        members = result["runs"].get(variant, {}).values()  # none of a member by itself
+        cells = []
+        for metric in ("auc", "ap"):
+            cells += [f"{figures[metric]:.4f}", _gain(figures, metric)]
+            cells.append(" / ".join(f"{fmean(r[m][metric] for r in members):.4f}" for m in MEMBERS if members))
+        rows.append((variant, f"{figures['seeds']:.0f}", *cells))
+    if limit := result["limit"]:
+        rows.append(("best possible", "", f"{limit['auc']:.4f}", "", "", f"{limit['ap']:.4f}", "", ""))
+    return _markdown(rows)
 
 
 def _ablation_table() -> str:
@@ -183,11 +219,11 @@ def _peers(name: str, result: dict[str, Any]) -> tuple[str, ...]:
     return (
         RUNS[name],
         f"{result['val_auc']:.4f} ± {result['val_auc_se']:.4f}",
-        f"{result['baseline']['auc']:.4f}",
+        f"{_trees(result)['auc']:.4f}",
         "" if published is None else f"{published:.4f}",
         f"{limit['auc']:.4f}" if limit else "unknown",
         f"{result['val_ap']:.4f} ± {result['val_ap_se']:.4f}",
-        f"{result['baseline']['ap']:.4f}",
+        f"{_trees(result)['ap']:.4f}",
     )
 
 
@@ -208,12 +244,18 @@ def _cost(result: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _against_trees(result: dict[str, Any], metric: str) -> tuple[str, str]:
-    """A figure with its standard error, and the paired difference from the baseline's."""
-    difference = result["baseline"]["difference"]
+    """A figure with its standard error, and the paired difference from that of the trees alone."""
+    difference = _trees(result)["difference"]
     return (
         f"{result[f'val_{metric}']:.4f} ± {result[f'val_{metric}_se']:.4f}",
         f"{difference[metric]:+.4f} ± {difference[f'{metric}_se']:.4f}",
     )
+
+
+def _trees(result: dict[str, Any]) -> dict[str, Any]:
+    """The boosted trees by themselves; results from before they were a member have them as the baseline."""
+    trees: dict[str, Any] = result["members"]["trees"] if "members" in result else result["baseline"]
+    return trees
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The validation fold's logits, as train leaves them for calibrate and evaluate; read without torch."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,10 @@ class ScoredRows:
     def natural(self) -> npt.NDArray[np.float64]:
         """The logits without what training did to the click rate, `(n,)`."""
         return self.logit.astype(np.float64) + self.prior.offset
+
+    def where(self, mask: npt.NDArray[np.bool_]) -> "ScoredRows":
+        """The rows of a mask, `(n,)`."""
+        return replace(self, **{name: getattr(self, name)[mask] for name in _ARRAYS})
 
     def write(self, folder: Path, *, origin: Origin | None = None) -> None:
         """Write one file per array, and the numbers beside them.

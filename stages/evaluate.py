@@ -15,7 +15,7 @@ from qin.config import EvaluateParams, load_params
 from qin.errors import FewClicksError
 from qin.evaluate.baseline import compare_members
 from qin.evaluate.figures import curves, evaluate, evaluate_slices
-from qin.evaluate.fold import JudgedFold
+from qin.evaluate.fold import ReportHalf
 from qin.evaluate.importance import COLUMNS, judge_fields
 from qin.evaluate.slices import CALIBRATION_COLUMNS
 from qin.features.joined import open_rows
@@ -46,26 +46,26 @@ def main() -> None:
         calibration = read_calibration(paths.CALIBRATOR)
         train, key, shifts = params.data.train, params.split.group_key, calibration.deployed.segments
         segments = None if shifts is None else read_segments(train, shifts.column, scored.row)
-        fold = JudgedFold.of(
+        half = ReportHalf.of(
             scored,
             calibration,
             segments=segments,
             cluster=None if key is None else read_clusters(train, key, scored.row),
         )
         knobs = params.evaluate
-        slices_of = {column: read_segments(train, column, scored.row) for column in knobs.slices}
-        slices, points = evaluate_slices(fold, slices_of)
-        figures = evaluate(fold, num_bins=knobs.num_bins)
+        slices_of = {column: read_segments(train, column, half.scored.row) for column in knobs.slices}
+        slices, points = evaluate_slices(half, slices_of)
+        figures = evaluate(half, num_bins=knobs.num_bins)
         members = {name: ScoredRows.read(path) for name, path in paths.SCORED_BY.items()}
-        figures["members"] = compare_members(fold, {name: rows.natural for name, rows in members.items()})
+        figures["members"] = compare_members(half, {name: rows.natural for name, rows in members.items()})
         importance = []
         if knobs.importance_rows:
             reader = open_rows(paths.PREPARED_TRAIN, paths.heldout(paths.STATISTICS))
             try:
-                importance = judge_fields(params, fold, segments=segments, reader=reader)
+                importance = judge_fields(params, half, reader=reader)
             except FewClicksError as error:  # a submission must be possible however few they are
                 log.warning("warning: %s; there is no importance this time", error)
-        plots = curves(fold, num_bins=knobs.num_bins, num_points=knobs.num_curve_points)
+        plots = curves(half, num_bins=knobs.num_bins, num_points=knobs.num_curve_points)
         report.check_inputs()
         for name, rows in plots.items():
             write_csv(paths.PLOTS / f"{name}.csv", rows)

@@ -3,8 +3,6 @@
 python -m stages split
 """
 
-import logging
-
 import typer
 
 from qin import paths
@@ -25,7 +23,6 @@ from qin.split.impressions import impression_hint, row_facts
 from qin.split.methods import assign_folds
 
 app = typer.Typer(add_completion=False)
-log = logging.getLogger("qin")
 
 
 @app.command()

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from qin.evaluate.fold import JudgedFold
+from qin.evaluate.fold import ReportHalf
 from qin.metrics.definitions import AP, AUC, LOG_LOSS, WLL
 from qin.metrics.logits import FloatArray
 from qin.metrics.paired import Difference, compare_logits
@@ -13,25 +13,25 @@ _METRICS = (AP, AUC, LOG_LOSS, WLL)
 _LOSSES = frozenset(metric.name for metric in _METRICS if metric.lower_is_better)
 
 
-def compare_members(fold: JudgedFold, natural: Mapping[str, FloatArray]) -> dict[str, dict[str, Any]]:
+def compare_members(half: ReportHalf, natural: Mapping[str, FloatArray]) -> dict[str, dict[str, Any]]:
     """Compare the calibrated model with each member alone, on rows that decided nothing about either.
 
     Args:
-        fold: The judged fold.
-        natural: Logits `(n,)` of each member and of the trees, on the natural scale, without a calibrator.
+        half: The report half.
+        natural: Logits of the whole validation fold by member, on the natural scale, without a calibrator.
 
     Returns:
         By name the member's `ap`, `auc`, `log_loss` and `wll`, and under `difference` the model's minus the member's,
         each with its paired standard error `_se` and the ends `_lower` and `_upper` of its 95% interval, None where it
         cannot be estimated.
     """
-    rows, figures = fold.is_judge, {}
+    figures = {}
     for name, logit in natural.items():
         compared = compare_logits(
-            logit[rows],
-            fold.calibrated[rows],
-            fold.scored.label[rows],
-            cluster=fold.cluster_of(rows),
+            logit[half.is_reported],
+            half.calibrated,
+            half.scored.label,
+            cluster=half.cluster,
             metrics=_METRICS,
         )
         if name == "trees":

@@ -1,4 +1,4 @@
-"""The validation fold with its calibrated logits, as every figure of evaluate reads it."""
+"""The report half of the validation fold with its calibrated logits, as every figure of evaluate reads it."""
 
 from dataclasses import dataclass
 
@@ -11,28 +11,24 @@ from qin.scored import ScoredRows
 
 
 @dataclass(frozen=True, kw_only=True)
-class JudgedFold:
-    """The validation fold, ready to be judged on the original distribution: no downsampling, no weights.
-
-    Probabilities are judged on the half that the judged calibrator was not fitted on, and so is their ranking there.
-    The network's own ranking is of every row: a calibrator keeps the order, and where shifts by segment do not, the
-    figure still means the same rows and the same logits as in every other run.
+class ReportHalf:
+    """Rows that decided nothing, on the original distribution: no downsampling, no weights.
 
     Attributes:
-        scored: training-scale logits and labels.
-        report: the calibration.
-        calibrated: logits from the judged calibrator, `(n,)`.
-        is_judge: rows of the judging half, `(n,)`.
-        segments: each row's segment, where the calibrator has shifts.
-        cluster: codes from 0 of what is drawn independently, such as users, `(n,)`; None for rows.
+        scored: Blended logits and labels of the half.
+        report: The calibration.
+        calibrated: Logits from the calibrator that was fitted on the other half, `(n,)`.
+        segments: Each row's segment, where the calibrator has shifts.
+        cluster: Codes from 0 of what is drawn independently, such as users, `(n,)`; None for rows.
+        is_reported: Which rows of the validation fold these are, `(num_validation_rows,)`.
     """
 
     scored: ScoredRows
     report: CalibrationReport
     calibrated: Float64Array
-    is_judge: BoolArray
     segments: Segments | None
     cluster: IntArray | None
+    is_reported: BoolArray
 
     @classmethod
     def of(
@@ -42,27 +38,22 @@ class JudgedFold:
         *,
         segments: Segments | None = None,
         cluster: IntArray | None = None,
-    ) -> "JudgedFold":
-        """Apply the calibrators.
+    ) -> "ReportHalf":
+        """Apply the calibrator.
 
         Args:
-            scored: Logits of the validation fold.
-            report: The calibration.
-            segments: See the class, as for `cluster`.
-            cluster: See the class.
+            scored: Logits of the whole validation fold.
+            report: The calibration. Where it judges all rows, because a half lacks a class, so do the figures.
+            segments: Each validation row's segment, where the calibrator has shifts.
+            cluster: Codes of the validation rows' clusters; None for rows.
         """
-        calibrated, is_judge = report.judged.apply(scored.logit, segments), scored.is_report == 1
-        if report.judges_all:
-            is_judge = np.ones_like(is_judge)
+        kept = np.ones(scored.row.size, np.bool_) if report.judges_all else scored.is_report == 1
+        clusters = None if cluster is None else np.unique(cluster[kept], return_inverse=True)[1]
         return cls(
-            scored=scored,
+            scored=scored.where(kept),
             report=report,
-            calibrated=calibrated,
-            is_judge=is_judge,
-            segments=segments,
-            cluster=cluster,
+            calibrated=report.judged.apply(scored.logit, segments)[kept],
+            segments=None if segments is None else segments.where(kept),
+            cluster=clusters,
+            is_reported=kept,
         )
-
-    def cluster_of(self, rows: BoolArray) -> IntArray | None:
-        """Return the clusters of the rows of a mask."""
-        return None if self.cluster is None else self.cluster[rows]

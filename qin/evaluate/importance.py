@@ -27,13 +27,12 @@ import torch
 from qin.config import Params
 from qin.errors import FewClicksError
 from qin.evaluate.curves import Row
-from qin.evaluate.fold import JudgedFold
+from qin.evaluate.fold import ReportHalf
 from qin.members import Members
 from qin.metrics.definitions import AUC, Rows
 from qin.metrics.logits import Float64Array, FloatArray, IntArray, LabelArray
 from qin.metrics.ranking import ranking_counts
 from qin.metrics.standard_errors import standard_error
-from qin.raw.segments import Segments
 from qin.runtime.progress import Progress
 from qin.runtime.seeds import IMPORTANCE_SALT
 from qin.schema import FieldKind, Schema
@@ -273,32 +272,33 @@ def _replaced(judged: Batch, donor: Batch, places: list[tuple[int, slice]]) -> B
     return judged.with_tensors(tensors)
 
 
-def judge_fields(params: Params, judged: JudgedFold, *, segments: Segments | None, reader: RowReader) -> list[Row]:
+def judge_fields(params: Params, half: ReportHalf, *, reader: RowReader) -> list[Row]:
     """Return the importance of each field to the model, as it was before any refit; see `qin.evaluate.importance`.
 
     Args:
         params: Sections evaluate and train.
-        judged: The validation fold.
-        segments: Each validation row's segment, where the calibrator has shifts.
+        half: The report half.
         reader: The prepared train file, with the statistics that the held-out members read.
 
     Raises:
         FewClicksError: If the fold has fewer than two rows of a class, which leave no error to estimate.
         ArtifactError: If a file is missing or damaged, or the rows are not encoded as the members were fitted.
     """
-    counts = np.bincount(judged.scored.label, minlength=2)
+    counts = np.bincount(half.scored.label, minlength=2)
     if counts.min() < MIN_CLASS_ROWS:
         raise FewClicksError(
-            f"params.yaml: evaluate.importance_rows: the validation fold has {counts[1]} clicks in {counts.sum()} "
+            f"params.yaml: evaluate.importance_rows: the report half has {counts[1]} clicks in {counts.sum()} "
             f"rows, each class needs {MIN_CLASS_ROWS}"
         )
-    members, calibrator = Members.load(params, reader, heldout=True), judged.report.deployed
+    members, calibrator = Members.load(params, reader, heldout=True), half.report.deployed
     return fold_importance(
         reader,
-        judged.scored.row,
-        judged.scored.label,
+        half.scored.row,
+        half.scored.label,
         score=lambda batch: members.logit_of(batch, batch_size=params.train.eval_batch_size),
-        calibrate=lambda logit, rows: calibrator.apply(logit, None if segments is None else segments.where(rows)),
+        calibrate=lambda logit, rows: calibrator.apply(
+            logit, None if half.segments is None else half.segments.where(rows)
+        ),
         max_rows=params.evaluate.importance_rows,
         seed=params.evaluate.seed,
     )

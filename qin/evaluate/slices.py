@@ -9,7 +9,7 @@ import numpy as np
 from qin.evaluate.curves import Row
 from qin.metrics.definitions import CALIBRATION_RATIO, RANKING, Metric, Rows, estimates
 from qin.metrics.intervals import wilson_interval
-from qin.metrics.logits import BoolArray, FloatArray, IntArray, LabelArray, sigmoid
+from qin.metrics.logits import FloatArray, IntArray, LabelArray, sigmoid
 from qin.metrics.standard_errors import values_with_errors
 from qin.raw.segments import Segments
 
@@ -45,7 +45,6 @@ def slice_figures(
     calibrated: FloatArray,
     label: LabelArray,
     *,
-    is_judge: BoolArray,
     segments: Segments,
     cluster: IntArray | None = None,
 ) -> dict[str, dict[str, Any]]:
@@ -55,7 +54,6 @@ def slice_figures(
         logit: ndarray of shape (n,), which ranks all rows.
         calibrated: ndarray of shape (n,), whose probabilities are judged.
         label: ndarray of shape (n,) in {0, 1}.
-        is_judge: bool ndarray of shape (n,), the rows that count for calibration.
         segments: value of each row; see `largest_segments`.
         cluster: ndarray of shape (n,), see `qin.metrics.standard_errors.standard_error`.
 
@@ -65,12 +63,11 @@ def slice_figures(
     """
     figures = {}
     for name, rows in _rows_of(segments):
-        judged = rows[is_judge[rows]]
         figures[name] = {
-            "rows": {"validation": rows.size, "judged": judged.size},
+            "rows": rows.size,
             "base_rate": float(label[rows].mean()),
             **_with_errors(RANKING, logit, label, rows, cluster),
-            **_with_errors((CALIBRATION_RATIO,), calibrated, label, judged, cluster),
+            **_with_errors((CALIBRATION_RATIO,), calibrated, label, rows, cluster),
         }
     return figures
 

@@ -82,7 +82,7 @@ def build_impression_features(
     Raises:
         DataError: Naming the first bad value.
     """
-    num_rows = open_parquet(file).metadata.num_rows
+    num_rows = open_parquet(file).num_rows
     names = feature_names([number.name for number in compared])
     numbers = ColumnFile(folder / "compared.bin", num_rows, len(compared))
     features = ColumnFile(folder / "impression.bin", num_rows, len(names))

@@ -126,7 +126,7 @@ def fit_model(
     check_memory(reader.schema, params.model.network, available_bytes=memory_bytes(choose_device(params.train)))
     label, is_train, is_val = read_labels(reader), fold == TRAIN, fold == VALIDATION
     prior = training_prior(params.imbalance, label[is_train])
-    decides = _first(selection_rows(label, is_val=is_val, is_report=is_report), _CHECK_ROWS)
+    decides = _at_most(selection_rows(label, is_val=is_val, is_report=is_report), label, max_rows=_CHECK_ROWS)
     stop = _SelectionHalf(reader, decides, label, params.train.eval_batch_size, prior.offset)
     run = _Run(
         params,
@@ -186,11 +186,15 @@ def score_rows(
     return score_all(network, batches, num_rows=int(np.count_nonzero(is_selected)))
 
 
-def _first(mask: npt.NDArray[np.bool_], max_rows: int) -> npt.NDArray[np.bool_]:
-    """The mask with at most so many rows, evenly spaced among its own."""
+def _at_most(mask: npt.NDArray[np.bool_], label: npt.NDArray[np.uint8], *, max_rows: int) -> npt.NDArray[np.bool_]:
+    """The mask with at most so many rows, evenly spaced among its clicks and among its others.
+
+    The first click is among them, so that however few there are both classes can be judged.
+    """
     rows = np.flatnonzero(mask)
     if rows.size <= max_rows:
         return mask
+    rows = rows[np.argsort(label[rows] == 0, kind="stable")]
     out = np.zeros_like(mask)
     out[rows[np.arange(max_rows) * rows.size // max_rows]] = True
     return out

@@ -256,7 +256,7 @@ def test_rows_that_determine_no_calibrator_leave_the_probabilities_as_they_are(
         logit, label = separated(4_000)
     elif kind == "constant":
         logit = np.full(4_000, -2.0)
-    judge = judge_half(np.arange(logit.size), seed=7)
+    judge = report_half(np.arange(logit.size), seed=7)
     if kind == "one click each":
         label = np.zeros(4_000, np.int8)
         label[[np.flatnonzero(judge)[3], np.flatnonzero(~judge)[3]]] = 1

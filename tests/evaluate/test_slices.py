@@ -27,44 +27,42 @@ def test_figures_are_those_of_the_rows_alone() -> None:
     logit, label = sample(6_000)
     rng = np.random.default_rng(1)
     segments = Segments(("a", "b", "c"), rng.integers(0, 3, label.size).astype(np.int32))
-    is_judge, cluster = rng.random(label.size) < 0.5, rng.integers(0, 900, label.size)
+    cluster = rng.integers(0, 900, label.size)
     calibrated = 0.9 * logit - 0.2
-    found = slice_figures(logit, calibrated, label, is_judge=is_judge, segments=segments, cluster=cluster)
+    found = slice_figures(logit, calibrated, label, segments=segments, cluster=cluster)
     assert list(found) == ["a", "b", "c"]
     for code, figures in enumerate(found.values()):
         rows = segments.code == code
-        judged = rows & is_judge
-        assert figures["rows"] == {"validation": rows.sum(), "judged": judged.sum()}
+        assert figures["rows"] == rows.sum()
         assert figures["base_rate"] == label[rows].mean()
         assert figures["ap"] == pytest.approx(average_precision_score(label[rows], logit[rows]), abs=1e-12)
         assert figures["auc"] == pytest.approx(roc_auc_score(label[rows], logit[rows]), abs=1e-12)
-        ratio = sigmoid(calibrated[judged]).sum() / label[judged].sum()
+        ratio = sigmoid(calibrated[rows]).sum() / label[rows].sum()
         assert figures["calibration_ratio"] == pytest.approx(ratio, rel=1e-12)
         estimates = ranking_estimates(logit[rows], label[rows])
         for name, estimate in estimates.items():
             error = standard_error(estimate.influence, label[rows] == 1, cluster=cluster[rows])
             assert figures[f"{name}_se"] == error
         assert 0.0 < figures["ap_lower"] < figures["ap"] < figures["ap_upper"] < 1.0
-        of_ratio = calibration_ratio_estimate(calibrated[judged], label[judged])
-        error = standard_error(of_ratio.influence, label[judged] == 1, cluster=cluster[judged])
+        of_ratio = calibration_ratio_estimate(calibrated[rows], label[rows])
+        error = standard_error(of_ratio.influence, label[rows] == 1, cluster=cluster[rows])
         assert figures["calibration_ratio_se"] == error
 
 
 def test_what_one_class_cannot_tell_is_none_and_keys_stay() -> None:
     logit, label = np.arange(8.0), np.array([0, 0, 0, 0, 1, 0, 1, 1])
     segments = segments_of(list("aaaabbbb"))
-    is_judge = np.arange(8) != 5
-    found = slice_figures(logit, logit, label, is_judge=is_judge, segments=segments)
+    found = slice_figures(logit, logit, label, segments=segments)
     assert list(found["a"]) == list(found["b"])
     assert found["a"] == {
-        "rows": {"validation": 4, "judged": 4},
+        "rows": 4,
         "base_rate": 0.0,
         **dict.fromkeys(("ap", "ap_se", "ap_lower", "ap_upper", "auc", "auc_se")),
         **dict.fromkeys(("calibration_ratio", "calibration_ratio_se")),
     }
     assert found["b"]["auc"] == pytest.approx(2 / 3)
     assert found["b"]["auc_se"] is None  # one negative
-    assert found["b"]["calibration_ratio"] is None  # its one negative does not judge
+    assert found["b"]["calibration_ratio"] == pytest.approx(sigmoid(logit[4:]).sum() / 3)
 
 
 def test_values_with_few_rows_are_pooled_last() -> None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 from qin import paths
+from qin.calibrate.blend import Blend, Member
 from qin.calibrate.holdout import CalibrationRows, Recipe, fit_and_judge
 from qin.cli import app
 from qin.errors import ArtifactError, DataError
@@ -30,7 +31,7 @@ from tests.metrics.test_ranking import sample
 from tests.project import ROOT, set_params
 
 Array = NDArray[Any]
-NUM_ROWS = 2_000
+NUM_ROWS = 5_000
 
 # raised inside DVC, by a library that it uses
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value will soon raise:DeprecationWarning")
@@ -39,27 +40,27 @@ pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value will soon raise:
 def write_run(
     root: Path, logit: Array, label: Array, *, row: Array | None = None, segments: Segments | None = None
 ) -> Path:
-    """Leave what train and calibrate would, with shifts by user if there are segments; returns the root."""
+    """Leave what train, trees and calibrate would, with shifts by user if there are segments; returns the root."""
     row = np.arange(label.size) if row is None else row
-    folder = root / paths.VALIDATION
-    folder.mkdir(parents=True, exist_ok=True)
     scored = ScoredRows(
         row=row,
         logit=logit.astype(np.float32),
         label=label.astype(np.uint8),
-        train_base_rate=0.03,
-        pos_weight=1.0,
-        neg_ratio=1.0,
-        reweighted=True,
+        is_report=report_half(row, seed=0).astype(np.uint8),
+        prior=TrainingPrior(base_rate=0.03),
     )
-    scored.write(folder, origin=Origin({}, {}))
+    for place in (paths.VALIDATION, paths.TREES_VALIDATION, paths.SCORED):
+        (root / place).mkdir(parents=True, exist_ok=True)
+        scored.write(root / place, origin=Origin({}, {}))
+    blend = Blend({"network": Member(0.0, 1.0, 0.0, 1.0)})
+    write_exact_json(root / paths.BLEND, {"members": blend.to_dict(), **origin_entry(Origin({}, {}))})
     report = fit_and_judge(
         CalibrationRows(scored.logit, scored.label, segments),
-        judge=report_half(row, seed=0),
-        prior=TrainingPrior(base_rate=0.03),
+        judge=scored.is_report == 1,
+        prior=scored.prior,
         recipe=None if segments is None else Recipe("temperature", "log_loss", "user"),
     )
-    origin = Origin({}, {paths.VALIDATION.as_posix(): read_artifact(paths.VALIDATION, at=folder).checksum})
+    origin = Origin({}, {paths.SCORED.as_posix(): read_artifact(paths.SCORED, at=root / paths.SCORED).checksum})
     write_exact_json(root / paths.CALIBRATOR, {**report.to_dict(), **origin_entry(origin)})
     return root
 
@@ -78,20 +79,20 @@ def test_a_calibrator_of_another_run_is_named(tmp_path: Path, rows: tuple[Array,
     with pytest.raises(ArtifactError) as caught:
         read_run("workspace", root=tmp_path)
     assert str(caught.value) == (
-        "workspace: artifacts/temperature.json: made from another artifacts/validation than the one that is there; "
+        "workspace: artifacts/temperature.json: made from another artifacts/scored than the one that is there; "
         "run `dvc repro`"
     )
 
 
 def test_a_run_is_a_checkout_or_its_validation_folder(tmp_path: Path, rows: tuple[Array, Array, Array]) -> None:
     write_run(tmp_path, rows[0], rows[2])
-    names = ("workspace", str(tmp_path), str(tmp_path / paths.VALIDATION))
+    names = ("workspace", str(tmp_path), str(tmp_path / paths.SCORED))
     found = [read_run(name, root=tmp_path) for name in names]
     assert [run.name for run in found] == list(names)
     for run in found:
         np.testing.assert_array_equal(run.scored.logit, rows[0].astype(np.float32))
         assert run.report == found[0].report
-    (tmp_path / paths.VALIDATION / "logit.npy").unlink()
+    (tmp_path / paths.SCORED / "logit.npy").unlink()
     with pytest.raises(ArtifactError, match=r"^workspace: \S+logit.npy: file not found"):
         read_run("workspace", root=tmp_path)
 
@@ -102,11 +103,13 @@ def test_only_shared_rows_are_compared_and_order_of_runs_flips_the_sign(
     good, bad, label = rows
     number = np.arange(NUM_ROWS)
     first = write_run(tmp_path / "a", good[100:], label[100:], row=number[100:])
-    second = write_run(tmp_path / "b", bad[:1_700], label[:1_700], row=number[:1_700])
+    second = write_run(tmp_path / "b", bad[:4_700], label[:4_700], row=number[:4_700])
     shared = shared_rows(read_run(str(first)), read_run(str(second)))
-    assert shared.row.tolist() == list(range(100, 1_700))
-    assert shared.num_unshared == (300, 100)
-    np.testing.assert_array_equal(shared.label, label[100:1_700])
+    reported = report_half(number, seed=0)
+    assert shared.row.tolist() == [k for k in range(100, 4_700) if reported[k]]
+    only = int(reported[4_700:].sum()), int(reported[:100].sum())
+    assert shared.num_unshared == only
+    np.testing.assert_array_equal(shared.label, label[shared.row])
     found = compare_runs(shared)
     assert list(found) == ["ap", "auc", "log_loss", "wll", "wll_balanced", "score_natural", "score_balanced"]
     back = compare_runs(shared_rows(read_run(str(second)), read_run(str(first))))
@@ -116,13 +119,13 @@ def test_only_shared_rows_are_compared_and_order_of_runs_flips_the_sign(
     assert verdict("auc", found["auc"]) == "A better"
     assert verdict("log_loss", found["log_loss"]).startswith("A ")
     text = comparison_text(comparison_json(shared, found, clusters=None))
-    assert "warning: the folds differ (300 more rows in A's, 100 in B's)" in text
+    assert f"warning: the folds differ ({only[0]} more rows in A's, {only[1]} in B's)" in text
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda row, label: (row + NUM_ROWS, label), "have no validation row in common"),
+        (lambda row, label: (row + NUM_ROWS, label), "report no row in common"),
         (
             lambda row, label: (row, np.where(row == 7, 1 - label, label)),
             "row 7: label 0 in a, 1 in b; the runs are not",
@@ -184,12 +187,14 @@ def test_rows_are_clustered_by_the_group_key_unless_told_otherwise(
     assert compare("good", "bad")[2] == "error: train.parquet: file not found\n"
     pq.write_table(pa.table({"user": np.arange(NUM_ROWS) // 4}), "train.parquet")
     clustered = compare("good", "bad")[1]
-    assert "standard errors: by user, 500 clusters" in clustered
+    reported = report_half(np.arange(NUM_ROWS), seed=0)
+    num_users = np.unique(np.arange(NUM_ROWS)[reported] // 4).size
+    assert f"standard errors: by user, {num_users:,} clusters" in clustered
     assert [line.split()[0] for line in clustered.splitlines()[4:7]] == ["ap", "auc", "gauc"]
     assert compare("good", "bad", "--independent")[1] == without_params
 
 
-def test_shifts_by_segment_are_compared_on_the_half_that_they_were_not_fitted_on(
+def test_shifts_by_segment_come_from_the_calibrator_that_the_report_half_did_not_fit(
     tmp_path: Path, rows: tuple[Array, Array, Array], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     good, _, label = rows
@@ -199,15 +204,12 @@ def test_shifts_by_segment_are_compared_on_the_half_that_they_were_not_fitted_on
     logit = (good + user.code).astype(np.float32)  # too high for one of the two
     plain = read_run(str(write_run(Path("a"), logit, label)))
     shifted = read_run(str(write_run(Path("b"), logit, label, segments=user)))
-    shared = shared_rows(plain, shifted, train="train.parquet", judge_seed=0)
+    shared = shared_rows(plain, shifted, train="train.parquet")
     half = report_half(np.arange(NUM_ROWS), seed=0)
-    assert shared.is_half
     assert shared.row.tolist() == np.flatnonzero(half).tolist()
     np.testing.assert_array_equal(shared.calibrated[0], plain.report.judged.apply(logit)[half])
     np.testing.assert_array_equal(shared.calibrated[1], shifted.report.judged.apply(logit, user)[half])
     assert compare_runs(shared)["auc"].difference > 0.0
-    with pytest.raises(DataError, match=r"^b: its halves were not drawn with calibration\.seed 4 of params"):
-        shared_rows(shifted, shifted, train="train.parquet", judge_seed=4)
     assert compare("a", "b")[2].startswith("error: params.yaml: file not found; shifts by segment need its data.train")
 
 
@@ -220,7 +222,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory, rows: tuple[Array, Arra
     with Repo.init(str(folder)) as repo:
         (folder / "params.yaml").write_text((ROOT / "params.yaml").read_text())
         commit(folder)
-        outputs = [str(folder / name) for name in (paths.VALIDATION, paths.CALIBRATOR)]
+        outputs = [str(folder / name) for name in (paths.SCORED, paths.CALIBRATOR)]
         write_run(folder, good, label)
         repo.add(outputs, force=True)
         commit(folder)
@@ -248,11 +250,10 @@ def test_revisions_experiments_and_the_workspace(repository: Path, monkeypatch: 
         assert code == 0
         found[second] = json.loads(text)
     assert found["noisy"]["metrics"] == found["workspace"]["metrics"]
-    report = found["noisy"]
+    report, half = found["noisy"], report_half(np.arange(NUM_ROWS), seed=0)
     assert report["rows"] == {
-        "shared": NUM_ROWS,
-        "positives": int(sample(NUM_ROWS)[1].sum()),
-        "is_half": False,
+        "shared": int(half.sum()),
+        "positives": int(sample(NUM_ROWS)[1][half].sum()),
         "only_first": 0,
         "only_second": 0,
     }
@@ -264,8 +265,8 @@ def test_revisions_experiments_and_the_workspace(repository: Path, monkeypatch: 
 def test_what_is_not_there_is_one_line(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(repository)
     for second, message in (
-        ("nothing", "error: nothing: neither workspace, nor a folder with artifacts/validation, nor a revision"),
-        ("HEAD~1", "error: HEAD~1: artifacts/validation is not in DVC's cache; run `dvc pull`"),
+        ("nothing", "error: nothing: neither workspace, nor a folder with artifacts/scored, nor a revision"),
+        ("HEAD~1", "error: HEAD~1: artifacts/scored is not in DVC's cache; run `dvc pull`"),
     ):
         code, text, errors = compare("HEAD", second)
         assert (code, text) == (1, "")

@@ -9,7 +9,7 @@ from qin.features import statistics as statistics_module
 from qin.features.joined import JoinedRows
 from qin.features.past import Earlier, OtherParts, Past
 from qin.features.statistics import choose_statistics
-from qin.metrics.ranking import ranking_metrics
+from qin.metrics.definitions import AUC, Rows
 from tests.features.logs import NUM_BUCKETS, bucket_schema, fit, write_buckets
 
 NUM_ROWS, NUM_FITTED = 40_000, 30_000
@@ -28,7 +28,7 @@ def past_of(kind: str, *, fitted: np.ndarray | None = None) -> Past:
 
 
 def auc(values: np.ndarray, label: np.ndarray) -> float:
-    return float(ranking_metrics(values.astype(np.float32), label)["auc"])
+    return AUC.statistic(Rows(values.astype(np.float32), label))
 
 
 @pytest.mark.parametrize("kind", ["earlier", "other parts"])

@@ -12,6 +12,7 @@ import pytest
 
 from qin.evaluate.importance import COLUMNS as IMPORTANCE_COLUMNS
 from qin.evaluate.slices import CALIBRATION_COLUMNS
+from qin.shards.folds import report_half
 from tests.experiments.test_compare import write_run
 from tests.metrics.test_ranking import sample
 from tests.project import ROOT, set_params
@@ -32,7 +33,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shop = pa.array([SHOPS[k // 2 % 3] for k in number], pa.string())
     pq.write_table(pa.table({"user": number // 8, "shop": shop}), "train.parquet")
     (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
-    no_samples = {"evaluate.baseline_rows": 0, "evaluate.importance_rows": 0}  # there are no prepared rows
+    no_samples = {"evaluate.importance_rows": 0}  # there are no prepared rows
     set_params(tmp_path / "params.yaml", {"data.train": "train.parquet", **no_samples})
     return tmp_path
 
@@ -51,7 +52,7 @@ def test_without_keys_slices_are_empty_files_with_their_header(project: Path) ->
     assert read_figures(project, "artifacts/slices") == {}
     assert read_slices(project) == [list(CALIBRATION_COLUMNS)]
     assert read_figures(project)["gauc"] is None
-    assert "baseline" not in read_figures(project)
+    assert list(read_figures(project)["members"]) == ["network", "trees"]
     assert (project / "plots/importance.csv").read_text() == ",".join(IMPORTANCE_COLUMNS) + "\n"
 
 
@@ -68,8 +69,9 @@ def test_group_key_and_slices_are_read_at_the_validated_rows(project: Path) -> N
     assert list(slices["shop"]) == ["a, b", "c", "null"]
     for name, shop in (("a, b", 0), ("null", 1), ("c", 2)):
         found = slices["shop"][name]
-        assert found["rows"]["validation"] == NUM_ROWS / 3
-        assert found["base_rate"] == pytest.approx(label[shop::3].mean(), rel=1e-5)
+        rows = (np.arange(NUM_ROWS) % 3 == shop) & report_half(2 * np.arange(NUM_ROWS), seed=0)
+        assert found["rows"] == rows.sum()
+        assert found["base_rate"] == pytest.approx(label[rows].mean(), rel=1e-5)
     assert [row[:2] for row in read_slices(project)[1:]] == [["shop", name] for name in slices["shop"]]
 
 

@@ -1,10 +1,13 @@
 """A training run that was killed and started again leaves the bytes of an uninterrupted one."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load
 
 from qin.train.checkpoint import CheckpointStore
 from qin.train.loop import TrainingLoop, save_interval
@@ -28,6 +31,9 @@ HARD = {
     "train.schedule": "plateau",
     "train.ema_decay": 0.9,
     "train.self_ensemble": 0.5,
+    "train.checks_per_epoch": 3,
+    "train.patience": 100,
+    "train.refit": "all",
     "train.checkpoint_seconds": 0.0,
 }
 
@@ -104,16 +110,80 @@ def test_resumed_run_equals_uninterrupted_one(
     run_in_process("train")
     whole = outputs(project)
     assert not list((project / ".qin/checkpoints").iterdir())
-    for steps in (1, 7, 6):  # in the first epoch, over its end, in the second
+    # Steps, and checkpoints that are left: in the first epoch, in the second, in the refit beside the held-out run's.
+    num_steps = json.loads((project / "metrics/train.json").read_text())["num_steps"]
+    for steps, num_left in ((1, 1), (num_steps // 2 + 1, 1), (num_steps - num_steps // 2, 2)):
         killed_after(steps, monkeypatch)
-        assert len(checkpoints(project)) == 1
+        assert len(checkpoints(project)) == num_left
     run_in_process("train")
     assert outputs(project) == whole
     assert not list((project / ".qin/checkpoints").iterdir())
 
 
+def test_killed_before_the_refit_the_heldout_run_is_not_made_again(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its last state is kept whatever the times between checkpoints, and what it logged is written again."""
+    set_params(project / "params.yaml", {"train.checkpoint_seconds": 1e9, "train.patience": 2})
+    run_in_process("train")
+    whole = outputs(project)
+
+    def kill(*_: Any, **__: Any) -> None:
+        raise KilledError
+
+    with monkeypatch.context() as patched:
+        patched.setattr("stages.train.refit_model", kill)
+        with pytest.raises(KilledError):
+            run_in_process("train")
+    assert len(checkpoints(project)) == 1
+    (project / "plots/train.csv").unlink()
+    made = steps_of_runs(monkeypatch)
+    run_in_process("train")
+    assert outputs(project) == whole
+    assert set(made) == {"refit"}
+
+
+def steps_of_runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Which run each further step belongs to."""
+    made = list[str]()
+    step = TrainingLoop._train_step
+
+    def noting(self: TrainingLoop, batch: Any) -> float:
+        made.append("heldout" if self._budget is None else "refit")
+        return step(self, batch)
+
+    monkeypatch.setattr(TrainingLoop, "_train_step", noting)
+    return made
+
+
+def test_without_a_refit_the_heldout_model_is_deployed(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With one, both are there, and the figures and logits of the held-out run stay those that they were."""
+    set_params(project / "params.yaml", {"train.epochs": 1, "train.checkpoint_seconds": 1e9})
+    run_in_process("train")
+    both = outputs(project)
+    set_params(project / "params.yaml", {"train.refit": "none"})
+    made = steps_of_runs(monkeypatch)
+    run_in_process("train")
+    assert set(made) == {"heldout"}
+    alone = outputs(project)
+    logits = str(project / "artifacts/validation/logit.npy")
+    assert alone[logits] == both[logits]
+    heldout, deployed = (project / "artifacts/model" / part / "weights.safetensors" for part in ("heldout", ""))
+    tensors = [load(found) for found in (alone[str(deployed)], both[str(heldout)], both[str(deployed)])]
+    assert all(torch.equal(tensor, tensors[1][name]) for name, tensor in tensors[0].items())
+    assert not all(torch.equal(tensor, tensors[2][name]) for name, tensor in tensors[0].items())
+    assert str(heldout) not in alone
+    assert alone[str(project / "plots/train.csv")] == both[str(project / "plots/train.csv")]
+
+
 def test_checkpoints_every_so_many_steps(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    changes = {"train.checkpoint_seconds": 1e9, "train.checkpoint_steps": 4, "train.epochs": 1, "hnm.enable": False}
+    changes: dict[str, Any] = {
+        "train.checkpoint_seconds": 1e9,
+        "train.checkpoint_steps": 4,
+        "train.epochs": 1,
+        "hnm.enable": False,
+    }
+    changes["train.refit"] = "none"
     set_params(project / "params.yaml", changes)
     saved: list[int] = []
     save = CheckpointStore.save

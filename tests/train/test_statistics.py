@@ -38,7 +38,7 @@ def reader(tmp_path: Path) -> ShardReader:
 def names(reader: ShardReader, folder: Path, params: Params) -> tuple[str, ...]:
     folder.mkdir()
     fold = (np.arange(NUM_ROWS) % 3).astype(np.uint8)
-    fit_train_statistics(params, reader, fold, RowFacts(UNIT, None, None), folder)
+    fit_train_statistics(params, reader, fold == TRAIN, RowFacts(UNIT, None, None), folder)
     return Statistics(folder).names
 
 
@@ -72,7 +72,7 @@ def test_rows_of_other_folds_do_not_count(reader: ShardReader, tmp_path: Path) -
         log = write_buckets(tmp_path / name / "log", columns, clicks)
         folder = tmp_path / name / "fit"
         folder.mkdir()
-        fit_train_statistics(settings(), log, fold, RowFacts(UNIT, np.arange(NUM_ROWS), None), folder)
+        fit_train_statistics(settings(), log, fold == TRAIN, RowFacts(UNIT, np.arange(NUM_ROWS), None), folder)
         out = np.empty((NUM_ROWS, len(Statistics(folder).names)), np.float32)
         Statistics(folder).read_stored(0, out)
         read.append(out)
