@@ -8,12 +8,13 @@ import pytest
 
 from qin.calibrate.calibrator import Calibrator
 from qin.calibrate.fits import check_objective, fit_calibrator
-from qin.calibrate.holdout import CalibrationRows, Recipe, fit_and_judge, judge_half
+from qin.calibrate.holdout import CalibrationRows, Recipe, fit_and_judge
 from qin.calibrate.methods import METHODS, Fitted, Method
 from qin.calibrate.report import CalibrationReport
 from qin.config import CalibrationParams
 from qin.metrics.logits import BoolArray, Float64Array
 from qin.prior import TrainingPrior
+from qin.shards.folds import report_half
 from tests.metrics.test_ranking import sample
 
 
@@ -79,7 +80,7 @@ def test_one_entry_in_the_table_is_a_new_method(monkeypatch: pytest.MonkeyPatch)
     rows = CalibrationRows(logit - 2.0, label)
     report = fit_and_judge(
         rows,
-        judge=judge_half(np.arange(label.size), seed=0),
+        judge=report_half(np.arange(label.size), seed=0),
         prior=TrainingPrior(base_rate=float(label.mean())),
         recipe=Recipe(name),
     )

@@ -64,17 +64,13 @@ def test_every_figure_is_of_the_report_half() -> None:
 
 def test_the_selection_half_changes_no_figure_but_by_the_calibrator() -> None:
     half = report_half_of()
+    zeros = np.zeros(10, np.uint8)
     scored = replace(
         half.scored,
-        **{
-            name: np.concatenate([getattr(half.scored, name), extra])
-            for name, extra in {
-                "row": np.arange(10) + 10**6,
-                "logit": np.full(10, 50.0, np.float32),
-                "label": np.zeros(10, np.uint8),
-                "is_report": np.zeros(10, np.uint8),
-            }.items()
-        },
+        row=np.append(half.scored.row, np.arange(10) + 10**6),
+        logit=np.append(half.scored.logit, np.full(10, 50.0, np.float32)),
+        label=np.append(half.scored.label, zeros),
+        is_report=np.append(half.scored.is_report, zeros),
     )
     again = evaluate(ReportHalf.of(scored, half.report), num_bins=10)
     expected = evaluate(half, num_bins=10)
