@@ -79,7 +79,7 @@ def main() -> None:
 
 def _artifacts(knobs: EvaluateParams) -> list[Path]:
     """What these settings read, in the pipeline's order."""
-    rescored = [paths.PREPARED_TRAIN, paths.STATISTICS, paths.MODEL] if knobs.importance_rows else []
+    rescored = [paths.PREPARED_TRAIN, paths.STATISTICS, paths.MODEL, paths.TREES] if knobs.importance_rows else []
     return [*rescored, *paths.SCORED_BY.values(), paths.BLEND, paths.SCORED, paths.CALIBRATOR]
 
 

@@ -36,6 +36,7 @@ def main() -> None:
         deployed = heldout
         if refit:
             everything = open_rows(paths.PREPARED_TRAIN, paths.STATISTICS)
+            everything.verify()
             deployed = fit_on_all(params, everything, fold != EXCLUDED, heldout)
         origin = origin_of("trees", settings, artifacts=inputs)
         with atomic_directory(paths.TREES) as folder:

@@ -82,6 +82,15 @@ DAMAGE: dict[str, tuple[str, str, Callable[[Path], None], str]] = {
         swap_bytes,
         "{}: damaged or edited by hand; run the train stage",
     ),
+    "logits of trees": (
+        "calibrate",
+        "artifacts/trees_validation/logit.npy",
+        flip,
+        "{}: damaged or edited by hand; run the",
+    ),
+    "trees": ("predict", "artifacts/trees/trees.txt", flip, "{}: damaged or of other trees; run the trees stage again"),
+    "columns of statistics": ("trees", "artifacts/statistics/manifest.json", flip, "{}: damaged"),
+    "blend": ("predict", "artifacts/blend.json", flip, "{}: "),
     "labels": (
         "evaluate",
         "artifacts/validation/label.npy",

@@ -17,14 +17,19 @@ READS = {
     "prepare": ("data/train.parquet", "data/test.parquet"),
     "split": ("data/train.parquet",),
     "train": ("data/prepared/train/manifest.json", "data/split/manifest.json"),
-    "calibrate": ("data/train.parquet", "artifacts/validation/facts.json"),
+    "trees": (
+        *("data/prepared/train/manifest.json", "data/split/manifest.json", "artifacts/statistics/manifest.json"),
+    ),
+    "calibrate": (*("data/train.parquet", "artifacts/validation/facts.json", "artifacts/trees_validation/facts.json"),),
     "evaluate": (
-        *("data/train.parquet", "data/prepared/train/manifest.json", "data/split/manifest.json"),
-        *("artifacts/model/model.json", "artifacts/validation/facts.json", "artifacts/temperature.json"),
+        *("data/train.parquet", "data/prepared/train/manifest.json", "artifacts/statistics/manifest.json"),
+        *("artifacts/model/model.json", "artifacts/trees/trees.json", "artifacts/validation/facts.json"),
+        *("artifacts/blend.json", "artifacts/scored/facts.json", "artifacts/temperature.json"),
     ),
     "predict": (
         *("data/test.parquet", "data/sample_submission.csv", "data/prepared/test/manifest.json"),
-        *("artifacts/model/model.json", "artifacts/temperature.json"),
+        *("artifacts/model/model.json", "artifacts/trees/trees.json", "artifacts/blend.json"),
+        *("artifacts/statistics/manifest.json", "artifacts/temperature.json"),
     ),
 }
 

@@ -67,7 +67,7 @@ def test_a_calibrator_of_the_model_before(project: Path, capfd: pytest.CaptureFi
     assert refused("evaluate", project, capfd) == stranger
     assert refused("calibrate", project, capfd) == stranger.replace("model", "validation")
     run_in_process("train")
-    stranger = "artifacts/temperature.json: made with imbalance.pos_weight: null, params.yaml has 20.0"
+    stranger = "artifacts/blend.json: made with imbalance.pos_weight: null, params.yaml has 20.0"
     assert refused("predict", project, capfd) == stranger
     assert refused("evaluate", project, capfd) == stranger
     for stage in ("calibrate", "evaluate", "predict"):
@@ -134,7 +134,7 @@ def test_parts_of_a_run_with_the_same_settings_on_another_log(
     for name in names:
         shutil.copytree(project / name, tmp_path / name)
     reverse_rows(project / "data/train.parquet")
-    for stage in ("prepare", "split", "train", "calibrate"):
+    for stage in ("prepare", "split", "train", "trees", "calibrate"):
         run_in_process(stage)
     expected = {
         ("artifacts/model", "predict"): "artifacts/model: made from another artifacts/statistics than the one that "
