@@ -85,6 +85,11 @@ class Schema:
         return self.of_kind(FieldKind.NUMERIC)
 
     @property
+    def columns(self) -> tuple[Field, ...]:
+        """Fields that are columns of the file, and not derived from others."""
+        return tuple(field for field in self.fields if not field.source)
+
+    @property
     def sequences(self) -> tuple[Field, ...]:
         """Sequence fields."""
         return self.of_kind(FieldKind.SEQUENCE)

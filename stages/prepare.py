@@ -9,6 +9,7 @@ import typer
 
 from qin import paths
 from qin.config import load_params
+from qin.features.derived import Impressions, check_impression_columns, with_derived
 from qin.prepare.file import prepare_file
 from qin.prepare.histories import inspect_histories
 from qin.prepare.statistics import headline
@@ -42,6 +43,9 @@ def main() -> None:
         schema, warnings = inspect_histories(data.train, schema)
         for warning in warnings:
             log.warning(warning)
+        impressions = Impressions.of(schema, features)
+        check_impression_columns(test_columns, features, file=data.test)
+        schema = with_derived(schema, columns=columns, features=features, file=data.train)
         figures = {}
         with claimed("prepare"), atomic_directory(paths.PREPARED) as folder:
             for name, file in (("test", data.test), ("train", data.train)):  # what is shorter may end the stage earlier
@@ -51,9 +55,8 @@ def main() -> None:
                     folder / name,
                     schema=schema,
                     with_label=name == "train",
-                    shard_rows=knobs.shard_rows,
-                    batch_rows=knobs.batch_rows,
-                    num_threads=knobs.num_threads,
+                    knobs=knobs,
+                    impressions=impressions,
                     origin=origin_of("prepare", settings, files={f"data.{name}": file}),
                 )
                 figures[name] = headline(statistics)

@@ -12,12 +12,14 @@ import pyarrow.compute as pc
 
 from qin.buckets import FIRST_VALUE_BUCKET, NULL_BUCKET
 from qin.errors import DataError
+from qin.features.columns import ColumnFile
+from qin.prepare.derived import DerivedNumbers
 from qin.prepare.histories import bad_token
 from qin.prepare.sequences import BadTokenError, encode_sequence
 from qin.raw.hashing import bucket_of, hash_values, seed_of
 from qin.raw.values import encode_label, refuse_rounded
 from qin.runtime.jit import njit
-from qin.schema import Field, Schema
+from qin.schema import Field, FieldKind, Schema
 from qin.shards.files import Arrays, Group
 
 
@@ -50,7 +52,7 @@ class EncodedBatch:
         arrays: The shard groups' arrays.
         hashes: Per categorical field, its values' hashes and which are null.
         lengths: Per sequence, full lengths in tokens.
-        num_missing: Per numeric field, missing values.
+        num_missing: Per numeric field of the file, missing values.
     """
 
     arrays: Arrays
@@ -62,11 +64,15 @@ class EncodedBatch:
 class BatchEncoder:
     """Encodes the batches of one file; safe to call from several threads."""
 
-    def __init__(self, schema: Schema, groups: tuple[Group, ...], *, file: str) -> None:
+    def __init__(
+        self, schema: Schema, groups: tuple[Group, ...], *, file: str, impressions: ColumnFile | None = None
+    ) -> None:
         self._schema = schema
+        self._numbers = [field for field in schema.columns if field.kind == FieldKind.NUMERIC]
         self._groups = {group.name: group for group in groups}
         self._file = file
         self._seeds = {name: seed_of(name, schema.hash_seed) for name in schema.vocabularies}
+        self._derived = DerivedNumbers(schema, self._seeds, impressions)
 
     def __call__(self, first_row: int, batch: pa.RecordBatch) -> EncodedBatch:
         """Encode one batch.
@@ -82,14 +88,15 @@ class BatchEncoder:
             num_values = np.uint64(field.num_buckets - FIRST_VALUE_BUCKET)
             _to_buckets(values, is_null, num_values, arrays["categorical"][:, position])
             hashes[field.name] = (values, is_null)
-        missing = np.zeros(len(self._schema.numeric), np.int64)
-        for position, field in enumerate(self._schema.numeric):
+        missing = np.zeros(len(self._numbers), np.int64)
+        for position, field in enumerate(self._numbers):
             out = arrays["numeric"][:, position]
-            missing[position] = self._numeric(batch.column(field.name), field.name, first_row, out)
+            missing[position] = self.numeric(batch.column(field.name), field.name, first_row, out)
         lengths = {
             field.name: self._sequence(batch.column(field.name), field, first_row, arrays[f"sequence.{field.name}"])
             for field in self._schema.sequences
         }
+        self._derived.fill(first_row, batch, arrays["numeric"], own=hashes, lengths=lengths)
         if "label" in self._groups:
             label = batch.column(self._schema.label)
             arrays["label"][:, 0] = encode_label(label, file=self._file, column=self._schema.label, first_row=first_row)
@@ -101,7 +108,13 @@ class BatchEncoder:
         refuse_rounded(column, file=self._file, column=field.name, first_row=first_row)
         return hash_values(column, self._seeds[field.vocabulary])
 
-    def _numeric(self, column: pa.Array, name: str, first_row: int, out: npt.NDArray[np.float32]) -> int:
+    def hits(self, first_row: int, batch: pa.RecordBatch, history: Field) -> npt.NDArray[np.int64]:
+        """How often each row's own value is in a history that shares its column's vocabulary, `(num_rows,)`."""
+        field = next(field for field in self._schema.categorical if field.name == history.vocabulary)
+        own = {field.name: self._categorical(batch.column(field.name), field, first_row)}
+        return self._derived.matches(batch, history, own).hits
+
+    def numeric(self, column: pa.Array, name: str, first_row: int, out: npt.NDArray[np.float32]) -> int:
         """Fill `out (num_rows,)`, NaN where missing; returns how many are."""
         if pa.types.is_decimal(column.type):  # by way of 64 bits: Arrow's direct cast is a digit off
             column = column.cast(pa.float64(), safe=False)

@@ -1,21 +1,26 @@
 """From a raw Parquet file to shards: decode in order, encode in threads, write in order."""
 
+import shutil
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+from qin.config import PrepareParams
 from qin.errors import DataError
+from qin.features.derived import Impressions
 from qin.prepare.encode import BatchEncoder
+from qin.prepare.impressions import build_impressions
 from qin.prepare.statistics import FileStatistics
 from qin.raw.parquet import map_batches, open_parquet, read_batches
 from qin.runtime.chain import Origin
 from qin.runtime.files import write_json
 from qin.runtime.progress import Progress
 from qin.schema import Schema
-from qin.shards.files import ShardWriter, layout
+from qin.shards.files import Group, ShardWriter, layout
 from qin.shards.ids import IDS, IdWriter
 
 STATISTICS = "statistics.json"
+_SCRATCH = "impressions"
 
 # A batch of a log with 20,000 columns would take gigabytes, several at a time; its size shows in no output.
 _BATCH_BYTES = 1 << 28
@@ -29,9 +34,8 @@ def prepare_file(
     *,
     schema: Schema,
     with_label: bool,
-    shard_rows: int,
-    batch_rows: int,
-    num_threads: int,
+    knobs: PrepareParams,
+    impressions: Impressions | None = None,
     origin: Origin | None = None,
 ) -> dict[str, Any]:
     """Encode a raw file into `folder`; prepared row `i` is raw row `i`.
@@ -39,11 +43,11 @@ def prepare_file(
     Args:
         file: Path of the raw Parquet file, also its name in messages.
         folder: Existing empty folder for shards, manifest, and (without labels) the ids.
-        schema: The resolved columns.
+        schema: The resolved columns, and what is derived from them.
         with_label: True for train, False for a file to predict, which has ids instead.
-        shard_rows: Rows per shard.
-        batch_rows: Rows decoded at a time; fewer where the columns are so many that they would take much memory.
-        num_threads: Threads that encode.
+        knobs: Rows per shard, threads that encode, and rows decoded at a time: fewer where the columns are so many that
+            they would take much memory.
+        impressions: What the features of impressions are made of, where there are any.
         origin: What the prepared file is made from.
 
     Returns:
@@ -54,29 +58,49 @@ def prepare_file(
     """
     groups = layout(schema, with_label=with_label)
     num_rows = open_parquet(file).num_rows
-    writer = ShardWriter(folder, groups, num_rows=num_rows, shard_rows=shard_rows)
-    encoder = BatchEncoder(schema, groups, file=file)
+    writer = ShardWriter(folder, groups, num_rows=num_rows, shard_rows=knobs.shard_rows)
     statistics = FileStatistics(schema)
-    columns = [*(field.name for field in schema.fields), schema.label if with_label else schema.id]
+    columns = [*(field.name for field in schema.columns), schema.label if with_label else schema.id]
     row_bytes = sum(group.row_bytes for group in groups) + _ENCODING_BYTES * len(columns)
     most_rows = max(_BATCH_BYTES // row_bytes, _MIN_BATCH_ROWS)
-    batches = read_batches(file, columns=columns, batch_rows=min(batch_rows, most_rows))
+    knobs = knobs.model_copy(update={"batch_rows": min(knobs.batch_rows, most_rows)})
+    encoder = _encoder(file, folder, schema, groups, impressions, knobs=knobs)
+    batches = read_batches(file, columns=columns, batch_rows=knobs.batch_rows)
     with (
         nullcontext() if with_label else IdWriter(folder, file=file, column=schema.id) as ids,
         Progress(num_rows, label=f"prepare {file}") as progress,
     ):
-        for first_row, raw, encoded in map_batches(encoder, batches, num_threads=num_threads):
+        for first_row, raw, encoded in map_batches(encoder, batches, num_threads=knobs.num_threads):
             writer.append(encoded.arrays)
             statistics.update(encoded)
             if ids is not None:
                 ids.append(raw.column(schema.id), first_row=first_row)
             progress.advance(raw.num_rows)
+    shutil.rmtree(folder / _SCRATCH, ignore_errors=True)
     summary = statistics.summary()
     if with_label:
         summary = {**summary, **_two_classes(statistics.label_summary(), file=file, column=schema.label)}
     writer.close(schema=schema, other_files=() if with_label else (IDS,), origin=origin)
     write_json(folder / STATISTICS, summary)
     return summary
+
+
+def _encoder(
+    file: str,
+    folder: Path,
+    schema: Schema,
+    groups: tuple[Group, ...],
+    impressions: Impressions | None,
+    *,
+    knobs: PrepareParams,
+) -> BatchEncoder:
+    """The encoder of a file; features of impressions are computed first, from a pass of their own over it."""
+    encoder = BatchEncoder(schema, groups, file=file)
+    if impressions is None:
+        return encoder
+    (folder / _SCRATCH).mkdir()
+    features = build_impressions(file, impressions, encoder, folder=folder / _SCRATCH, knobs=knobs)
+    return BatchEncoder(schema, groups, file=file, impressions=features)
 
 
 def _two_classes(summary: dict[str, float | int], *, file: str, column: str) -> dict[str, float | int]:

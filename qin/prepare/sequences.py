@@ -231,7 +231,7 @@ def _parse_rows(
 
 
 @njit(nogil=True)
-def _hash_elements(
+def _hash_texts(
     data: Any, offsets: Any, is_null: Any, rules: TokenRules, hashes: Any, is_skipped: Any, is_bad: Any
 ) -> None:
     """Hash the elements of lists of text, each a token."""
@@ -319,31 +319,31 @@ def _encode_lists(array: pa.Array, rules: TokenRules, out: Any, lengths: Any) ->
     counts = pc.fill_null(pc.list_value_length(array), 0).to_numpy(zero_copy_only=False).astype(np.int64)
     stops = np.cumsum(counts)
     values = array.flatten()  # leaves out the values behind null lists, so that counts and values agree
-    hashes, is_null, is_skipped, is_bad = _hash_values(values, rules)
+    hashes, is_null, is_skipped, is_bad = hash_elements(values, rules)
     row, element = _fill_lists(hashes, is_null, is_skipped, is_bad, stops, rules.num_values, out, lengths)
     if row >= 0:
         raise BadTokenError(row, str(values[element].as_py()).encode())
 
 
-def _hash_values(values: pa.Array, rules: TokenRules) -> tuple[Any, Any, Any, Any]:
+def hash_elements(values: pa.Array, rules: TokenRules) -> tuple[Any, Any, Any, Any]:
     """Hashes of list elements; which are null, padding, or no token."""
     num_values = len(values)
     is_skipped, is_bad = np.zeros(num_values, np.bool_), np.zeros(num_values, np.bool_)
     if pa.types.is_null(values.type):
         return np.zeros(num_values, np.uint64), np.ones(num_values, np.bool_), is_skipped, is_bad
     if pa.types.is_dictionary(values.type):
-        hashes, *masks = _hash_values(values.dictionary, rules)
+        hashes, *masks = hash_elements(values.dictionary, rules)
         missing = values.indices.is_null().to_numpy(zero_copy_only=False)
         codes = values.indices.fill_null(0).to_numpy(zero_copy_only=False)
         if not len(values.dictionary):
-            return _hash_values(pa.nulls(num_values), rules)
+            return hash_elements(pa.nulls(num_values), rules)
         of_code = [mask[codes] for mask in masks]
         return hashes[codes], of_code[0] | missing, of_code[1] & ~missing, of_code[2] & ~missing
     kind = value_type(values.type)
     if is_string(kind) or (is_binary(kind) and not pa.types.is_fixed_size_binary(kind)):
         is_null = values.is_null().to_numpy(zero_copy_only=False)
         hashes = np.zeros(num_values, np.uint64)
-        _hash_elements(*utf8_buffers(values), is_null, rules, hashes, is_skipped, is_bad)
+        _hash_texts(*utf8_buffers(values), is_null, rules, hashes, is_skipped, is_bad)
         return hashes, is_null, is_skipped, is_bad
     hashes, is_null = hash_values(values, rules.seed)
     if rules.has_padding and not rules.is_padding_word:

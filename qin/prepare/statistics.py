@@ -16,7 +16,7 @@ from qin.buckets import FIRST_VALUE_BUCKET
 from qin.prepare.encode import EncodedBatch
 from qin.raw.hashing import bucket_of
 from qin.runtime.jit import njit
-from qin.schema import Field, Schema
+from qin.schema import Field, FieldKind, Schema
 
 _LONGEST_COUNTED = 1 << 16
 _QUANTILES = (("p25", 0.25), ("p50", 0.5), ("p75", 0.75), ("p99", 0.99))
@@ -55,7 +55,8 @@ class FileStatistics:
         self._schema = schema
         self._num_rows = 0
         self._num_clicks = 0
-        self._num_missing = np.zeros(len(schema.numeric), np.int64)
+        self._numbers = [field.name for field in schema.columns if field.kind == FieldKind.NUMERIC]
+        self._num_missing = np.zeros(len(self._numbers), np.int64)
         self._num_null = dict.fromkeys((field.name for field in schema.categorical), 0)
         self._distinct = {field.name: VocabularyCounter(field.num_buckets) for field in schema.categorical}
         self._lengths = {field.name: _Lengths() for field in schema.sequences}
@@ -76,7 +77,7 @@ class FileStatistics:
     def summary(self) -> dict[str, Any]:
         """Plain JSON values with stable keys; a collision is a distinct value that shares another one's bucket."""
         nulls = {**self._num_null}
-        nulls |= {f.name: int(n) for f, n in zip(self._schema.numeric, self._num_missing, strict=True)}
+        nulls |= {name: int(n) for name, n in zip(self._numbers, self._num_missing, strict=True)}
         return {
             "num_rows": self._num_rows,
             "nulls": {name: count for name, count in nulls.items() if count},

@@ -50,7 +50,10 @@ _DESCRIPTIONS = {
 
 Settings = Mapping[str, Mapping[str, Any]]
 
-_FEATURES = ("categorical", "hash_seed", "num_buckets", "num_buckets_of", "numeric", "sequences", "target")
+_FEATURES = (
+    *("categorical", "hash_seed", "impression", "matches", "num_buckets", "num_buckets_of"),
+    *("numeric", "sequences", "target"),
+)
 _PREPARE = (
     *("data.drop", "data.id", "data.ignore", "data.label", "prepare.shard_rows"),
     *(f"features.{name}" for name in _FEATURES),

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 
 from qin.buckets import NULL_BUCKET
+from qin.config import PrepareParams
 from qin.errors import DataError
 from qin.prepare.file import prepare_file
 from qin.prepare.statistics import headline
@@ -45,9 +46,7 @@ def prepare(
         folder,
         schema=log_schema(make_log(4)),
         with_label=with_label,
-        shard_rows=shard_rows,
-        batch_rows=batch_rows,
-        num_threads=num_threads,
+        knobs=PrepareParams(shard_rows=shard_rows, batch_rows=batch_rows, num_threads=num_threads),
     )
 
 
@@ -263,9 +262,7 @@ def test_without_numbers_and_sequences(tmp_path: Path) -> None:
         tmp_path / "out",
         schema=schema,
         with_label=True,
-        shard_rows=7,
-        batch_rows=4,
-        num_threads=1,
+        knobs=PrepareParams(shard_rows=7, batch_rows=4, num_threads=1),
     )
     reader = ShardReader(tmp_path / "out")
     assert reader.schema == schema

@@ -5,6 +5,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from qin.config import PrepareParams
 from qin.prepare.file import prepare_file
 from tests.logs import Columns, log_schema, make_log, write_log
 
@@ -18,9 +19,7 @@ def prepared(folder: Path, columns: Columns) -> dict[str, bytes]:
         folder,
         schema=log_schema(make_log(4)),
         with_label=True,
-        shard_rows=128,
-        batch_rows=50,
-        num_threads=2,
+        knobs=PrepareParams(shard_rows=128, batch_rows=50, num_threads=2),
     )
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 

@@ -1,0 +1,121 @@
+"""Which numbers prepare derives from a row: from its histories, and from the rows it was shown with."""
+
+from dataclasses import dataclass, replace
+
+import pyarrow as pa
+
+from qin.column_types import is_number, is_string, value_type
+from qin.config import FeatureParams
+from qin.errors import SchemaError
+from qin.features.impression import feature_names
+from qin.schema import Field, FieldKind, Schema
+
+LENGTH, HITS, SINCE, SHARE = "length", "hits", "since", "share"
+HISTORY, IMPRESSION = "history", "impression"
+
+
+@dataclass(frozen=True)
+class Impressions:
+    """What the features of impressions are made of.
+
+    Attributes:
+        key: Columns whose values the rows of an impression share.
+        columns: Columns whose numbers are compared.
+        histories: Histories whose hits are compared.
+    """
+
+    key: tuple[str, ...]
+    columns: tuple[str, ...]
+    histories: tuple[Field, ...]
+
+    @classmethod
+    def of(cls, schema: Schema, features: FeatureParams) -> "Impressions | None":
+        """What the settings want, or None."""
+        knobs = features.impression
+        if knobs.key is None:
+            return None
+        numbers = [field.name for field in schema.numeric if not field.source]
+        fields = {field.name for field in schema.categorical}
+        return cls(
+            key=tuple(knobs.key),
+            columns=tuple(numbers if knobs.columns is None else knobs.columns),
+            histories=tuple(sequence for sequence in schema.sequences if sequence.vocabulary in fields),
+        )
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the features, in order."""
+        return feature_names([*self.columns, *(f"{field.name}.{HITS}" for field in self.histories)])
+
+
+def with_derived(schema: Schema, *, columns: pa.Schema, features: FeatureParams, file: str) -> Schema:
+    """The schema with the derived numbers as its last numeric fields: of each history in turn, then of impressions.
+
+    Args:
+        schema: The columns of the file that are inputs.
+        columns: The train file's Arrow schema.
+        features: Which numbers there are.
+        file: The train file, for messages.
+
+    Raises:
+        SchemaError: If the impression's key or columns are not in the file, or a name is taken.
+    """
+    names = [(name, HISTORY) for name in history_names(schema, features)]
+    impressions = Impressions.of(schema, features)
+    names += [(name, IMPRESSION) for name in (impressions.names if impressions else [])]
+    problems = _missing(columns, features, file)
+    problems += [
+        f"{file}: column {name}: this is the name of a derived feature; rename it"
+        for name, _ in names
+        if name in columns.names
+    ]
+    if problems:
+        raise SchemaError("\n".join(problems))
+    derived = (Field(name, FieldKind.NUMERIC, source=source) for name, source in names)
+    return replace(schema, fields=(*schema.categorical, *schema.numeric, *derived, *schema.sequences))
+
+
+def history_names(schema: Schema, features: FeatureParams) -> list[str]:
+    """Names of the features of each history, in order; those of matches where it shares a field's vocabulary."""
+    if not features.matches:
+        return []
+    fields = {field.name for field in schema.categorical}
+    return [
+        f"{sequence.name}.{measure}"
+        for sequence in schema.sequences
+        for measure in ((LENGTH, HITS, SINCE, SHARE) if sequence.vocabulary in fields else (LENGTH,))
+    ]
+
+
+def check_impression_columns(columns: pa.Schema, features: FeatureParams, *, file: str) -> None:
+    """Check that a file has what impressions are made of.
+
+    Raises:
+        SchemaError: Naming each column that is missing.
+    """
+    problems = _missing(columns, features, file)
+    if problems:
+        raise SchemaError("\n".join(problems))
+
+
+def _missing(columns: pa.Schema, features: FeatureParams, file: str) -> list[str]:
+    impression = features.impression
+    if impression.key is None:
+        return []
+    named = [
+        *(("key", name) for name in impression.key),
+        *(("columns", name) for name in impression.columns or []),
+    ]
+    problems = [
+        f"{file}: features.impression.{key}: no column {name}" for key, name in named if name not in columns.names
+    ]
+    return problems + [
+        f"{file}: features.impression.columns: column {name}: type {columns.field(name).type} holds no numbers"
+        for name in impression.columns or []
+        if name in columns.names and not _may_be_numbers(columns.field(name).type)
+    ]
+
+
+def _may_be_numbers(kind: pa.DataType) -> bool:
+    kind = value_type(kind)
+    return bool(is_number(kind) or pa.types.is_boolean(kind) or is_string(kind))

@@ -1,0 +1,75 @@
+"""What prepare compares within impressions: numbers of any column, and the hits of each history."""
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from qin.column_types import is_string
+from qin.config import PrepareParams
+from qin.errors import DataError
+from qin.features.columns import ColumnFile
+from qin.features.derived import HITS, Impressions
+from qin.features.impression import Compared, build_impression_features
+from qin.prepare.encode import BatchEncoder
+from qin.raw.canonical import shown
+from qin.schema import Field
+
+_NUMBER = r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$"
+
+Values = npt.NDArray[np.float32]
+
+
+def build_impressions(
+    file: str, impressions: Impressions, encoder: BatchEncoder, *, folder: Path, knobs: PrepareParams
+) -> ColumnFile:
+    """Compute the features of impressions of a raw file; see `build_impression_features`."""
+    numbers = [_number(name, encoder, file) for name in impressions.columns]
+    hits = [_hits(field, encoder) for field in impressions.histories]
+    return build_impression_features(
+        file,
+        key=impressions.key,
+        compared=[*numbers, *hits],
+        folder=folder,
+        batch_rows=knobs.batch_rows,
+        num_threads=knobs.num_threads,
+    )
+
+
+def _number(name: str, encoder: BatchEncoder, file: str) -> Compared:
+    def values(first_row: int, batch: pa.RecordBatch) -> Values:
+        out = np.empty(batch.num_rows, np.float32)
+        encoder.numeric(parsed(batch.column(name), file=file, column=name, first_row=first_row), name, first_row, out)
+        return out
+
+    return Compared(name, (name,), values)
+
+
+def _hits(field: Field, encoder: BatchEncoder) -> Compared:
+    def values(first_row: int, batch: pa.RecordBatch) -> Values:
+        return encoder.hits(first_row, batch, field).astype(np.float32)
+
+    return Compared(f"{field.name}.{HITS}", (field.name, field.vocabulary), values)
+
+
+def parsed(array: pa.Array, *, file: str, column: str, first_row: int) -> pa.Array:
+    """A column as numbers, from text where it is that.
+
+    Raises:
+        DataError: Naming the first text that is no number.
+    """
+    if pa.types.is_dictionary(array.type):
+        array = array.cast(array.type.value_type)
+    if not is_string(array.type):
+        return array
+    text = array.cast(pa.large_string())  # string views have no regular expressions
+    is_bad = pc.fill_null(pc.invert(pc.match_substring_regex(text, _NUMBER)), False).to_numpy(zero_copy_only=False)
+    if is_bad.any():
+        row = int(np.flatnonzero(is_bad)[0])
+        raise DataError(
+            f"{file}: column {column}, row {first_row + row}: not a number: {shown(array, row)}; "
+            "features.impression.columns takes numbers, and text that is numbers"
+        )
+    return text.cast(pa.float64())

@@ -1,0 +1,132 @@
+"""How often, and how long ago, the row's own item is in its history: on values, not on the buckets they fall into.
+
+The row's value and the tokens are compared by their 64-bit hashes, which are equal where the values are, because both
+are made with the seed of the vocabulary that they share. Every token of a history is read, those too that are not kept.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from qin.column_types import is_list
+from qin.prepare.sequences import hash_elements
+from qin.prepare.tokens import (
+    SKIPPED,
+    VALUE,
+    TokenRules,
+    closing_bracket,
+    is_null_word,
+    next_token,
+    read_token,
+    trimmed,
+    unquoted,
+)
+from qin.raw.hashing import Hashes, utf8_buffers
+from qin.runtime.jit import njit
+
+_Flags = npt.NDArray[np.bool_]
+_Counts = npt.NDArray[np.int64]
+
+
+class Matches(NamedTuple):
+    """The row's own value in its history, `(num_rows,)` each.
+
+    Attributes:
+        hits: How often it is there.
+        since: How many tokens follow its last occurrence; -1 where there is none.
+    """
+
+    hits: _Counts
+    since: _Counts
+
+
+@njit(nogil=True)
+def _element(data: npt.NDArray[np.uint8], start: int, stop: int, rules: TokenRules, in_brackets: bool) -> Any:
+    """What the token is (see `read_token`), and its hash; a missing or malformed element counts and matches nothing."""
+    if in_brackets:
+        is_well_formed, first, last = unquoted(data, start, stop)
+        if not is_well_formed or (first == start and is_null_word(data, first, last)):
+            return True, False, np.uint64(0)
+        start, stop = first, last
+    kind, value = read_token(data, start, stop, rules)
+    return kind != SKIPPED, kind == VALUE, value
+
+
+@njit(nogil=True)
+def _match_text(
+    data: npt.NDArray[np.uint8], start: int, stop: int, rules: TokenRules, in_brackets: bool, own: np.uint64
+) -> tuple[int, int]:
+    hits, since, position = 0, -1, start
+    while position <= stop:
+        first, last, position = next_token(data, position, stop, rules)
+        counts, is_value, value = _element(data, first, last, rules, in_brackets)
+        if is_value and value == own:
+            hits, since = hits + 1, 0
+        elif counts and since >= 0:
+            since += 1
+    return hits, since
+
+
+@njit(nogil=True)
+def _match_texts(
+    data: npt.NDArray[np.uint8],
+    offsets: npt.NDArray[np.integer],
+    is_empty: _Flags,
+    rules: TokenRules,
+    own: Hashes,
+    hits: _Counts,
+    since: _Counts,
+) -> None:
+    for i in range(hits.size):
+        start, stop = trimmed(data, offsets[i], offsets[i + 1])
+        if is_empty[i] or start == stop:
+            continue
+        in_brackets = closing_bracket(data[start]) != 0
+        if in_brackets:
+            start, stop = trimmed(data, start + 1, stop - 1)
+        if start < stop:
+            hits[i], since[i] = _match_text(data, start, stop, rules, in_brackets, own[i])
+
+
+@njit(nogil=True)
+def _match_lists(
+    hashes: Hashes, is_null: _Flags, is_skipped: _Flags, stops: _Counts, own: Hashes, has_own: _Flags, out: Matches
+) -> None:
+    start = 0
+    for i in range(stops.size):
+        for k in range(start, stops[i]):
+            if is_skipped[k] or not has_own[i]:
+                continue
+            if not is_null[k] and hashes[k] == own[i]:
+                out.hits[i] += 1
+                out.since[i] = 0
+            elif out.since[i] >= 0:
+                out.since[i] += 1
+        start = stops[i]
+
+
+def match_history(array: pa.Array, rules: TokenRules, own: Hashes, is_missing: _Flags) -> Matches:
+    """Look for each row's own value in its history.
+
+    Args:
+        array: Text, or lists of values, that `encode_sequence` takes; null is an empty history.
+        rules: How text is read, with the seed of the vocabulary.
+        own: Hash of the row's value with that seed, `(num_rows,)`.
+        is_missing: Where there is none, `(num_rows,)`.
+    """
+    out = Matches(np.zeros(len(array), np.int64), np.full(len(array), -1, np.int64))
+    if pa.types.is_dictionary(array.type):
+        array = array.cast(array.type.value_type)
+    if pa.types.is_null(array.type):
+        return out
+    is_null = array.is_null().to_numpy(zero_copy_only=False)
+    if is_list(array.type):
+        counts = pc.fill_null(pc.list_value_length(array), 0).to_numpy(zero_copy_only=False).astype(np.int64)
+        hashes, is_null, is_skipped, _ = hash_elements(array.flatten(), rules)
+        _match_lists(hashes, is_null, is_skipped, np.cumsum(counts), own, ~is_missing, out)
+    else:
+        _match_texts(*utf8_buffers(array), is_null | is_missing, rules, own, *out)
+    return out
