@@ -118,8 +118,8 @@ def main(
                 if np.unique(sample.user[sample.label]).size >= 2:  # less has no standard error
                     results.append(judge(sample, true, clustered=clustered))
             shares = {name: float(np.mean([result[name] for result in results])) for name in results[0]}
-            designs.append({"clicks": num_clicks, "rows": num_rows, "clustered": clustered, **shares})
-    report({"machine": describe(), "draws": draws, "truth": true, "designs": designs}, out)
+            designs.append({"clicks": num_clicks, "rows": num_rows, "clustered": clustered, "draws": draws, **shares})
+    report({"machine": describe(), "truth": true, "designs": designs}, out)
 
 
 if __name__ == "__main__":

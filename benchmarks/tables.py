@@ -4,6 +4,7 @@
 """
 
 import json
+import math
 from collections.abc import Sequence
 from statistics import fmean
 from typing import Annotated, Any
@@ -23,6 +24,7 @@ PAGES = {
     "imbalance": ROOT / "docs/results.md",
     "speed": ROOT / "docs/speed.md",
     "scale": ROOT / "docs/scale.md",
+    "few_clicks": ROOT / "docs/statistics.md",
 }
 
 RUNS = {
@@ -72,6 +74,15 @@ SCALES = {
 SCALE_HEADER = ("stage", "rows", "seconds", "rows/s", "CPU seconds", "rows per CPU second", "peak memory, GiB")
 SCALE_DIGITS = {"rows": 0, "seconds": 1, "rows_per_second": 0, "cpu_seconds": 1, "rows_per_cpu_second": 0}
 
+FEW_CLICKS_HEADER = (
+    "clicks",
+    "independent",
+    "null called a difference (5%)",
+    "interval of AP holds it (95%)",
+    "interval of a true difference holds it (95%)",
+    "true difference found",
+    "resolution",
+)
 IMBALANCE_HEADER = (
     "way",
     "CPU ms per step",
@@ -111,6 +122,7 @@ def tables() -> dict[str, str]:
         "speed": _speed_table(_read("train_speed")),
         "scale": _scale_table(),
         "imbalance": _imbalance_table(_read("imbalance")),
+        "few_clicks": _few_clicks_table(_read("few_clicks")),
     }
 
 
@@ -190,6 +202,17 @@ def _imbalance_table(result: dict[str, Any]) -> str:
                 *([f"{trained[metric]:.4f}" for metric in ("ap", "auc", "log_loss")] if trained else [""] * 3),
             )
         )
+    return _markdown(rows)
+
+
+def _few_clicks_table(result: dict[str, Any]) -> str:
+    """Each share by 1.96 standard errors, then as reported; a design's resolution is two standard errors of 5%."""
+    rows: list[Sequence[str]] = [FEW_CLICKS_HEADER]
+    for design in result["designs"]:
+        cells = [f"{design[f'{key}_normal']:.1%} → {design[key]:.1%}" for key in ("null", "alone", "true", "found")]
+        resolution = 2.0 * math.sqrt(0.05 * 0.95 / design["draws"])
+        unit = "users of 40 rows" if design["clustered"] else "rows"
+        rows.append((f"{design['clicks']:,}", unit, *cells, f"± {resolution:.1%}"))
     return _markdown(rows)
 
 
