@@ -4,14 +4,14 @@ import time
 
 import pytest
 
-from qin.config import ModelParams
+from qin.config import NetworkParams
 from qin.errors import ConfigError
 from qin.model.build import build_model, resolve_inputs, resolve_sizes
 from qin.network.qin import network_width
 from qin.schema import Field, FieldKind, Schema
 from qin.train.memory import check_memory
 
-PARAMS = ModelParams(
+PARAMS = NetworkParams(
     embedding_dim=4, embedding_std=0.05, attention_dim=8, num_layers=2, num_rows=2, dropout=0.1, num_frequencies=3
 )
 
