@@ -4,12 +4,15 @@
 
 A prepared log of 30 categorical fields, a user and an item in random order of time; the statistics of all fields and
 of user and item are fitted in time and out of fold. A raw log of impressions of 25 rows on average, whose rows lie
-anywhere; four columns are compared. Each part is a process of its own, and one that does nothing is subtracted from
+anywhere; four columns are compared. Histories of 75 and of 530 tokens are searched for the row's own item, on one
+thread. Each part is a process of its own, and one that does nothing is subtracted from
 the seconds.
 """
 
 import tempfile
+import time
 from pathlib import Path
+from statistics import median
 from typing import Annotated, Any
 
 import numpy as np
@@ -25,12 +28,15 @@ from qin.features.impression import Compared, build_impression_features
 from qin.features.joined import JoinedRows
 from qin.features.past import Earlier, OtherParts
 from qin.features.statistics import choose_statistics, fit_statistics
+from qin.prepare.matches import match_history
+from qin.prepare.tokens import token_rules
+from qin.raw.hashing import hash_values, seed_of
 from qin.schema import Field, FieldKind, Schema
 from qin.shards.files import ShardReader, ShardWriter, layout
 from qin.shards.loader import read_labels
 
 _FIELDS, _BUCKETS, _LARGE_BUCKETS = 30, 4096, 1 << 20
-_CHUNK_ROWS = 1 << 17
+_CHUNK_ROWS, _MATCHED_ROWS = 1 << 17, 8192
 _IMPRESSION_ROWS, _NUMBERS = 25, ("price", "stars", "rating", "position")
 _PARTS = ("nothing", "in_time", "out_of_fold", "read", "impressions")
 
@@ -40,22 +46,24 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def run(
     rows: Annotated[int, typer.Option(help="Rows of the log.")] = 1_000_000,
+    fields: Annotated[int, typer.Option(help="Categorical fields besides user and item.")] = _FIELDS,
     out: Annotated[Path | None, typer.Option(help="File to write the JSON to, besides printing it.")] = None,
 ) -> None:
     """Print what each part costs as JSON."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        _write_prepared(folder / "prepared", rows)
+        _write_prepared(folder / "prepared", rows, fields)
         _write_raw(folder / "raw.parquet", rows)
         costs = {part: measure_module("benchmarks.features", "part", part, str(folder), cwd=folder) for part in _PARTS}
     base = costs.pop("nothing")
     result = {
         "machine": describe(),
         "rows": rows,
-        "statistics": 2 * (_FIELDS + 3),
+        "statistics": 2 * (fields + 3),
         "compared_columns": len(_NUMBERS),
         "base_memory_bytes": base.peak_memory_bytes,
         **{part: _figures(cost, base, rows) for part, cost in costs.items()},
+        "matches_rows_per_cpu_second": {str(tokens): _matches(tokens) for tokens in (75, 530)},
     }
     report(result, out)
 
@@ -109,13 +117,27 @@ def _fit(folder: Path, name: str) -> None:
     )
 
 
+def _matches(num_tokens: int) -> float:
+    generator = np.random.default_rng(3)
+    items = generator.integers(1, 594, (_MATCHED_ROWS, num_tokens))
+    histories = pa.array([",".join(map(str, row)) for row in items.tolist()])
+    seed = seed_of("item", 0)
+    field = Field("seq", FieldKind.SEQUENCE, vocabulary="item", num_buckets=_BUCKETS, max_len=100, tokens="number")
+    rules, own, seconds = token_rules(field, seed), hash_values(pa.array(items[:, 0]), seed), []
+    for _ in range(21):  # the first one compiles
+        started = time.process_time()
+        match_history(histories, rules, *own)
+        seconds.append(time.process_time() - started)
+    return _MATCHED_ROWS / median(seconds[1:])
+
+
 def _numbers(column: str) -> Any:
     return lambda _, batch: pc.cast(batch.column(column), pa.float32()).to_numpy(zero_copy_only=False)
 
 
-def _write_prepared(folder: Path, rows: int) -> None:
+def _write_prepared(folder: Path, rows: int, num_fields: int) -> None:
     folder.mkdir()
-    sizes = {f"field_{number:02d}": _BUCKETS for number in range(_FIELDS)} | dict.fromkeys(
+    sizes = {f"field_{number:02d}": _BUCKETS for number in range(num_fields)} | dict.fromkeys(
         ("user", "item"), _LARGE_BUCKETS
     )
     fields = [Field(name, FieldKind.CATEGORICAL, vocabulary=name, num_buckets=size) for name, size in sizes.items()]

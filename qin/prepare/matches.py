@@ -2,6 +2,9 @@
 
 The row's value and the tokens are compared by their 64-bit hashes, which are equal where the values are, because both
 are made with the seed of the vocabulary that they share. Every token of a history is read, those too that are not kept.
+
+Where a text holds nothing but digits and separators, which is nearly always, the tokens need not be hashed: the hash of
+an integer is a bijection, so the one integer with the hash of the row's value is looked for.
 """
 
 from typing import Any, NamedTuple
@@ -12,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from qin.column_types import is_list
-from qin.prepare.sequences import hash_elements
+from qin.prepare.sequences import hash_elements, is_plain
 from qin.prepare.tokens import (
     SKIPPED,
     VALUE,
@@ -24,7 +27,7 @@ from qin.prepare.tokens import (
     trimmed,
     unquoted,
 )
-from qin.raw.hashing import Hashes, utf8_buffers
+from qin.raw.hashing import Hashes, unhash_int, utf8_buffers
 from qin.runtime.jit import njit
 
 _Flags = npt.NDArray[np.bool_]
@@ -71,6 +74,35 @@ def _match_text(
 
 
 @njit(nogil=True)
+def _match_digits(
+    text: npt.NDArray[np.uint8], rules: TokenRules, wanted: np.int64, padding: np.int64
+) -> tuple[bool, int, int]:
+    """The same for text of digits and separators; whether it is that comes first."""
+    hits, since, num_digits = 0, -1, 0
+    total: Any = np.int64(0)
+    for i in range(text.size + 1):
+        is_end = i == text.size
+        digit = np.uint8(0) if is_end else np.uint8(text[i] - np.uint8(48))
+        if not is_end and digit <= 9:
+            total = total * 10 + np.int64(digit)
+            num_digits += 1
+            continue
+        if is_end and num_digits == 0 and i > 0:  # one separator at the end begins no further token
+            break
+        if not is_end and text[i] != rules.separator:
+            return False, 0, -1
+        if not is_plain(total, num_digits, rules.is_text):
+            return False, 0, -1
+        if not rules.has_padding or total != padding:
+            if total == wanted:
+                hits, since = hits + 1, 0
+            elif since >= 0:
+                since += 1
+        total, num_digits = np.int64(0), 0
+    return True, hits, since
+
+
+@njit(nogil=True)
 def _match_texts(
     data: npt.NDArray[np.uint8],
     offsets: npt.NDArray[np.integer],
@@ -80,10 +112,19 @@ def _match_texts(
     hits: _Counts,
     since: _Counts,
 ) -> None:
+    padding = unhash_int(rules.padding_hash, rules.seed)
+    is_simple = not rules.is_blank and not (rules.has_padding and (rules.is_padding_word or rules.is_padding_blank))
     for i in range(hits.size):
         start, stop = trimmed(data, offsets[i], offsets[i + 1])
         if is_empty[i] or start == stop:
             continue
+        if is_simple:
+            is_digits, num_hits, num_since = _match_digits(
+                data[start:stop], rules, unhash_int(own[i], rules.seed), padding
+            )
+            if is_digits:
+                hits[i], since[i] = num_hits, num_since
+                continue
         in_brackets = closing_bracket(data[start]) != 0
         if in_brackets:
             start, stop = trimmed(data, start + 1, stop - 1)

@@ -88,19 +88,19 @@ def _parse_digits(text: Any, rules: TokenRules, small: Any, row: Any) -> bool:
         if digit <= 9:
             total = total * 10 + np.int64(digit)
             num_digits += 1
-        elif byte == rules.separator and _is_plain(total, num_digits, rules.is_text):
+        elif byte == rules.separator and is_plain(total, num_digits, rules.is_text):
             row[num_tokens] = _bucket_of_int(total, rules, small)
             total, num_digits, num_tokens = np.int64(0), 0, num_tokens + 1
         else:
             return False
-    if not _is_plain(total, num_digits, rules.is_text):
+    if not is_plain(total, num_digits, rules.is_text):
         return False
     row[num_tokens] = _bucket_of_int(total, rules, small)
     return True
 
 
 @njit(nogil=True, inline="always")
-def _is_plain(total: Any, num_digits: int, is_text: bool) -> bool:
+def is_plain(total: Any, num_digits: int, is_text: bool) -> bool:
     """Whether so many digits are one number that fits 64 bits; as text, it must not begin with a zero besides."""
     if not 0 < num_digits <= SAFE_DIGITS:
         return False

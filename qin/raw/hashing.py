@@ -23,7 +23,7 @@ from qin.buckets import FIRST_VALUE_BUCKET
 from qin.column_types import is_binary, is_string
 from qin.raw.canonical import byte_text, float_texts
 from qin.runtime.jit import njit
-from qin.runtime.seeds import GOLDEN, mix
+from qin.runtime.seeds import GOLDEN, mix, unmix
 
 UInt64Array = npt.NDArray[np.uint64]
 
@@ -39,6 +39,12 @@ _DASH = 45
 @njit(nogil=True, inline="always")
 def _unseeded_int(value: np.int64) -> np.uint64:
     return mix(np.uint64(value) + GOLDEN)
+
+
+@njit(nogil=True)
+def unhash_int(value: np.uint64, seed: np.uint64) -> np.int64:
+    """The integer whose `hash_int` this is: every hash is one integer's, because `mix` is a bijection."""
+    return np.int64(unmix(unmix(value) ^ seed) - GOLDEN)
 
 
 @njit(nogil=True, inline="always")

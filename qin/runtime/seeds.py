@@ -42,4 +42,14 @@ def mix_words(value: Words) -> Words:
     return value ^ (value >> np.uint64(31))
 
 
+def unmix_words(value: Words) -> Words:
+    """Inverse of `mix_words`: shifts undone step by step, products by the inverse factors modulo 2^64."""
+    value = value ^ (value >> np.uint64(31)) ^ (value >> np.uint64(62))
+    value = value * np.uint64(0x319642B2D24D8EC3)
+    value = (value ^ (value >> np.uint64(27)) ^ (value >> np.uint64(54))) * np.uint64(0x96DE1B173F119089)
+    out: Words = value ^ (value >> np.uint64(30)) ^ (value >> np.uint64(60))
+    return out
+
+
 mix = njit(nogil=True, inline="always")(mix_words)  # for kernels
+unmix = njit(nogil=True)(unmix_words)

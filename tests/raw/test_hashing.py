@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from qin.raw.hashing import bucket_of, hash_column, hash_rows, hash_values, seed_of
+from qin.raw.hashing import bucket_of, hash_column, hash_int, hash_rows, hash_values, seed_of, unhash_int
 
 MASK = 2**64 - 1
 SEED = seed_of("item", 0)
@@ -316,3 +316,10 @@ def test_consecutive_integers_spread_evenly() -> None:
     assert 30 < chi_square < 110  # 63 degrees of freedom, about 0.0003 in each tail
     for bit in (0, 31, 63):
         assert abs(((out >> np.uint64(bit)) & np.uint64(1)).mean() - 0.5) < 0.01
+
+
+@given(st.integers(-(2**63), 2**63 - 1), st.integers(0, 2**64 - 1))
+@settings(deadline=None)
+def test_an_integer_is_found_again_by_its_hash(value: int, seed: int) -> None:
+    hashed = hash_int(np.int64(value), np.uint64(seed))
+    assert unhash_int(np.uint64(hashed), np.uint64(seed)) == value
