@@ -1,4 +1,4 @@
-"""Stage 4: fit the calibrator on the validation fold, judged on rows it was not fitted on.
+"""Stage 5: fit the calibrator on the validation fold, judged on rows it was not fitted on.
 
 python -m stages calibrate
 """

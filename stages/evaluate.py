@@ -1,4 +1,4 @@
-"""Stage 5: figures and plots of the calibrated model on the validation fold.
+"""Stage 6: figures and plots of the calibrated model on the validation fold.
 
 python -m stages evaluate
 """

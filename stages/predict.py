@@ -1,4 +1,4 @@
-"""Stage 6: calibrated probabilities of the test file, in the order of the sample submission.
+"""Stage 7: calibrated probabilities of the test file, in the order of the sample submission.
 
 python -m stages predict
 """

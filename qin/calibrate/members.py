@@ -11,12 +11,11 @@ from qin.errors import ArtifactError
 from qin.metrics.logits import IntArray
 from qin.prior import TrainingPrior
 from qin.runtime.files import read_exact_json
+from qin.runtime.seeds import BLEND_SALT, GOLDEN, mix_words
 from qin.scored import ScoredRows
 from qin.shards.folds import selection_rows
 
 NUM_PARTS = 5
-
-_SALT = 0x424C454E44  # "BLEND": other users of a row's number draw other parts
 
 
 def blend_members(members: Mapping[str, ScoredRows]) -> tuple[ScoredRows, BlendChoice]:
@@ -79,6 +78,5 @@ def read_blend(path: Path) -> Blend:
 
 def _parts(row: IntArray) -> IntArray:
     """Part of the cross-fitting of each row, by a hash of its number, whatever the order."""
-    mixed = (row.astype(np.uint64) ^ np.uint64(_SALT)) * np.uint64(0x9E3779B97F4A7C15)
-    mixed ^= mixed >> np.uint64(32)
-    return ((mixed * np.uint64(0xBF58476D1CE4E5B9)) >> np.uint64(40)).astype(np.int64) % NUM_PARTS
+    mixed = mix_words((row.astype(np.uint64) ^ np.uint64(BLEND_SALT)) + GOLDEN)
+    return (mixed % np.uint64(NUM_PARTS)).astype(np.int64)

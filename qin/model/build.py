@@ -67,7 +67,10 @@ def resolve_inputs(schema: Schema) -> QINInputs:
 def resolve_sizes(schema: Schema, params: NetworkParams) -> QINSizes:
     """The network's sizes and variants, with a preset's in place."""
     is_sparse = sum(schema.vocabularies.values()) >= SPARSE_TABLE_ROWS
-    return QINSizes(**resolve_preset(params).model_dump(exclude={"preset"}), sparse_embedding_grad=is_sparse)
+    return QINSizes(
+        **resolve_preset(params).model_dump(include=set(NetworkParams.model_fields) - {"preset"}),
+        sparse_embedding_grad=is_sparse,
+    )
 
 
 def resolve_preset(params: NetworkParams) -> NetworkParams:

@@ -26,6 +26,7 @@ class Stream(IntEnum):
 
 
 HOLDOUT_SALT = 0x43414C4942524154  # "CALIBRAT": the half of the validation fold that no calibrator is fitted on
+BLEND_SALT = 0x424C454E44  # "BLEND": the parts of the blend's cross-fitting
 IMPORTANCE_SALT = 0x494D504F  # "IMPO": the rows and donors of the importance of fields
 
 # SplitMix64 adds it between two draws: the golden ratio's bits, so that states spread evenly over all words.

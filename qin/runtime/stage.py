@@ -82,7 +82,7 @@ class StageReport:
 def run_stage(name: str) -> Iterator[StageReport]:
     """Wrap a stage's work.
 
-    Prints `STAGE <name> [i/6]` and a closing line with rows, seconds, rows/s and peak memory of the process tree, which
+    Prints `STAGE <name> [i/7]` and a closing line with rows, seconds, rows/s and peak memory of the process tree, which
     are also written to `.qin/stages/<name>.json` for benchmarks. A QinError, or a disk that cannot be read or written,
     becomes one line per problem on standard error and exit status 1. SIGTERM and Ctrl-C end the process in order.
 

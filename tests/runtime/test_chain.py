@@ -28,12 +28,13 @@ STAGES = ("prepare", "split", "train", "calibrate", "evaluate")
 
 # What DVC tracks and an origin does not hold: places of files, and where and how fast things are computed.
 NOT_RECORDED = {
-    "prepare": {"data.test", "data.train"},
-    "split": {"data.train"},
+    "prepare": {"data.sample_submission", "data.test", "data.train"},
+    "split": {"calibration.by", "data.test", "data.train", "evaluate.slices"},
     "train": {"train.device", "train.num_threads"},
+    "trees": {"train.num_threads"},
     "calibrate": {"data.train"},
     "evaluate": {
-        *("calibration.seed", "data.train"),
+        "data.train",
         *("train.device", "train.eval_batch_size", "train.num_threads", "train.precision"),
     },
 }

@@ -187,7 +187,7 @@ def test_no_traceback_as_a_command(project: Path) -> None:
     done = run_as_command("prepare", project)
     assert done.returncode == 1
     assert done.stdout == ""
-    assert [line.split(":")[0] for line in done.stderr.splitlines()] == ["STAGE prepare [1/6]", "error"]
+    assert [line.split(":")[0] for line in done.stderr.splitlines()] == ["STAGE prepare [1/7]", "error"]
 
 
 def test_full_disk_is_one_line(

@@ -17,7 +17,7 @@ from tests.project import ROOT, set_params
 from tests.stages.run import run_in_process
 
 NUM_ROWS, NUM_TEST_ROWS = 2000, 300
-STAGES = ("prepare", "split", "train", "calibrate", "evaluate", "predict")
+STAGES = ("prepare", "split", "train", "trees", "calibrate", "evaluate", "predict")
 
 SETTINGS: dict[str, Any] = {
     "data.drop": [],
@@ -37,7 +37,9 @@ SETTINGS: dict[str, Any] = {
     "train.epochs": 1,
     "train.batch_size": 256,
     "train.num_threads": 1,
-    "evaluate.baseline_rows": 0,
+    "train.checks_per_epoch": 2,
+    "trees.max_rounds": 20,
+    "trees.patience": 5,
     "evaluate.importance_rows": 0,
 }
 
@@ -305,7 +307,7 @@ def test_few_clicks_give_a_submission(
 ) -> None:
     project.label = np.zeros(NUM_ROWS, np.int8)
     project.label[np.random.default_rng(10).choice(NUM_ROWS, num_clicks, replace=False)] = 1
-    samples = {"evaluate__baseline_rows": 400, "evaluate__importance_rows": 200, "evaluate__slices": ["cat"]}
+    samples = {"evaluate__importance_rows": 200, "evaluate__slices": ["cat"]}
     settings = {"calibration__temperature_scaling": method is not None, "calibration__method": method or "temperature"}
     project.run(*STAGES, **samples, **settings)
     warnings = lines_of(capfd, "warning")
@@ -313,14 +315,13 @@ def test_few_clicks_give_a_submission(
     of_calibrate = [line for line in warnings if "determines no calibrator" in line]
     assert len(of_calibrate) == (method is not None)
     assert [line.split("needs ")[-1] for line in warnings if "each class needs" in line] == [
-        "10; give more rows, or 0 for no baseline; there is no baseline this time",
         "2; there is no importance this time",
     ]
     assert json.loads((project.folder / "artifacts/temperature.json").read_text())["method"] == "identity"
     probability = np.array(project.submission())
     assert probability.size == NUM_TEST_ROWS
     assert ((probability > 0.0) & (probability < 0.5)).all()
-    assert json.loads((project.folder / "metrics/evaluate.json").read_text())["rows"]["judged"] >= 400
+    assert json.loads((project.folder / "metrics/evaluate.json").read_text())["rows"]["reported"] >= 400
 
 
 def test_a_log_that_a_threshold_separates_gives_a_submission(

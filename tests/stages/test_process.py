@@ -72,7 +72,7 @@ def test_an_import_changes_nothing_in_the_program(tmp_path: Path) -> None:
 def test_both_commands_run_a_stage(project: Path, words: list[str]) -> None:
     done = run(project, sys.executable, "-m", *words)
     assert done.returncode == 0, done.stderr
-    assert done.stderr.startswith("STAGE prepare [1/6]\n")
+    assert done.stderr.startswith("STAGE prepare [1/7]\n")
     assert (project / "metrics/prepare.json").is_file()
 
 
@@ -80,7 +80,7 @@ def test_both_commands_run_a_stage(project: Path, words: list[str]) -> None:
 def test_another_name_is_answered_with_the_names_of_stages(tmp_path: Path, words: list[str]) -> None:
     done = run(tmp_path, sys.executable, "-m", "stages", *words)
     assert done.returncode == 1
-    assert done.stderr == "usage: python -m stages {prepare,split,train,calibrate,evaluate,predict}\n"
+    assert done.stderr == "usage: python -m stages {prepare,split,train,trees,calibrate,evaluate,predict}\n"
 
 
 @pytest.mark.slow
