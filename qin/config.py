@@ -200,7 +200,7 @@ class ModelParams(NetworkParams):
     @property
     def network(self) -> NetworkParams:
         """The network's settings alone: what it was trained with does not depend on the other members."""
-        return NetworkParams(**self.model_dump(include=set(NetworkParams.model_fields)))
+        return NetworkParams(**{name: getattr(self, name) for name in NetworkParams.model_fields})
 
     @model_validator(mode="after")
     def _members_differ(self) -> "ModelParams":

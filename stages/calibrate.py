@@ -48,7 +48,7 @@ def main() -> None:
         for warning in calibration.warnings():
             log.warning(warning)
         report.check_inputs()
-        origin = origin_of("calibrate", settings, artifacts=inputs)
+        origin = origin_of("blend", settings, artifacts=inputs)
         with atomic_directory(paths.SCORED) as folder:
             scored.write(folder, origin=origin)
         write_exact_json(paths.BLEND, {**choice.to_dict(), **origin_entry(origin)})

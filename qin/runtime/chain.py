@@ -155,6 +155,7 @@ def recorded_keys(stage: str, settings: Settings) -> list[str]:
             "statistics": ("features.statistics", *_pairs_of(settings)),
             "train": ("features.statistics", *_pairs_of(settings), "model", "imbalance", "hnm", "train", "split.seed"),
             "trees": ("trees", "split.seed", "train.refit"),
+            "blend": (_COMBINED,),
             "calibrate": ("calibration", _COMBINED),
             "evaluate": ("evaluate", "split.group_key"),
         }[stage]

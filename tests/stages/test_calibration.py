@@ -150,6 +150,7 @@ def test_a_column_that_was_dropped_since_is_one_line(
 
 
 def test_a_file_of_an_earlier_format_is_one_line(project: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    run_in_process("calibrate")
     (project / "artifacts/temperature.json").write_text('{"method": "temperature", "temperature": 1.03, "offset": 0.0}')
     for stage in ("evaluate", "predict"):
         with pytest.raises(SystemExit):

@@ -89,7 +89,7 @@ DAMAGE: dict[str, tuple[str, str, Callable[[Path], None], str]] = {
         "{}: damaged or edited by hand; run the",
     ),
     "trees": ("predict", "artifacts/trees/trees.txt", flip, "{}: damaged or of other trees; run the trees stage again"),
-    "columns of statistics": ("trees", "artifacts/statistics/manifest.json", flip, "{}: damaged"),
+    "columns of statistics": ("trees", "artifacts/statistics/heldout/columns.bin", flip, "{}: damaged"),
     "blend": ("predict", "artifacts/blend.json", flip, "{}: "),
     "labels": (
         "evaluate",

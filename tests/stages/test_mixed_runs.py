@@ -78,19 +78,21 @@ def test_folds_of_another_seed(project: Path, capfd: pytest.CaptureFixture[str])
     change(project, split__seed=1)
     stranger = "data/split: made with split.seed: 0, params.yaml has 1"
     assert refused("train", project, capfd) == stranger
-    assert refused("evaluate", project, capfd) == stranger
+    assert refused("trees", project, capfd) == stranger
+    assert refused("evaluate", project, capfd) == stranger.replace("data/split", "artifacts/statistics")
     run_in_process("split")
-    assert refused("evaluate", project, capfd) == stranger.replace("data/split", "artifacts/model")
+    assert refused("trees", project, capfd) == stranger.replace("data/split", "artifacts/statistics")
     change(project, split__seed=0)  # the model's settings again, but the other folds are there
-    assert refused("evaluate", project, capfd) == "data/split: made with split.seed: 1, params.yaml has 0"
+    assert refused("trees", project, capfd) == "data/split: made with split.seed: 1, params.yaml has 0"
 
 
 def test_rows_encoded_with_other_settings(project: Path, capfd: pytest.CaptureFixture[str]) -> None:
     change(project, features__hash_seed=7)
     run_in_process("prepare")
-    assert refused("evaluate", project, capfd) == "artifacts/model: made with features.hash_seed: 0, params.yaml has 7"
+    stranger = "artifacts/statistics: made with features.hash_seed: 0, params.yaml has 7"
+    assert refused("evaluate", project, capfd) == stranger
     change(project, features__hash_seed=0)
-    for stage, part in (("train", "train"), ("evaluate", "train"), ("predict", "test")):
+    for stage, part in (("train", "train"), ("trees", "train"), ("evaluate", "train"), ("predict", "test")):
         assert refused(stage, project, capfd) == (
             f"data/prepared/{part}: made with features.hash_seed: 7, params.yaml has 0"
         )
