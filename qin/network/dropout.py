@@ -1,9 +1,9 @@
 """Dropout whose masks are a hash of a key and the element's place, so that any part of one can be made again."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F  # noqa: N812
 
@@ -64,7 +64,7 @@ def dropout(x: torch.Tensor, probability: float, training: bool) -> torch.Tensor
 
 
 @njit(nogil=True)
-def _write_kept(key: Any, threshold: Any, out: Any) -> None:
+def _write_kept(key: np.uint64, threshold: np.uint32, out: npt.NDArray[np.bool_]) -> None:
     kept = np.empty(out.shape[1], np.float32)
     for row in range(out.shape[0]):
         keep_row(key, threshold, row, np.float32(1.0), kept)
@@ -73,15 +73,15 @@ def _write_kept(key: Any, threshold: Any, out: Any) -> None:
 
 
 @njit(nogil=True)
-def keep_row(key: Any, threshold: Any, row: Any, scale: Any, out: Any) -> None:
+def keep_row(key: np.uint64, threshold: np.uint32, row: int, scale: np.float32, out: npt.NDArray[np.float32]) -> None:
     """Write what the elements of one row are multiplied by.
 
     SplitMix64 makes two words of key and row; the mixing of each column is that of Wellons' lowbias32, the second word
     let in half-way, so that no row's mask is another's, shifted.
 
     Args:
-        key: Of a `Mask`, uint64.
-        threshold: Of a `Mask`, uint32.
+        key: Key of the `Mask`, uint64.
+        threshold: Its threshold, uint32: words below it drop an element.
         row: Number of the row.
         scale: For elements that are kept, float32.
         out: `(columns,)`, float32: 0 where dropped, otherwise `scale`.

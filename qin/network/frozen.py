@@ -5,24 +5,29 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 
 from qin.network.attention import TargetAttention, bias_of_age
 from qin.network.embedding import FusedEmbedding
+from qin.network.kernels.arrays import Float32Array, Int64Array
 from qin.network.kernels.bf16 import bits_of, round_rows
 from qin.network.kernels.products import padded, padded_width
-from qin.network.kernels.scoring import advance, attend, multiply, multiply_by_vector, read_fields, standardise
+from qin.network.kernels.scoring import (
+    FrozenOptions,
+    advance,
+    attend,
+    multiply,
+    multiply_by_vector,
+    read_fields,
+    standardise,
+)
 from qin.network.qin import QIN
 from qin.network.quadratic import QuadraticLayer
 
 # Rows computed at a time: their activations stay in a core's cache from layer to layer, and a matrix product of this
 # height is as fast as a large one.
 TILE_ROWS = 512
-
-Float32Array = npt.NDArray[np.float32]
-Int64Array = npt.NDArray[np.int64]
 
 
 class FrozenQIN:
@@ -213,7 +218,7 @@ class _FrozenLayer:
         self.weight = padded(weight.t(), dtype)
         slope = float(activation.weight) if isinstance(activation, nn.PReLU) else 1.0
         eps, scale, shift = _folded_norm(norm, bias)
-        self.rest = bias.numpy(), (layer.rectified, eps, slope), scale.numpy(), shift.numpy()
+        self.rest = bias.numpy(), FrozenOptions(layer.rectified, eps, slope), scale.numpy(), shift.numpy()
 
 
 def _folded_norm(norm: nn.Module, like: torch.Tensor) -> tuple[float, torch.Tensor, torch.Tensor]:

@@ -6,8 +6,12 @@ import numpy as np
 import torch
 from torch.autograd.function import once_differentiable
 
+from qin.network.kernels.arrays import BoolArray, Float32Array, Float64Array, Int64Array
 from qin.network.threads import in_tiles
 from qin.runtime.jit import njit
+
+Arrays = tuple[Float32Array, Float32Array, Float32Array, Float32Array, BoolArray]
+Grads = tuple[Float32Array, Float32Array, Float32Array]
 
 _SUMS_IN_REGISTERS = {"reassoc", "contract", "nsz"}  # no flag that would make NaN or infinity undefined
 
@@ -62,11 +66,16 @@ class _AttendedSums(torch.autograd.Function):
         grad_values, grad_direction = torch.empty_like(values), torch.zeros_like(direction)
         grad_keys = torch.empty_like(keys) if ctx.has_keys else grad_values
         arrays = [*_arrays(values, keys, direction, score), ctx.fixed[0]]
-        grads, (above,) = _arrays(grad_values, grad_keys, grad_direction), _arrays(grad_outputs[0].contiguous())
+        grads, (grad_sums,) = _arrays(grad_values, grad_keys, grad_direction), _arrays(grad_outputs[0].contiguous())
 
         def work(rows: slice) -> Any:
             grad_bias = np.zeros((ctx.num_biases, direction.shape[1]))  # of all items: float32 would lose digits
-            parts = tuple(array[rows] for array in arrays), ctx.fixed[1], above[rows], tuple(one[rows] for one in grads)
+            parts = (
+                tuple(array[rows] for array in arrays),
+                ctx.fixed[1],
+                grad_sums[rows],
+                tuple(one[rows] for one in grads),
+            )
             _attend_back(*parts, grad_bias)
             return grad_bias
 
@@ -79,7 +88,7 @@ def _arrays(*tensors: torch.Tensor) -> list[Any]:
 
 
 @njit(nogil=True, fastmath=_SUMS_IN_REGISTERS)
-def _attend(arrays: Any, bias: Any, bias_of_age: Any, out: Any) -> None:
+def _attend(arrays: Arrays, bias: Float32Array, bias_of_age: Int64Array, out: Float32Array) -> None:
     """Write scores before the relu, `(n, seq, heads)`, arbitrary where not valid, and sums; see `attended_sums`.
 
     Args:
@@ -102,26 +111,34 @@ def _attend(arrays: Any, bias: Any, bias_of_age: Any, out: Any) -> None:
 
 
 @njit(nogil=True, fastmath=_SUMS_IN_REGISTERS)
-def _attend_item(key: Any, value: Any, direction: Any, score: Any, out: Any) -> None:
+def _attend_item(
+    key: Float32Array, value: Float32Array, direction: Float32Array, score: Float32Array, out: Float32Array
+) -> None:
     for head in range(direction.shape[0]):
         query, total = direction[head], out[head]
-        found = score[head]
+        total_score = score[head]
         for d in range(key.size):
-            found += query[d] * key[d]
-        score[head] = found
-        weight = np.float32(0.0) if found < 0.0 else found  # a NaN stays
+            total_score += query[d] * key[d]
+        score[head] = total_score
+        weight = np.float32(0.0) if total_score < 0.0 else total_score  # a NaN stays
         for d in range(value.size):
             total[d] += weight * value[d]
 
 
 @njit(nogil=True)
-def _attend_back(arrays: Any, bias_of_age: Any, above: Any, grads: Any, grad_bias: Any) -> None:
+def _attend_back(
+    arrays: Arrays,
+    bias_of_age: Int64Array,
+    grad_sums: Float32Array,
+    grads: Grads,
+    grad_bias: Float64Array,
+) -> None:
     """Write the gradients of values and keys, and add to the others.
 
     Args:
-        arrays: As in `_attend`.
-        bias_of_age: See there.
-        above: Gradient of the sums, `(n, heads, dim)`.
+        arrays: Values, keys, directions, scores, and which items are valid.
+        bias_of_age: Which bias an item gets, by the number of valid items after it, `(seq,)`.
+        grad_sums: Gradient of the sums, `(n, heads, dim)`.
         grads: Of values, keys and directions; the first two may be one array.
         grad_bias: `(num_biases, heads)`.
     """
@@ -137,17 +154,23 @@ def _attend_back(arrays: Any, bias_of_age: Any, above: Any, grads: Any, grad_bia
             age -= 1
             item = keys[i, position], values[i, position], score[i, position]
             item_grads = grad_keys[i, position], grad_values[i, position], grad_bias[bias_of_age[age]]
-            _attend_item_back(item, direction[i], above[i], item_grads, grad_direction[i])
+            _attend_item_back(item, direction[i], grad_sums[i], item_grads, grad_direction[i])
 
 
 @njit(nogil=True, fastmath=_SUMS_IN_REGISTERS)
-def _attend_item_back(item: Any, direction: Any, above: Any, item_grads: Any, grad_direction: Any) -> None:
+def _attend_item_back(
+    item: tuple[Float32Array, Float32Array, Float32Array],
+    direction: Float32Array,
+    grad_sums: Float32Array,
+    item_grads: tuple[Float32Array, Float32Array, Float64Array],
+    grad_direction: Float32Array,
+) -> None:
     (key, value, score), (grad_key, grad_value, grad_bias) = item, item_grads
     for head in range(direction.shape[0]):
         weight = score[head]
         if weight <= 0.0:
             continue
-        query, grad_sum, grad_query = direction[head], above[head], grad_direction[head]
+        query, grad_sum, grad_query = direction[head], grad_sums[head], grad_direction[head]
         grad_score = np.float32(0.0)
         for d in range(value.size):
             grad_score += grad_sum[d] * value[d]

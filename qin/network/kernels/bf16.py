@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from qin.network.kernels.arrays import Float32Array, ProductArray
 from qin.runtime.jit import njit
 
 _NAN = 0x7FC0
@@ -27,14 +28,14 @@ def bits_of(tensor: torch.Tensor) -> Any:
 
 
 @njit(nogil=True)
-def round_rows(x: Any, bits: Any) -> None:
+def round_rows(x: Float32Array, bits: ProductArray) -> None:
     """`round_row` of each row, `(n, dim)`."""
     for i in range(x.shape[0]):
         round_row(x[i], bits[i])
 
 
 @njit(nogil=True)
-def round_row(x: Any, bits: Any) -> None:
+def round_row(x: Float32Array, bits: ProductArray) -> None:
     """Round float32 to the nearest bfloat16, ties to even, as PyTorch does; `bits` of float32 take them as they are."""
     if bits.itemsize > 2:
         for d in range(x.size):
@@ -47,7 +48,7 @@ def round_row(x: Any, bits: Any) -> None:
 
 
 @njit(nogil=True)
-def widen_row(bits: Any, out: Any) -> None:
+def widen_row(bits: ProductArray, out: Float32Array) -> None:
     """Write numbers, bfloat16 by their bits or float32, as float32."""
     if bits.itemsize > 2:
         for d in range(bits.size):

@@ -17,13 +17,14 @@ bfloat16 by its bits (`qin.network.kernels.bf16`) or float32, and may have more 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch.autograd.function import once_differentiable
 
 from qin.network.dropout import Mask, keep_row
+from qin.network.kernels.arrays import Float32Array, ProductArray
 from qin.network.kernels.bf16 import bits_of, round_row, round_rows, widen_row
 from qin.network.kernels.products import padded, padded_width
 from qin.network.threads import TILE_ROWS, in_tiles
@@ -47,6 +48,48 @@ class TiledLayer:
     activated: bool
     row_mask: Mask
     mask: Mask
+
+
+class LayerOptions(NamedTuple):
+    """What a layer does with its product.
+
+    Attributes:
+        rectified: Whether the sum of rows passes a relu.
+        activated: Whether the product passes a prelu.
+        slope: Of the prelu below zero, 1 without one.
+    """
+
+    rectified: bool
+    activated: bool
+    slope: np.float32
+
+
+class Drop(NamedTuple):
+    """A `Mask` as kernels draw it.
+
+    Attributes:
+        key: Of its random words.
+        threshold: Words below it drop an element; 0 drops none.
+        scale: What an element that is kept is multiplied by.
+    """
+
+    key: np.uint64
+    threshold: np.uint32
+    scale: np.float32
+
+
+class LayerDrops(NamedTuple):
+    """Dropout of a layer over the rows of a tile.
+
+    Attributes:
+        first_row: Number of the tile's first row in the batch, on which the words depend.
+        of_rows: Of the linear functions' outputs.
+        of_output: Of the layer's output.
+    """
+
+    first_row: int
+    of_rows: Drop
+    of_output: Drop
 
 
 def run_layers(
@@ -87,7 +130,7 @@ class _Layers(torch.autograd.Function):
         height = -(-len(x) // TILE_ROWS) * TILE_ROWS  # of whole tiles: a library may round by the height
         rounded = [_with_zeros(height, x.shape, dtype) for _ in inputs]
         products = [torch.empty(height, padded_width(len(bias)), dtype=dtype) for bias in stack.biases]
-        in_tiles(len(x), lambda rows: stack.advance(rows, inputs, rounded, products))
+        in_tiles(len(x), lambda rows: stack.forward(rows, inputs, rounded, products))
         ctx.save_for_backward(*parameters, *inputs[:-1], *rounded[:-1], *products)
         ctx.layers, ctx.dtype, ctx.is_spent = layers, dtype, False
         return inputs[-1]
@@ -103,7 +146,7 @@ class _Layers(torch.autograd.Function):
         parameters, (inputs, rounded, products) = saved[: 3 * depth], _thirds(saved[3 * depth :])
         stack = _Stack(ctx.layers, ctx.dtype, parameters)
         grad = grad_outputs[0].clone(memory_format=torch.contiguous_format)
-        tiles = in_tiles(len(grad), lambda rows: stack.retreat(rows, inputs, products, grad))
+        tiles = in_tiles(len(grad), lambda rows: stack.backward(rows, inputs, products, grad))
         biases = [torch.stack([tile[0][layer] for tile in tiles]).sum(dim=0) for layer in range(depth)]
         slopes = [torch.tensor([sum(tile[1][layer] for tile in tiles)]).float() for layer in range(depth)]
         weights = _grads_of_weights(products, rounded)
@@ -149,12 +192,12 @@ class _Stack:
         self._layers = layers
         self._weights = [padded(weight, dtype) for weight in weights]
         self._options = [
-            (layer.rectified, layer.activated, np.float32(slope.item() if layer.activated else 1.0))
+            LayerOptions(layer.rectified, layer.activated, np.float32(slope.item() if layer.activated else 1.0))
             for layer, slope in zip(layers, slopes, strict=True)
         ]
 
     @torch.inference_mode()  # which each thread must say for itself
-    def advance(
+    def forward(
         self, rows: slice, inputs: list[torch.Tensor], rounded: list[torch.Tensor], products: list[torch.Tensor]
     ) -> None:
         """Fill a tile's rows of inputs, of what products read of them, and of products; the first input is there."""
@@ -163,26 +206,26 @@ class _Stack:
             x, product = inputs[number][rows], products[number][_whole(rows)]
             torch.mm(rounded[number][_whole(rows)], weight.t(), out=product)
             out = bits_of(inputs[number + 1][rows]), bits_of(rounded[number + 1][rows])
-            advance_rows(bits_of(x), bits_of(product), *self._constants(number, rows), *out)
+            forward_rows(bits_of(x), bits_of(product), *self._constants(number, rows), *out)
 
     @torch.no_grad()
-    def retreat(
+    def backward(
         self, rows: slice, inputs: Sequence[torch.Tensor], products: Sequence[torch.Tensor], grad: torch.Tensor
     ) -> tuple[list[torch.Tensor], list[float]]:
         """Gradients of biases and slopes from the rows of a tile; products and `grad` are replaced by theirs."""
         biases, slopes, grad = [torch.zeros_like(bias) for bias in self.biases], [0.0] * len(inputs), grad[rows]
-        through = torch.zeros(TILE_ROWS, padded_width(grad.shape[1]), dtype=products[0].dtype)
+        via_product = torch.zeros(TILE_ROWS, padded_width(grad.shape[1]), dtype=products[0].dtype)
         for number in reversed(range(len(inputs))):
             x, product, bias = inputs[number][rows], products[number][_whole(rows)], biases[number]
-            out = bits_of(through), bits_of(grad), bits_of(bias)
-            slopes[number] = retreat_rows(bits_of(x), bits_of(product), *self._constants(number, rows), *out)
-            torch.mm(product, self._weights[number], out=through)
-        add_rows(bits_of(through), bits_of(grad))
+            out = bits_of(via_product), bits_of(grad), bits_of(bias)
+            slopes[number] = backward_rows(bits_of(x), bits_of(product), *self._constants(number, rows), *out)
+            torch.mm(product, self._weights[number], out=via_product)
+        add_rows(bits_of(via_product), bits_of(grad))
         return biases, slopes
 
-    def _constants(self, number: int, rows: slice) -> tuple[Any, Any, Any]:
+    def _constants(self, number: int, rows: slice) -> tuple[Float32Array, LayerOptions, LayerDrops]:
         layer = self._layers[number]
-        drops = (rows.start, *_arguments(layer.row_mask), *_arguments(layer.mask))
+        drops = LayerDrops(rows.start, _drop_of(layer.row_mask), _drop_of(layer.mask))
         return bits_of(self.biases[number]), self._options[number], drops
 
 
@@ -191,8 +234,8 @@ def _whole(rows: slice) -> slice:
     return slice(rows.start, rows.start + TILE_ROWS)
 
 
-def _arguments(mask: Mask) -> tuple[Any, ...]:
-    return np.uint64(mask.key), np.uint32(mask.threshold), np.float32(mask.scale)
+def _drop_of(mask: Mask) -> Drop:
+    return Drop(np.uint64(mask.key), np.uint32(mask.threshold), np.float32(mask.scale))
 
 
 def _thirds(tensors: Sequence[torch.Tensor]) -> tuple[Sequence[torch.Tensor], ...]:
@@ -201,16 +244,23 @@ def _thirds(tensors: Sequence[torch.Tensor]) -> tuple[Sequence[torch.Tensor], ..
 
 
 @njit(nogil=True)
-def advance_rows(x: Any, product: Any, bias: Any, options: Any, drops: Any, out: Any, rounded: Any) -> None:
+def forward_rows(
+    x: Float32Array,
+    product: ProductArray,
+    bias: Float32Array,
+    options: LayerOptions,
+    drops: LayerDrops,
+    out: Float32Array,
+    rounded: ProductArray,
+) -> None:
     """The forward pass.
 
     Args:
         x: `(n, dim)`.
         product: `W x`, `(n, num_rows * dim)`.
         bias: `(num_rows * dim,)`.
-        options: Whether the sum of rows passes a relu, whether the product passes a prelu, and its slope below zero, 1
-            without one.
-        drops: Number of the first row, then key, threshold and scale of the rows' mask and of the layer's.
+        options: What becomes of the product.
+        drops: Dropout of these rows.
         out: `(n, dim)`.
         rounded: `out` as the next layer's product reads it, `(n, dim)`.
     """
@@ -219,23 +269,30 @@ def advance_rows(x: Any, product: Any, bias: Any, options: Any, drops: Any, out:
         _draw_row(i, drops, kept_rows, kept)
         widen_row(product[i, : bias.size], wide)
         _sum_rows(wide, bias, kept_rows, total)
-        _advance_row(x[i], total, kept, options, out[i])
+        _forward_row(x[i], total, kept, options, out[i])
         round_row(out[i], rounded[i])
 
 
 @njit(nogil=True)
-def retreat_rows(
-    x: Any, product: Any, bias: Any, options: Any, drops: Any, through: Any, grad: Any, grad_bias: Any
+def backward_rows(
+    x: Float32Array,
+    product: ProductArray,
+    bias: Float32Array,
+    options: LayerOptions,
+    drops: LayerDrops,
+    via_product: ProductArray,
+    grad: Float32Array,
+    grad_bias: Float32Array,
 ) -> float:
     """The backward pass: the gradient of `out` becomes that of `x`, but for the part through the product.
 
     Args:
-        x: As in `advance_rows`, as for the next four.
-        product: Replaced by its gradient.
-        bias: See there.
-        options: See there.
-        drops: See there.
-        through: What the gradient of `out` still lacks: the part through the next layer's product, `(n, dim)`.
+        x: The layer's input, `(n, dim)`.
+        product: `W x`, `(n, num_rows * dim)`; replaced by its gradient.
+        bias: `(num_rows * dim,)`.
+        options: What becomes of the product.
+        drops: Dropout of these rows, the one of the forward pass.
+        via_product: What the gradient of `out` still lacks: the part through the next layer's product, `(n, dim)`.
         grad: The rest of it, replaced, `(n, dim)`.
         grad_bias: Added to, `(num_rows * dim,)`.
 
@@ -248,10 +305,10 @@ def retreat_rows(
         _draw_row(i, drops, kept_rows, kept)
         widen_row(product[i, : bias.size], wide)
         _sum_rows(wide, bias, kept_rows, total)
-        add_row(through[i, : total.size], wide[: total.size], grad[i])
-        if options[1]:
+        add_row(via_product[i, : total.size], wide[: total.size], grad[i])
+        if options.activated:
             grad_slope += _grad_of_slope(x[i], total, kept, options, grad[i])
-        _retreat_row(x[i], total, kept, options, grad[i])  # leaves the gradient of the sum in `total`
+        _backward_row(x[i], total, kept, options, grad[i])  # leaves the gradient of the sum in `total`
         _spread_rows(total, kept_rows, wide, grad_bias)
         round_row(wide, product[i])
         product[i, bias.size :] = 0  # where a row that holds infinity left a NaN
@@ -260,51 +317,55 @@ def retreat_rows(
 
 
 @njit(nogil=True)
-def add_rows(through: Any, grad: Any) -> None:
+def add_rows(via_product: ProductArray, grad: Float32Array) -> None:
     """Add what a matrix product gave, `(n, dim)`, to a gradient of the same shape."""
     wide = np.empty(grad.shape[1], np.float32)
     for i in range(grad.shape[0]):
-        add_row(through[i, : wide.size], wide, grad[i])
+        add_row(via_product[i, : wide.size], wide, grad[i])
 
 
 @njit(nogil=True)
-def add_row(through: Any, wide: Any, grad: Any) -> None:
+def add_row(via_product: ProductArray, wide: Float32Array, grad: Float32Array) -> None:
     """One row of `add_rows`; `wide` is scratch of the row's size."""
-    widen_row(through, wide)
+    widen_row(via_product, wide)
     for d in range(grad.size):
         grad[d] += wide[d]
 
 
 @njit(nogil=True)
-def _scratch(bias: Any, dim: int) -> Any:
+def _scratch(bias: Float32Array, dim: int) -> tuple[Float32Array, Float32Array, Float32Array, Float32Array]:
+    """Once per tile, not per row: the product and the sum of rows, then masks, ones where nothing is dropped."""
     wide, total = np.empty(bias.size, np.float32), np.empty(dim, np.float32)
     return wide, total, np.ones(bias.size, np.float32), np.ones(dim, np.float32)
 
 
 @njit(nogil=True)
-def _draw_row(i: int, drops: Any, kept_rows: Any, kept: Any) -> None:
-    first_row, row_key, row_threshold, row_scale, key, threshold, scale = drops
-    if row_threshold:
-        keep_row(row_key, row_threshold, first_row + i, row_scale, kept_rows)
-    if threshold:
-        keep_row(key, threshold, first_row + i, scale, kept)
+def _draw_row(i: int, drops: LayerDrops, kept_rows: Float32Array, kept: Float32Array) -> None:
+    """Draw the masks again instead of reading them: a few operations per number, where memory is what is short."""
+    row, of_rows, of_output = drops.first_row + i, drops.of_rows, drops.of_output
+    if of_rows.threshold:
+        keep_row(of_rows.key, of_rows.threshold, row, of_rows.scale, kept_rows)
+    if of_output.threshold:
+        keep_row(of_output.key, of_output.threshold, row, of_output.scale, kept)
 
 
 @njit(nogil=True, fastmath={"contract"})
-def _advance_row(x: Any, total: Any, kept: Any, options: Any, out: Any) -> None:
-    rectified, _, slope = options
-    zero, below = np.float32(0.0), np.float32(slope)
+def _forward_row(
+    x: Float32Array, total: Float32Array, kept: Float32Array, options: LayerOptions, out: Float32Array
+) -> None:
+    zero, below = np.float32(0.0), options.slope
     for d in range(x.size):
-        term = x[d] * (zero if rectified and total[d] <= zero else total[d])
+        term = x[d] * (zero if options.rectified and total[d] <= zero else total[d])
         out[d] = x[d] + kept[d] * (term if term > zero else below * term)
 
 
 @njit(nogil=True, fastmath={"contract"})
-def _retreat_row(x: Any, total: Any, kept: Any, options: Any, grad: Any) -> None:
-    rectified, _, slope = options
-    zero, one, below = np.float32(0.0), np.float32(1.0), np.float32(slope)
+def _backward_row(
+    x: Float32Array, total: Float32Array, kept: Float32Array, options: LayerOptions, grad: Float32Array
+) -> None:
+    zero, one, below = np.float32(0.0), np.float32(1.0), options.slope
     for d in range(x.size):
-        is_cut = rectified and total[d] <= zero
+        is_cut = options.rectified and total[d] <= zero
         factor = zero if is_cut else total[d]
         passed = grad[d] * kept[d] * (one if x[d] * factor > zero else below)
         grad[d] += passed * factor
@@ -312,17 +373,19 @@ def _retreat_row(x: Any, total: Any, kept: Any, options: Any, grad: Any) -> None
 
 
 @njit(nogil=True, fastmath={"contract", "reassoc", "nsz"})
-def _grad_of_slope(x: Any, total: Any, kept: Any, options: Any, grad: Any) -> float:
+def _grad_of_slope(
+    x: Float32Array, total: Float32Array, kept: Float32Array, options: LayerOptions, grad: Float32Array
+) -> float:
     zero, sum_of_row = np.float32(0.0), np.float32(0.0)
     for d in range(x.size):
-        term = x[d] * (zero if options[0] and total[d] <= zero else total[d])
+        term = x[d] * (zero if options.rectified and total[d] <= zero else total[d])
         sum_of_row += zero if term > zero else grad[d] * kept[d] * term
     return float(sum_of_row)
 
 
 # Parts of a row are taken as views: indices with an offset keep the compiler from vector registers, four times as slow.
 @njit(nogil=True)
-def _sum_rows(wide: Any, bias: Any, kept: Any, total: Any) -> None:
+def _sum_rows(wide: Float32Array, bias: Float32Array, kept: Float32Array, total: Float32Array) -> None:
     total[:] = np.float32(0.0)
     for start in range(0, kept.size, total.size):
         part = slice(start, start + total.size)
@@ -330,20 +393,20 @@ def _sum_rows(wide: Any, bias: Any, kept: Any, total: Any) -> None:
 
 
 @njit(nogil=True, fastmath={"contract"})
-def _sum_row(wide: Any, bias: Any, kept: Any, total: Any) -> None:
+def _sum_row(wide: Float32Array, bias: Float32Array, kept: Float32Array, total: Float32Array) -> None:
     for d in range(total.size):
         total[d] += (wide[d] + bias[d]) * kept[d]
 
 
 @njit(nogil=True)
-def _spread_rows(grad_total: Any, kept: Any, wide: Any, grad_bias: Any) -> None:
+def _spread_rows(grad_total: Float32Array, kept: Float32Array, wide: Float32Array, grad_bias: Float32Array) -> None:
     for start in range(0, kept.size, grad_total.size):
         part = slice(start, start + grad_total.size)
         _spread_row(grad_total, kept[part], wide[part], grad_bias[part])
 
 
 @njit(nogil=True, fastmath={"contract"})
-def _spread_row(grad_total: Any, kept: Any, wide: Any, grad_bias: Any) -> None:
+def _spread_row(grad_total: Float32Array, kept: Float32Array, wide: Float32Array, grad_bias: Float32Array) -> None:
     for d in range(grad_total.size):
         wide[d] = grad_total[d] * kept[d]
         grad_bias[d] += wide[d]

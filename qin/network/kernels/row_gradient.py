@@ -4,11 +4,10 @@ The sum of a row runs over its reads in their order, so its bytes depend neither
 the other rows; it equals what `index_add_` into a dense gradient gives. PyTorch's own `coalesce` leaves the order open.
 """
 
-from typing import Any
-
 import numpy as np
 import torch
 
+from qin.network.kernels.arrays import FloatArray, Int64Array, UInt64Array
 from qin.network.threads import even_cuts, in_parallel
 from qin.runtime.jit import njit
 
@@ -95,7 +94,7 @@ def _sum_with_torch(row: torch.Tensor, grad: torch.Tensor, padding_row: int) -> 
 
 
 @njit(nogil=True)
-def _pack(row: Any, num_rows: int, padding_row: int) -> tuple[bool, Any]:
+def _pack(row: Int64Array, num_rows: int, padding_row: int) -> tuple[bool, UInt64Array]:
     """Row and position of each read in one word, padding left out; whether all rows lie in the table."""
     packed = np.empty(row.size, np.uint64)
     num_reads = 0
@@ -109,7 +108,7 @@ def _pack(row: Any, num_rows: int, padding_row: int) -> tuple[bool, Any]:
 
 
 @njit(nogil=True)
-def _sort(packed: Any, bits: int) -> Any:
+def _sort(packed: UInt64Array, bits: int) -> UInt64Array:
     """Sort by row; stable, so that positions of a row stay in order (radix sort, least significant digit first)."""
     spare = np.empty_like(packed)
     num_passes = (bits + _DIGIT_BITS - 1) // _DIGIT_BITS
@@ -131,7 +130,7 @@ def _sort(packed: Any, bits: int) -> Any:
 
 
 @njit(nogil=True)
-def _runs(packed: Any) -> tuple[Any, Any]:
+def _runs(packed: UInt64Array) -> tuple[Int64Array, Int64Array]:
     """Distinct rows of sorted words, `(distinct,)`, and where each begins and the last one ends, `(distinct + 1,)`."""
     rows, start = np.empty(packed.size, np.int64), np.empty(packed.size + 1, np.int64)
     num_rows = 0
@@ -145,7 +144,9 @@ def _runs(packed: Any) -> tuple[Any, Any]:
 
 
 @njit(nogil=True)
-def _add_runs(packed: Any, start: Any, values: Any, sums: Any, first: int, last: int) -> None:
+def _add_runs(
+    packed: UInt64Array, start: Int64Array, values: FloatArray, sums: FloatArray, first: int, last: int
+) -> None:
     position_mask = np.uint64((1 << _POSITION_BITS) - 1)
     for run in range(first, last):  # plain indices: a view of each row would cost more than the sum
         for i in range(start[run], start[run + 1]):

@@ -5,19 +5,36 @@ order, and with it the last digits, depends on the processor, but neither on oth
 A NaN stays a NaN everywhere. Arrays are C-contiguous unless said otherwise, buckets int64.
 """
 
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
 from qin.buckets import PADDING_BUCKET
+from qin.network.kernels.arrays import Float32Array, Int64Array, ProductArray
 from qin.network.kernels.bf16 import round_row, widen_row
 from qin.runtime.jit import njit
 
 _SUMS_IN_REGISTERS = {"reassoc", "contract", "nsz"}  # no flag that would make NaN or infinity undefined
 
 
+class FrozenOptions(NamedTuple):
+    """What a frozen layer does with its product.
+
+    Attributes:
+        rectified: Whether `product + bias` passes a relu.
+        eps: Epsilon of an RMS norm, negative without one.
+        slope: Of the activation below zero, 1 without one.
+    """
+
+    rectified: bool
+    eps: float
+    slope: float
+
+
 @njit(nogil=True)
-def read_fields(buckets: Any, fields: Any, offset: Any, table: Any, out: Any) -> None:
+def read_fields(
+    buckets: Int64Array, fields: Int64Array, offset: Int64Array, table: Float32Array, out: Float32Array
+) -> None:
     """Write the embeddings of some fields, one after the other, into each row of `out`.
 
     Args:
@@ -38,7 +55,14 @@ def read_fields(buckets: Any, fields: Any, offset: Any, table: Any, out: Any) ->
 
 @njit(nogil=True, fastmath=_SUMS_IN_REGISTERS)
 def attend(
-    buckets: Any, offset: int, keys: Any, values: Any, direction: Any, bias_of_age: Any, divisor: Any, out: Any
+    buckets: Int64Array,
+    offset: int,
+    keys: Float32Array,
+    values: Float32Array,
+    direction: Float32Array,
+    bias_of_age: Float32Array,
+    divisor: Float32Array,
+    out: Float32Array,
 ) -> None:
     """Read, score and add up each history: `sum_i relu(direction . key_i + bias) value_i / divisor` of each head.
 
@@ -77,7 +101,7 @@ def attend(
 
 
 @njit(nogil=True, fastmath=_SUMS_IN_REGISTERS)
-def multiply(rows: Any, matrix: Any, out: Any) -> None:
+def multiply(rows: Float32Array, matrix: Float32Array, out: Float32Array) -> None:
     """`rows @ matrix` for a small matrix: BLAS rounds a row by its place among the others.
 
     Args:
@@ -94,7 +118,9 @@ def multiply(rows: Any, matrix: Any, out: Any) -> None:
 
 
 @njit(nogil=True)
-def standardise(raw: Any, log: Any, mean: Any, std: Any, weight: Any, out: Any) -> None:
+def standardise(
+    raw: Float32Array, log: Float32Array, mean: Float32Array, std: Float32Array, weight: Float32Array, out: Float32Array
+) -> None:
     """Standardised signed logs, then missing flags, both weighted.
 
     Args:
@@ -115,7 +141,7 @@ def standardise(raw: Any, log: Any, mean: Any, std: Any, weight: Any, out: Any) 
 
 
 @njit(nogil=True, fastmath=_SUMS_IN_REGISTERS)
-def multiply_by_vector(rows: Any, vector: Any, bias: Any, out: Any) -> None:
+def multiply_by_vector(rows: Float32Array, vector: Float32Array, bias: np.float32, out: Float32Array) -> None:
     """`rows @ vector + bias`, each row alone.
 
     Args:
@@ -132,7 +158,14 @@ def multiply_by_vector(rows: Any, vector: Any, bias: Any, out: Any) -> None:
 
 
 @njit(nogil=True, fastmath=_SUMS_IN_REGISTERS)
-def advance(x: Any, bits: Any, bias: Any, options: Any, scale: Any, shift: Any) -> None:
+def advance(
+    x: Float32Array,
+    bits: ProductArray,
+    bias: Float32Array,
+    options: FrozenOptions,
+    scale: Float32Array,
+    shift: Float32Array,
+) -> None:
     """One residual quadratic layer after its matrix product, in place: `x += activation(norm(x * (product + bias)))`.
 
     Args:
@@ -140,8 +173,7 @@ def advance(x: Any, bits: Any, bias: Any, options: Any, scale: Any, shift: Any) 
         bits: `W x`, the layer's rows folded, `(n, at least dim)`, bfloat16 by its bits or float32; replaced by what the
             next product reads: the new `x`, then zeros.
         bias: `(dim,)`.
-        options: Whether `product + bias` passes a relu; epsilon of an RMS norm, negative without one; slope of the
-            activation below zero, 1 without one.
+        options: Relu, norm and activation of the layer.
         scale: Of the norm, `(dim,)`; ones without one.
         shift: Of the norm, `(dim,)`; zeros without one.
     """
@@ -155,17 +187,23 @@ def advance(x: Any, bits: Any, bias: Any, options: Any, scale: Any, shift: Any) 
 
 
 @njit(nogil=True, fastmath=_SUMS_IN_REGISTERS)
-def _advance_row(x: Any, product: Any, bias: Any, options: Any, scale: Any, shift: Any) -> None:
-    rectified, eps, slope = options
-    zero, norm, below = np.float32(0.0), np.float32(1.0), np.float32(slope)
-    if eps >= 0.0:
+def _advance_row(
+    x: Float32Array,
+    product: Float32Array,
+    bias: Float32Array,
+    options: FrozenOptions,
+    scale: Float32Array,
+    shift: Float32Array,
+) -> None:
+    zero, norm, below = np.float32(0.0), np.float32(1.0), np.float32(options.slope)
+    if options.eps >= 0.0:
         squares = zero
         for d in range(x.size):
             total = product[d] + bias[d]
-            term = x[d] * (zero if rectified and total < zero else total)
+            term = x[d] * (zero if options.rectified and total < zero else total)
             squares += term * term
-        norm = np.float32(1.0) / np.sqrt(squares / np.float32(x.size) + np.float32(eps))
+        norm = np.float32(1.0) / np.sqrt(squares / np.float32(x.size) + np.float32(options.eps))
     for d in range(x.size):
         total = product[d] + bias[d]
-        term = x[d] * (zero if rectified and total < zero else total) * norm * scale[d] + shift[d]
+        term = x[d] * (zero if options.rectified and total < zero else total) * norm * scale[d] + shift[d]
         x[d] += below * term if term < zero else term
