@@ -32,8 +32,7 @@ from qin.prepare.matches import match_history
 from qin.prepare.tokens import token_rules
 from qin.raw.hashing import hash_values, seed_of
 from qin.schema import Field, FieldKind, Schema
-from qin.shards.files import ShardReader, ShardWriter, layout
-from qin.shards.loader import read_labels
+from qin.shards.files import ShardReader, ShardWriter, layout, read_labels
 
 _FIELDS, _BUCKETS, _LARGE_BUCKETS = 30, 4096, 1 << 20
 _CHUNK_ROWS, _MATCHED_ROWS = 1 << 17, 8192

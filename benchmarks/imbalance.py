@@ -36,9 +36,9 @@ from qin.config import Params, load_params
 from qin.model.build import build_model
 from qin.network.qin import QIN
 from qin.network.threads import use_threads
-from qin.shards.files import RowReader
+from qin.shards.files import RowReader, read_labels
 from qin.shards.folds import TRAIN, Folds
-from qin.shards.loader import Batch, iterate_in_order, read_labels
+from qin.shards.loader import Batch, iterate_in_order
 from qin.train.build import build_hard_negatives, build_loader, build_optimizer
 from qin.train.checkpoint import CheckpointStore
 from qin.train.imbalance import TrainingRows, num_drawn_rows, training_prior

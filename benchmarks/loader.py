@@ -16,8 +16,8 @@ import torch
 import typer
 
 from benchmarks.machine import describe, report
-from qin.shards.files import ShardReader
-from qin.shards.loader import Batch, ShuffledLoader, iterate_in_order, read_labels
+from qin.shards.files import ShardReader, read_labels
+from qin.shards.loader import Batch, ShuffledLoader, iterate_in_order
 from qin.train.imbalance import neg_downsample
 
 _BATCH_SIZE, _BUFFER_ROWS = 8192, 131072

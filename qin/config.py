@@ -1,15 +1,14 @@
 """Settings: one frozen, strict model per section of params.yaml, and the reader that checks them all at once."""
 
-import difflib
 import json
 import re
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from qin.errors import ConfigError
+from qin.settings_problems import problem_lines
 from qin.strict_yaml import read_yaml
 
 Ratio = Annotated[float, Field(gt=0, lt=1)]
@@ -29,8 +28,6 @@ BatchSize = Annotated[int, Field(ge=2, lt=2**31)]
 NumBuckets = Annotated[int, Field(ge=3, le=2**31 - 1)]
 
 DROPOUTS = ("dropout", "row_dropout", "embedding_dropout", "field_dropout")
-
-_SHOWN_CHARACTERS = 60
 _NO_SEPARATORS = "+.\"'\\[](){}\r\n\0"
 
 
@@ -359,69 +356,4 @@ def load_params(path: Path) -> Params:
     try:
         return Params.model_validate_json(json.dumps(tree))
     except ValidationError as error:
-        raise ConfigError("\n".join(f"{path}: {line}" for line in _problems(error))) from error
-
-
-def _problems(error: ValidationError) -> Iterator[str]:
-    """One line per problem; the several complaints about one union-typed value are joined."""
-    by_path: dict[str, list[str]] = {}
-    shown: dict[str, str] = {}
-    for detail in error.errors(include_url=False):
-        location = _without_union_tags(detail["loc"])
-        path = ".".join(str(part) for part in location)
-        shown[path] = f" (got {_shortened(json.dumps(detail['input'], default=str))})"
-        if detail["type"] == "extra_forbidden":
-            message = "unknown key" + _nearest(location)
-        elif detail["type"] == "missing":
-            message, shown[path] = "missing", ""
-        elif detail["type"] == "value_error":  # a rule between keys; its message names them
-            message, shown[path] = detail["msg"].removeprefix("Value error, "), ""
-        else:
-            message = detail["msg"]
-        by_path.setdefault(path, []).append(message)
-    for path, messages in by_path.items():
-        place = f"{path}: " if path else ""  # a rule between sections names them itself
-        yield f"{place}{' or '.join(dict.fromkeys(messages))}{shown[path]}"
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."
-
-
-def _without_union_tags(location: Sequence[int | str]) -> list[int | str]:
-    """Drop pydantic's union member names, such as `constrained-float`, from the end of a location."""
-    parts: list[int | str] = []
-    model: type[BaseModel] | None = Params
-    for part in location:
-        if model is None and isinstance(part, str) and parts and _is_leaf(parts):
-            break
-        parts.append(part)
-        model = _model_at(parts)
-    return parts
-
-
-def _is_leaf(location: Sequence[int | str]) -> bool:
-    parent = _model_at(location[:-1])
-    field = parent.model_fields.get(str(location[-1])) if parent else None
-    return field is not None and "dict" not in str(field.annotation)
-
-
-def _model_at(location: Sequence[int | str]) -> type[BaseModel] | None:
-    model: type[BaseModel] | None = Params
-    for part in location:
-        if isinstance(part, int):
-            model = SequenceParams
-            continue
-        field = model.model_fields.get(part) if model else None
-        annotation = field.annotation if field else None
-        model = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
-    return model
-
-
-def _nearest(location: Sequence[int | str]) -> str:
-    parent = _model_at(location[:-1])
-    if parent is None:
-        return ""
-    matches = difflib.get_close_matches(str(location[-1]), list(parent.model_fields), n=1, cutoff=0.0)
-    prefix = "".join(f"{part}." for part in location[:-1])
-    return f", did you mean {prefix}{matches[0]}?" if matches else ""
+        raise ConfigError("\n".join(f"{path}: {line}" for line in problem_lines(error, Params))) from error

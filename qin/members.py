@@ -53,15 +53,15 @@ class Members:
             ArtifactError: If a file is missing or damaged, or the rows are not encoded as the members were fitted.
         """
         blend = read_blend(paths.BLEND)
+        places = {name: paths.heldout(place) if heldout else place for name, place in paths.MEMBERS.items()}
         used = {name for name, member in blend.members.items() if member.weight}
         network, trees = None, None
         if "network" in used:
-            model = load_model(paths.heldout(paths.MODEL) if heldout else paths.MODEL)
+            model = load_model(places["network"])
             check_same_schema(model.schema, reader)
             network = for_scoring(place(model.network, params.train))
         if "trees" in used:
-            folder = paths.heldout(paths.TREES) if heldout else paths.TREES
-            artifact = load_trees(folder, num_threads=params.train.num_threads)
+            artifact = load_trees(places["trees"], num_threads=params.train.num_threads)
             check_same_schema(artifact.schema, reader)
             trees = artifact.trees
         return cls(blend, network, trees, reader.schema)

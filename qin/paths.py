@@ -13,6 +13,7 @@ STATISTICS = Path("artifacts/statistics")
 VALIDATION = Path("artifacts/validation")
 TREES = Path("artifacts/trees")
 TREES_VALIDATION = Path("artifacts/trees_validation")
+MEMBERS = {"network": MODEL, "trees": TREES}
 SCORED_BY = {"network": VALIDATION, "trees": TREES_VALIDATION}
 BLEND = Path("artifacts/blend.json")
 SCORED = Path("artifacts/scored")

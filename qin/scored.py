@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from qin import paths
 from qin.errors import ArtifactError
 from qin.prior import TrainingPrior
 from qin.runtime.chain import Origin, origin_entry
@@ -14,6 +15,7 @@ from qin.runtime.files import read_array, read_exact_json, write_array, write_ex
 
 _ARRAYS = {"row": "int64", "logit": "float32", "label": "uint8", "is_report": "uint8"}
 _FACTS = "facts.json"
+_WRITERS = {paths.TREES_VALIDATION.name: "trees", paths.SCORED.name: "calibrate"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +77,7 @@ class ScoredRows:
                 crc32=facts["file_crc32"][name],
                 dtype=dtype,
                 shape=(facts["num_rows"],),
-                stage="train",
+                stage=_WRITERS.get(folder.name, "train"),
             )
             for name, dtype in _ARRAYS.items()
         }

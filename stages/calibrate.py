@@ -44,7 +44,7 @@ def main() -> None:
                 recipe=Recipe(method, knobs.objective, by),
             )
         except ValueError as error:
-            raise DataError(f"{paths.VALIDATION}: the logits cannot be calibrated: {error}") from error
+            raise DataError(f"{paths.SCORED}: the logits cannot be calibrated: {error}") from error
         for warning in calibration.warnings():
             log.warning(warning)
         report.check_inputs()

@@ -39,7 +39,7 @@ def main() -> None:
         params = load_params(paths.PARAMS)
         settings = params.model_dump(mode="json")
         inputs = report.reads(*_artifacts(params.evaluate), settings=settings, files={"data.train": params.data.train})
-        if paths.PREPARED_TRAIN in _artifacts(params.evaluate):
+        if params.evaluate.importance_rows:
             ShardReader(paths.PREPARED_TRAIN).verify()
         use_threads(params.train.num_threads)
         scored = ScoredRows.read(paths.SCORED)

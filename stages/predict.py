@@ -3,14 +3,12 @@
 python -m stages predict
 """
 
-from pathlib import Path
-
 import numpy as np
 import typer
 
 from qin import paths
 from qin.calibrate.report import read_calibration
-from qin.config import Params, load_params
+from qin.config import load_params
 from qin.features.joined import open_rows
 from qin.members import Members
 from qin.metrics.logits import sigmoid
@@ -32,8 +30,9 @@ def main() -> None:
     with run_stage("predict") as report:
         params = load_params(paths.PARAMS)
         data = params.data
+        members = [paths.MEMBERS[name] for name in params.model.members]
         report.reads(
-            *(paths.PREPARED_TEST, paths.STATISTICS, *_members(params), paths.BLEND, paths.CALIBRATOR),
+            *(paths.PREPARED_TEST, paths.STATISTICS, *members, paths.BLEND, paths.CALIBRATOR),
             settings=params.model_dump(mode="json"),
             files={"data.test": data.test, "data.sample_submission": data.sample_submission},
         )
@@ -47,19 +46,13 @@ def main() -> None:
         calibration = read_calibration(paths.CALIBRATOR)
         shifts, every_row = calibration.deployed.segments, np.arange(reader.num_rows)
         segments = None if shifts is None else read_segments(data.test, shifts.column, every_row)
-        members = Members.load(params, reader, heldout=False)
-        scored = members.logit(reader, batch_size=params.predict.batch_size)
+        model = Members.load(params, reader, heldout=False)
+        scored = model.logit(reader, batch_size=params.predict.batch_size)
         logit = calibration.deployed.apply(scored, segments)
         shifted = shift_prior(logit, base_rate=calibration.base_rate, prior=params.predict.prior)
         report.check_inputs()
         write_submission(paths.SUBMISSION, header=header, ids=wanted, probability=sigmoid(shifted)[rows])
         report.num_rows = reader.num_rows
-
-
-def _members(params: Params) -> list[Path]:
-    """Where the members of the model are."""
-    places = {"network": paths.MODEL, "trees": paths.TREES}
-    return [places[name] for name in params.model.members]
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import typer
 
 from qin import paths
 from qin.config import load_params
+from qin.features.artifact import Statistics
 from qin.features.joined import open_rows
 from qin.runtime.chain import origin_of, read_artifact
 from qin.runtime.files import atomic_directory, write_csv, write_json
@@ -35,9 +36,8 @@ def main() -> None:
         heldout, scored, curve = fit_heldout(params, rows, fold, is_report=is_report)
         deployed = heldout
         if refit:
-            everything = open_rows(paths.PREPARED_TRAIN, paths.STATISTICS)
-            everything.verify()
-            deployed = fit_on_all(params, everything, fold != EXCLUDED, heldout)
+            Statistics(paths.STATISTICS).verify()  # the rows beside them are whole: `rows` has been verified
+            deployed = fit_on_all(params, open_rows(paths.PREPARED_TRAIN, paths.STATISTICS), fold != EXCLUDED, heldout)
         origin = origin_of("trees", settings, artifacts=inputs)
         with atomic_directory(paths.TREES) as folder:
             save_trees(folder, deployed, origin=origin)

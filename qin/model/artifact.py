@@ -16,7 +16,7 @@ from qin.errors import ArtifactError
 from qin.model.build import build_model
 from qin.network.qin import QIN
 from qin.runtime.chain import Origin, origin_entry
-from qin.runtime.files import file_crc32, read_exact_json, write_exact_json
+from qin.runtime.files import check_file, file_crc32, read_exact_json, write_exact_json
 from qin.schema import Schema, differences
 from qin.shards.files import RowReader
 
@@ -86,10 +86,7 @@ def load_model(folder: Path) -> TrainedModel:
     if tree.get("format") != FORMAT:
         raise ArtifactError(f"{folder / MODEL}: format {tree.get('format')!r}, expected {FORMAT}")
     weights = folder / WEIGHTS
-    if not weights.exists():
-        raise ArtifactError(f"{weights}: file not found; run the train stage")
-    if file_crc32(weights) != tree["weights_crc32"]:
-        raise ArtifactError(f"{weights}: damaged or of another model; run the train stage again")
+    check_file(weights, crc32=tree["weights_crc32"], stage="train", otherwise="of another model")
     try:
         schema, params = Schema.from_json(tree["schema"]), NetworkParams.model_validate(tree["params"])
         zeros = [0.0] * len(schema.numeric)

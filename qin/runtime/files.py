@@ -201,6 +201,26 @@ def write_array(path: Path, array: npt.NDArray[Any]) -> int:
     return summed.crc32
 
 
+def check_file(path: Path, *, crc32: int, stage: str, otherwise: str) -> None:
+    """Check that a file is there and as it was written.
+
+    Args:
+        path: The file.
+        crc32: Checksum of the whole file.
+        stage: The stage that writes it, for messages.
+        otherwise: What it is if it is not damaged, for messages.
+
+    Raises:
+        ArtifactError: If it is missing, or has another checksum.
+    """
+    try:
+        found = file_crc32(path)
+    except FileNotFoundError as error:
+        raise ArtifactError(f"{path}: file not found; run the {stage} stage") from error
+    if found != crc32:
+        raise ArtifactError(f"{path}: damaged or {otherwise}; run the {stage} stage again")
+
+
 def read_array(path: Path, *, crc32: int, dtype: str, shape: tuple[int, ...], stage: str) -> npt.NDArray[Any]:
     """Read one array.
 
@@ -214,12 +234,7 @@ def read_array(path: Path, *, crc32: int, dtype: str, shape: tuple[int, ...], st
     Raises:
         ArtifactError: If the file is missing, damaged, or of another type or shape.
     """
-    try:
-        found = file_crc32(path)
-    except FileNotFoundError as error:
-        raise ArtifactError(f"{path}: file not found; run the {stage} stage") from error
-    if found != crc32:
-        raise ArtifactError(f"{path}: damaged or edited by hand; run the {stage} stage again")
+    check_file(path, crc32=crc32, stage=stage, otherwise="edited by hand")
     array = np.asarray(np.load(path, allow_pickle=False))
     if array.dtype != np.dtype(dtype) or array.shape != shape:
         raise ArtifactError(

@@ -279,3 +279,8 @@ class ShardReader:
             raise ArtifactError(f"{path}: file not found; run the prepare stage") from error
         if size != expected:
             raise ArtifactError(f"{path}: has {size} bytes, expected {expected}; run the prepare stage again")
+
+
+def read_labels(reader: RowReader) -> npt.NDArray[np.uint8]:
+    """All labels of a prepared train file, `(num_rows,)`."""
+    return np.asarray(reader.read("label", 0, reader.num_rows)[:, 0])

@@ -83,11 +83,6 @@ class BatchSource(Protocol):
         ...
 
 
-def read_labels(reader: RowReader) -> npt.NDArray[np.uint8]:
-    """All labels of a prepared train file, `(num_rows,)`."""
-    return np.asarray(reader.read("label", 0, reader.num_rows)[:, 0])
-
-
 def iterate_in_order(
     reader: RowReader, *, is_selected: npt.NDArray[np.bool_] | None, batch_size: int
 ) -> Iterator[Batch]:

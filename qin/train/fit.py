@@ -21,9 +21,9 @@ from qin.prior import TrainingPrior
 from qin.runtime.files import fingerprint
 from qin.runtime.provenance import code_fingerprint, library_versions
 from qin.scored import ScoredRows
-from qin.shards.files import RowReader
+from qin.shards.files import RowReader, read_labels
 from qin.shards.folds import TRAIN, VALIDATION, Folds, selection_rows
-from qin.shards.loader import iterate_in_order, read_labels
+from qin.shards.loader import iterate_in_order
 from qin.train.build import build_hard_negatives, build_loader, build_optimizer
 from qin.train.checkpoint import CheckpointStore
 from qin.train.imbalance import TrainingRows, num_drawn_rows, training_prior

@@ -11,8 +11,7 @@ from qin.features.past import Earlier, OtherParts, Past
 from qin.features.statistics import FitReport, choose_statistics, fit_statistics
 from qin.runtime.chain import Origin
 from qin.runtime.progress import log
-from qin.shards.files import ShardReader
-from qin.shards.loader import read_labels
+from qin.shards.files import ShardReader, read_labels
 from qin.shards.row_facts import RowFacts
 
 

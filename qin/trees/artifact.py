@@ -9,7 +9,7 @@ import lightgbm as lgb
 
 from qin.errors import ArtifactError
 from qin.runtime.chain import Origin, origin_entry
-from qin.runtime.files import file_crc32, read_exact_json, write_exact_json
+from qin.runtime.files import check_file, file_crc32, read_exact_json, write_exact_json
 from qin.schema import Schema
 from qin.trees.columns import TreeColumns
 from qin.trees.fit import FittedTrees
@@ -72,10 +72,7 @@ def load_trees(folder: Path, *, num_threads: int) -> TreesArtifact:
     if tree.get("format") != FORMAT:
         raise ArtifactError(f"{folder / DESCRIPTION}: format {tree.get('format')!r}, expected {FORMAT}")
     path = folder / TREES
-    if not path.exists():
-        raise ArtifactError(f"{path}: file not found; run the trees stage")
-    if file_crc32(path) != tree["trees_crc32"]:
-        raise ArtifactError(f"{path}: damaged or of other trees; run the trees stage again")
+    check_file(path, crc32=tree["trees_crc32"], stage="trees", otherwise="of other trees")
     try:
         stored = tree["columns"]
         columns = TreeColumns(

@@ -10,7 +10,7 @@ from qin.metrics.definitions import LOG_LOSS, RANKING, Rows, values
 from qin.prior import TrainingPrior
 from qin.runtime.progress import Progress, log
 from qin.scored import ScoredRows
-from qin.shards.files import RowReader
+from qin.shards.files import RowReader, read_labels
 from qin.shards.folds import TRAIN, VALIDATION, Folds, selection_rows
 from qin.trees.artifact import TreesArtifact
 from qin.trees.columns import Mask
@@ -35,7 +35,7 @@ def fit_heldout(
     Returns:
         The trees, their logits of the whole validation fold, and the selection half's log loss by number of trees.
     """
-    label = _labels(rows)
+    label = read_labels(rows)
     is_val = fold == VALIDATION
     decides = selection_rows(label, is_val=is_val, is_report=is_report)
     is_fitted = sampled(fold == TRAIN, max_rows=params.trees.max_rows, seed=params.trees.seed)
@@ -85,17 +85,13 @@ def fit_on_all(params: Params, rows: RowReader, is_fitted: Mask, heldout: TreesA
     """
     trees = fit_trees(
         rows,
-        _labels(rows),
+        read_labels(rows),
         is_train=sampled(is_fitted, max_rows=params.trees.max_rows, seed=params.trees.seed),
         stop=heldout.trees.num_rounds,
         params=params.trees.model_copy(update={"num_leaves": heldout.trees.num_leaves}),
         num_threads=params.train.num_threads,
     )
     return TreesArtifact(trees, rows.schema, {**heldout.provenance, "refit": True})
-
-
-def _labels(rows: RowReader) -> npt.NDArray[np.uint8]:
-    return rows.read("label", 0, rows.num_rows)[:, 0]
 
 
 def _figures(

@@ -8,8 +8,8 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from qin.evaluate.curves import Row
 from qin.evaluate.importance import COLUMNS, draw_rows, fold_importance, permutation_importance
 from qin.metrics.logits import Float64Array, FloatArray, IntArray
-from qin.shards.files import ShardReader
-from qin.shards.loader import Batch, read_batch, read_labels
+from qin.shards.files import ShardReader, read_labels
+from qin.shards.loader import Batch, read_batch
 from tests.planted import SCHEMA, planted_logit, write_planted
 
 NUM_ROWS = 3_000

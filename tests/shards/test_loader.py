@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from qin.shards import loader as loader_module
-from qin.shards.files import Arrays, ShardReader, ShardWriter, layout
-from qin.shards.loader import Batch, ShuffledLoader, iterate_in_order, read_labels
+from qin.shards.files import Arrays, ShardReader, ShardWriter, layout, read_labels
+from qin.shards.loader import Batch, ShuffledLoader, iterate_in_order
 from tests.logs import log_schema, make_log
 
 NUM_ROWS, CHUNK_ROWS = 90, 8

@@ -14,9 +14,8 @@ from qin.features.artifact import Statistics
 from qin.features.joined import JoinedRows
 from qin.metrics.logits import prior_logit
 from qin.scored import ScoredRows
-from qin.shards.files import ShardReader, ShardWriter
+from qin.shards.files import ShardReader, ShardWriter, read_labels
 from qin.shards.folds import EXCLUDED, TRAIN, VALIDATION
-from qin.shards.loader import read_labels
 from qin.shards.row_facts import RowFacts
 from qin.train import fit
 from qin.train.fit import Trained, fit_model, refit_model
