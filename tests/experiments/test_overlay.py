@@ -1,5 +1,6 @@
 """Overlays: what they replace, what they leave, what is refused, and the examples, which hold only what differs."""
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -127,6 +128,8 @@ def test_an_example_obeys_the_rules_and_holds_only_what_differs(example: str, tm
 )
 def test_make_applies_an_example_and_runs_it(name: str, files: str) -> None:
     command = ["make", "--dry-run", "--old-file=install", "example", f"NAME={name}"]
-    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    # Under `make test` an inner make would take over the outer one's flags and tell which folder it enters and leaves.
+    own = {name: value for name, value in os.environ.items() if not name.startswith("MAKE") and name != "MFLAGS"}
+    printed = subprocess.run(command, cwd=ROOT, env=own, capture_output=True, text=True, check=True).stdout
     lines = [" ".join(line.split()) for line in printed.splitlines()]
     assert lines[-2:] == [f"qin overlay {files}", "dvc repro"]
