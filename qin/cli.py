@@ -3,6 +3,7 @@
 qin compare HEAD workspace
 qin sweep -S model.dropout=0.0,0.1 --seeds 3
 qin overlay examples/kuairand/params.yaml
+qin init data/train.parquet
 """
 
 import json
@@ -24,6 +25,9 @@ from qin.experiments.sweep import grid, run_sweep, table
 from qin.paths import PARAMS
 from qin.raw.segments import read_clusters
 from qin.runtime.progress import log
+from qin.setup.command import files_of, prompt
+from qin.setup.settings import Purpose, summary
+from qin.setup.write import write_settings
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 
@@ -95,6 +99,34 @@ def overlay(
     with one_line_errors():
         apply_overlays(files, params=PARAMS)
         typer.echo(f"{PARAMS}: settings of {', '.join(map(str, files))}")
+
+
+@app.command("init")
+def init_settings(
+    train: Annotated[str, typer.Argument(metavar="TRAIN", help="The labelled log, a Parquet file.")],
+    test: Annotated[str | None, typer.Option(help="Rows to predict; default: test.parquet beside TRAIN.")] = None,
+    sample_submission: Annotated[
+        str | None, typer.Option(help="Its header names id and label; default: sample_submission.csv beside TRAIN.")
+    ] = None,
+    label: Annotated[str | None, typer.Option(help="Column to predict; default: found.")] = None,
+    purpose: Annotated[
+        Purpose, typer.Option("--for", help="score: a contest that weighs clicks and the rest alike (WLL).")
+    ] = "probabilities",
+    out: Annotated[Path, typer.Option(help="Params file to write.")] = PARAMS,
+    force: Annotated[bool, typer.Option("--force", help="Replace it though git does not hold its changes.")] = False,
+) -> None:
+    """Read a log and write params.yaml for it: each choice with its reason, guesses marked, to be edited.
+
+    Example: qin init data/train.parquet --label clicked --for score
+    """
+    with one_line_errors():
+        files = files_of(train, test=test, submission=sample_submission)
+        profile, plan = write_settings(
+            files, out=out, base=PARAMS, label=label, purpose=purpose, force=force, ask=prompt()
+        )
+        for line in summary(profile, plan, purpose=purpose):
+            typer.echo(line)
+        typer.echo(f"{out}: written; look at the lines with CHECK, then `dvc repro`")
 
 
 if __name__ == "__main__":
