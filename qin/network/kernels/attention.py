@@ -87,6 +87,10 @@ def _arrays(*tensors: torch.Tensor) -> list[Any]:
     return [tensor.detach().numpy() for tensor in tensors]
 
 
+# Both kernels are one nest of loops over plain indices: with a function per item, the compiler built views of every row
+# and neither kept a head's sums in registers nor used whole vectors, which took four times as long.
+
+
 @njit(nogil=True, fastmath=_SUMS_IN_REGISTERS)
 def _attend(arrays: Arrays, bias: Float32Array, bias_of_age: Int64Array, out: Float32Array) -> None:
     """Write scores before the relu, `(n, seq, heads)`, arbitrary where not valid, and sums; see `attended_sums`.
@@ -98,34 +102,29 @@ def _attend(arrays: Arrays, bias: Float32Array, bias_of_age: Int64Array, out: Fl
         out: Sums, `(n, heads, dim)`.
     """
     values, keys, direction, score, is_valid = arrays
-    out[:] = np.float32(0.0)
-    for i in range(values.shape[0]):
-        age = np.sum(is_valid[i])
-        for position in range(values.shape[1]):
-            if not is_valid[i, position]:
-                continue
-            age -= 1
-            for head in range(direction.shape[1]):
-                score[i, position, head] = bias[bias_of_age[age], head]
-            _attend_item(keys[i, position], values[i, position], direction[i], score[i, position], out[i])
+    num_rows, length, dim = values.shape
+    for i in range(num_rows):
+        length_of_row = np.sum(is_valid[i])
+        # A head's query and sums stay in the nearest cache over a whole history, which is read once for each head.
+        for head in range(direction.shape[1]):
+            age = length_of_row
+            for d in range(dim):
+                out[i, head, d] = np.float32(0.0)
+            for position in range(length):
+                if not is_valid[i, position]:
+                    continue
+                age -= 1
+                total = np.float32(0.0)
+                for d in range(dim):
+                    total += direction[i, head, d] * keys[i, position, d]
+                total += bias[bias_of_age[age], head]
+                score[i, position, head] = total
+                weight = np.float32(0.0) if total < 0.0 else total  # a NaN stays
+                for d in range(dim):
+                    out[i, head, d] += weight * values[i, position, d]
 
 
 @njit(nogil=True, fastmath=_SUMS_IN_REGISTERS)
-def _attend_item(
-    key: Float32Array, value: Float32Array, direction: Float32Array, score: Float32Array, out: Float32Array
-) -> None:
-    for head in range(direction.shape[0]):
-        query, total = direction[head], out[head]
-        total_score = score[head]
-        for d in range(key.size):
-            total_score += query[d] * key[d]
-        score[head] = total_score
-        weight = np.float32(0.0) if total_score < 0.0 else total_score  # a NaN stays
-        for d in range(value.size):
-            total[d] += weight * value[d]
-
-
-@njit(nogil=True)
 def _attend_back(
     arrays: Arrays,
     bias_of_age: Int64Array,
@@ -144,41 +143,27 @@ def _attend_back(
     """
     values, keys, direction, score, is_valid = arrays
     grad_values, grad_keys, grad_direction = grads
-    for i in range(values.shape[0]):
+    num_rows, length, dim = values.shape
+    for i in range(num_rows):
         age = np.sum(is_valid[i])
-        for position in range(values.shape[1]):
-            grad_values[i, position] = np.float32(0.0)
-            grad_keys[i, position] = np.float32(0.0)
+        grad_values[i, :, :] = np.float32(0.0)
+        grad_keys[i, :, :] = np.float32(0.0)
+        for position in range(length):
             if not is_valid[i, position]:
                 continue
             age -= 1
-            item = keys[i, position], values[i, position], score[i, position]
-            item_grads = grad_keys[i, position], grad_values[i, position], grad_bias[bias_of_age[age]]
-            _attend_item_back(item, direction[i], grad_sums[i], item_grads, grad_direction[i])
-
-
-@njit(nogil=True, fastmath=_SUMS_IN_REGISTERS)
-def _attend_item_back(
-    item: tuple[Float32Array, Float32Array, Float32Array],
-    direction: Float32Array,
-    grad_sums: Float32Array,
-    item_grads: tuple[Float32Array, Float32Array, Float64Array],
-    grad_direction: Float32Array,
-) -> None:
-    (key, value, score), (grad_key, grad_value, grad_bias) = item, item_grads
-    for head in range(direction.shape[0]):
-        weight = score[head]
-        if weight <= 0.0:
-            continue
-        query, grad_sum, grad_query = direction[head], grad_sums[head], grad_direction[head]
-        grad_score = np.float32(0.0)
-        for d in range(value.size):
-            grad_score += grad_sum[d] * value[d]
-        # One loop for each: value and key, or their gradients, may be the same memory.
-        for d in range(value.size):
-            grad_value[d] += weight * grad_sum[d]
-        for d in range(value.size):
-            grad_key[d] += grad_score * query[d]
-        for d in range(value.size):
-            grad_query[d] += grad_score * key[d]
-        grad_bias[head] += grad_score
+            for head in range(direction.shape[1]):
+                weight = score[i, position, head]
+                if weight <= 0.0:
+                    continue
+                grad_score = np.float32(0.0)
+                for d in range(dim):
+                    grad_score += grad_sums[i, head, d] * values[i, position, d]
+                # One loop for each: value and key, or their gradients, may be the same memory.
+                for d in range(dim):
+                    grad_values[i, position, d] += weight * grad_sums[i, head, d]
+                for d in range(dim):
+                    grad_keys[i, position, d] += grad_score * direction[i, head, d]
+                for d in range(dim):
+                    grad_direction[i, head, d] += grad_score * keys[i, position, d]
+                grad_bias[bias_of_age[age], head] += grad_score
