@@ -1,6 +1,7 @@
 """Settings: one frozen, strict model per section of params.yaml, and the reader that checks them all at once."""
 
 import json
+import logging
 import re
 from pathlib import Path
 from typing import Annotated, Literal
@@ -8,8 +9,10 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from qin.errors import ConfigError
-from qin.settings_problems import problem_lines
+from qin.settings_problems import problem_lines, without_retired
 from qin.strict_yaml import read_yaml
+
+log = logging.getLogger("qin")
 
 Ratio = Annotated[float, Field(gt=0, lt=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -192,7 +195,7 @@ class NetworkParams(_Section):
 class ModelParams(NetworkParams):
     """The network, and what is combined with it."""
 
-    members: Annotated[list[Literal["network", "trees"]], Field(min_length=1)] = ["network", "trees"]
+    members: Annotated[list[Literal["network", "trees"]], Field(min_length=1)] = ["network"]
 
     @property
     def network(self) -> NetworkParams:
@@ -341,7 +344,7 @@ class Params(_Section):
 
 
 def load_params(path: Path) -> Params:
-    """Read and check params.yaml.
+    """Read and check params.yaml; a key that an earlier version read is left out, with a warning.
 
     Args:
         path: The params file, YAML 1.2.
@@ -353,6 +356,9 @@ def load_params(path: Path) -> Params:
     tree = read_yaml(path)
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: expected sections such as `data:` and `train:`, got {tree!r}")
+    tree, retired = without_retired(tree)
+    for line in retired:
+        log.warning("warning: %s: %s", path, line)
     try:
         return Params.model_validate_json(json.dumps(tree))
     except ValidationError as error:

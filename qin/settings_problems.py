@@ -2,12 +2,34 @@
 
 import difflib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
 _SHOWN_CHARACTERS = 60
+
+# Keys of earlier versions, with what decides now what they decided: a params.yaml that still has them runs.
+RETIRED = {
+    "calibration.seed": "split.seed draws the halves of the validation fold",
+    "evaluate.baseline_rows": "the trees are a stage of their own, trees.max_rows bounds their rows",
+}
+
+
+def without_retired(tree: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The settings without keys of earlier versions, and a line about each of those.
+
+    Args:
+        tree: What params.yaml holds, of any shape below its sections.
+    """
+    kept, lines = dict(tree), []
+    for dotted, instead in RETIRED.items():
+        section, _, key = dotted.partition(".")
+        values = kept.get(section)
+        if isinstance(values, dict) and key in values:
+            kept[section] = {name: value for name, value in values.items() if name != key}
+            lines.append(f"{dotted} is not read any more ({instead}); remove it")
+    return kept, lines
 
 
 def problem_lines(error: ValidationError, settings: type[BaseModel]) -> Iterator[str]:

@@ -4,6 +4,7 @@ python -m stages evaluate
 """
 
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import typer
 
 from qin import paths
 from qin.calibrate.report import read_calibration
-from qin.config import EvaluateParams, load_params
+from qin.config import Params, load_params
 from qin.errors import FewClicksError
 from qin.evaluate.baseline import compare_members
 from qin.evaluate.figures import curves, evaluate, evaluate_slices
@@ -24,6 +25,7 @@ from qin.raw.segments import read_clusters, read_segments
 from qin.runtime.chain import ORIGIN, origin_of
 from qin.runtime.files import fingerprint, write_csv, write_json
 from qin.runtime.parent import end_with_dvc
+from qin.runtime.replacing import put_back
 from qin.runtime.stage import run_stage
 from qin.scored import ScoredRows
 from qin.shards.files import ShardReader
@@ -38,7 +40,9 @@ def main() -> None:
     with run_stage("evaluate") as report:
         params = load_params(paths.PARAMS)
         settings = params.model_dump(mode="json")
-        inputs = report.reads(*_artifacts(params.evaluate), settings=settings, files={"data.train": params.data.train})
+        scored_by = _scored_by(params.model.members)
+        needed = [*_rescored(params), *scored_by.values(), paths.BLEND, paths.SCORED, paths.CALIBRATOR]
+        inputs = report.reads(*needed, settings=settings, files={"data.train": params.data.train})
         if params.evaluate.importance_rows:
             ShardReader(paths.PREPARED_TRAIN).verify()
         use_threads(params.train.num_threads)
@@ -56,7 +60,7 @@ def main() -> None:
         slices_of = {column: read_segments(train, column, half.scored.row) for column in knobs.slices}
         slices, points = evaluate_slices(half, slices_of)
         figures = evaluate(half, num_bins=knobs.num_bins)
-        members = {name: ScoredRows.read(path) for name, path in paths.SCORED_BY.items()}
+        members = {name: ScoredRows.read(path) for name, path in scored_by.items()}
         figures["members"] = compare_members(half, {name: rows.natural for name, rows in members.items()})
         importance = []
         if knobs.importance_rows:
@@ -77,10 +81,23 @@ def main() -> None:
         report.num_rows = scored.label.size
 
 
-def _artifacts(knobs: EvaluateParams) -> list[Path]:
-    """What these settings read, in the pipeline's order."""
-    rescored = [paths.PREPARED_TRAIN, paths.STATISTICS, paths.MODEL, paths.TREES] if knobs.importance_rows else []
-    return [*rescored, *paths.SCORED_BY.values(), paths.BLEND, paths.SCORED, paths.CALIBRATOR]
+def _scored_by(members: Sequence[str]) -> dict[str, Path]:
+    """Logits of the members, and of those to compare with whose stage has run, as under DVC it has."""
+    places = {}
+    for name, place in paths.SCORED_BY.items():
+        put_back(place)
+        if name in members or place.exists():
+            places[name] = place
+        else:
+            log.info("%s are no member and not compared with: there is no %s", name, place)
+    return places
+
+
+def _rescored(params: Params) -> list[Path]:
+    """What scoring rows again needs, in the pipeline's order."""
+    if not params.evaluate.importance_rows:
+        return []
+    return [paths.PREPARED_TRAIN, paths.STATISTICS, *(paths.MEMBERS[name] for name in params.model.members)]
 
 
 if __name__ == "__main__":

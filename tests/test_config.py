@@ -8,6 +8,7 @@ import yaml
 
 from qin.config import DROPOUTS, load_params
 from qin.errors import ConfigError
+from qin.settings_problems import RETIRED
 from qin.strict_yaml import read_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -207,6 +208,34 @@ def test_a_self_ensemble_needs_dropout(tmp_path: Path) -> None:
     ]
     for enough in ({"model.field_dropout": 0.1}, {"model.preset": "published"}, {"train.self_ensemble": 0.0}):
         load_params(write_params(tmp_path, {"train.self_ensemble": 1.0, **without, **enough}))
+
+
+@pytest.mark.parametrize(("key", "instead"), RETIRED.items())
+def test_a_key_of_an_earlier_version_is_left_out_with_a_warning(
+    tmp_path: Path, key: str, instead: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write_params(tmp_path, {key: 7})
+    assert load_params(path) == load_params(ROOT / "params.yaml")
+    assert [record.getMessage() for record in caplog.records] == [
+        f"warning: {path}: {key} is not read any more ({instead}); remove it"
+    ]
+    assert {record.levelname for record in caplog.records} == {"WARNING"}
+
+
+@pytest.mark.parametrize("key", RETIRED)
+def test_no_key_that_is_read_is_retired(key: str) -> None:
+    section, name = key.split(".")
+    assert not hasattr(getattr(load_params(ROOT / "params.yaml"), section), name)
+
+
+def test_a_retired_key_in_another_place_stays_unknown(tmp_path: Path) -> None:
+    assert problems(tmp_path, {"train.baseline_rows": 0, "calibration.seed": 0}) == [
+        "train.baseline_rows: unknown key, did you mean train.buffer_rows? (got 0)"
+    ]
+
+
+def test_settings_that_know_no_members_are_of_the_network_alone(tmp_path: Path) -> None:
+    assert load_params(write_params(tmp_path, {"model.members": MISSING})).model.members == ["network"]
 
 
 def test_long_values_are_cut(tmp_path: Path) -> None:

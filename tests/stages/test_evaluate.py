@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from qin import paths
 from qin.evaluate.importance import COLUMNS as IMPORTANCE_COLUMNS
 from qin.evaluate.slices import CALIBRATION_COLUMNS
 from qin.shards.folds import report_half
@@ -73,6 +75,26 @@ def test_group_key_and_slices_are_read_at_the_validated_rows(project: Path) -> N
         assert found["rows"] == rows.sum()
         assert found["base_rate"] == pytest.approx(label[rows].mean(), rel=1e-5)
     assert [row[:2] for row in read_slices(project)[1:]] == [["shop", name] for name in slices["shop"]]
+
+
+def test_trees_that_are_no_member_are_compared_with_only_where_they_are(
+    project: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    set_params(project / "params.yaml", {"model.members": ["network"]})
+    run_in_process("evaluate")
+    assert list(read_figures(project)["members"]) == ["network", "trees"]
+    shutil.rmtree(project / paths.TREES_VALIDATION)
+    run_in_process("evaluate")
+    assert list(read_figures(project)["members"]) == ["network"]
+    assert f"trees are no member and not compared with: there is no {paths.TREES_VALIDATION}" in capfd.readouterr().err
+
+
+def test_a_member_that_is_not_there_is_one_line(project: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    set_params(project / "params.yaml", {"model.members": ["network", "trees"]})
+    shutil.rmtree(project / paths.TREES_VALIDATION)
+    with pytest.raises(SystemExit):
+        run_in_process("evaluate")
+    assert f"error: {paths.TREES_VALIDATION}/facts.json: file not found" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("key", ["split.group_key", "evaluate.slices"])

@@ -10,8 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from qin.runtime.claim import claimed
+from qin.strict_yaml import read_yaml
 from tests.logs import Columns
 from tests.project import ROOT, set_params
 from tests.stages.run import run_in_process
@@ -340,3 +342,20 @@ def test_too_few_clicks_for_two_folds_are_refused_by_split(project: Project, cap
     [line] = refused(project, "split", capfd)
     assert "split.method stratified: the validation fold has 400 rows of class 0 and 0 of class 1" in line
     assert line.endswith("it needs both: set another split.val_ratio or split.seed")
+
+
+# Settings
+
+
+def test_settings_of_an_earlier_version_need_no_trees(project: Project, capfd: pytest.CaptureFixture[str]) -> None:
+    project.write(calibration__seed=0, evaluate__baseline_rows=0, evaluate__importance_rows=100)
+    tree = read_yaml(project.folder / "params.yaml")
+    del tree["trees"], tree["model"]["members"], tree["features"]["statistics"], tree["train"]["refit"]
+    (project.folder / "params.yaml").write_text(yaml.safe_dump(tree))
+    for stage in STAGES:
+        if stage == "trees":
+            continue
+        run_in_process(stage)
+        warnings = [line.removeprefix("warning: params.yaml: ") for line in lines_of(capfd, "warning")]
+        assert [line.split()[0] for line in warnings] == ["calibration.seed", "evaluate.baseline_rows"]
+    assert len(project.submission()) == NUM_TEST_ROWS
