@@ -40,7 +40,7 @@ class Mask:
 NOTHING_DROPPED = Mask(0, 0)
 
 
-def dropout(x: torch.Tensor, probability: float, training: bool) -> torch.Tensor:
+def dropout(x: torch.Tensor, probability: float, training: bool, *, first_row: int = 0) -> torch.Tensor:
     """Zero each element with a probability and divide the others by the share that stays, as `F.dropout` does.
 
     PyTorch draws on a CPU one Bernoulli number after the other on one thread, which with dropout on the rows took more
@@ -51,6 +51,7 @@ def dropout(x: torch.Tensor, probability: float, training: bool) -> torch.Tensor
         x: Any shape and floating type; on a CPU with at least one dimension.
         probability: In [0, 1).
         training: Whether anything is dropped.
+        first_row: Number of the first row in the batch that several processes share; on a CPU masks depend on it.
     """
     if not training or probability == 0.0:
         return x
@@ -59,15 +60,15 @@ def dropout(x: torch.Tensor, probability: float, training: bool) -> torch.Tensor
     mask = Mask.draw(probability)
     is_kept = torch.empty(x.shape, dtype=torch.bool)
     columns = max(x.shape[-1], 1)
-    _write_kept(np.uint64(mask.key), np.uint32(mask.threshold), is_kept.view(-1, columns).numpy())
+    _write_kept(np.uint64(mask.key), np.uint32(mask.threshold), first_row, is_kept.view(-1, columns).numpy())
     return x * is_kept.to(x.dtype).mul_(mask.scale)
 
 
 @njit(nogil=True)
-def _write_kept(key: np.uint64, threshold: np.uint32, out: npt.NDArray[np.bool_]) -> None:
+def _write_kept(key: np.uint64, threshold: np.uint32, first_row: int, out: npt.NDArray[np.bool_]) -> None:
     kept = np.empty(out.shape[1], np.float32)
     for row in range(out.shape[0]):
-        keep_row(key, threshold, row, np.float32(1.0), kept)
+        keep_row(key, threshold, first_row + row, np.float32(1.0), kept)
         for column in range(kept.size):
             out[row, column] = kept[column] != 0.0
 

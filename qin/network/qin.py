@@ -241,7 +241,12 @@ class QIN(nn.Module):
         self.network.fc.bias.fill_(math.log(base_rate) - math.log1p(-base_rate))
 
     def forward(
-        self, categorical: torch.Tensor, numeric: torch.Tensor, sequences: Sequence[torch.Tensor]
+        self,
+        categorical: torch.Tensor,
+        numeric: torch.Tensor,
+        sequences: Sequence[torch.Tensor],
+        *,
+        first_row: int = 0,
     ) -> torch.Tensor:
         """Compute click logits.
 
@@ -250,6 +255,7 @@ class QIN(nn.Module):
             numeric: raw values, ``(batch, num_numeric)``, NaN where missing.
             sequences: buckets of each behaviour sequence, ``(batch, seq)`` each, 0 for padding, which may stand
                 anywhere. Their lengths may differ.
+            first_row: number of the first row in the batch that several processes share, on which dropout depends.
 
         Returns:
             Logits, ``(batch,)``.
@@ -260,13 +266,14 @@ class QIN(nn.Module):
         self.check_inputs(categorical, numeric, sequences)
         vocabularies = self.inputs.sequence_vocabulary
         embedded, *histories = self.embedding.read(categorical, sequences, vocabularies=vocabularies)
-        blocks = [self._without_fields(embedded).flatten(1)]
+        blocks = [self._without_fields(embedded, first_row).flatten(1)]
         if sequences:
             blocks += self._attend(embedded, histories, categorical, sequences)
-        dense = dropout(torch.cat(blocks, dim=1), self.sizes.embedding_dropout, self.training)
+        joined = torch.cat(blocks, dim=1)
+        dense = dropout(joined, self.sizes.embedding_dropout, self.training, first_row=first_row)
         inputs = torch.cat((dense, *self._numeric(numeric)), dim=1)
         with torch.autocast(inputs.device.type, torch.bfloat16, enabled=self.use_bf16):
-            logit: torch.Tensor = self.network(inputs)
+            logit: torch.Tensor = self.network(inputs, first_row)
         return logit.float() if self.use_bf16 else logit
 
     def _attend(
@@ -288,11 +295,12 @@ class QIN(nn.Module):
         parts = zip(self.attentions, histories, is_valid, keys, strict=True)
         return [attention(target, *part, query=query, keys=key) for attention, *part, key in parts]
 
-    def _without_fields(self, embedded: torch.Tensor) -> torch.Tensor:
+    def _without_fields(self, embedded: torch.Tensor, first_row: int = 0) -> torch.Tensor:
         """Embeddings ``(batch, num_fields, dim)`` with whole fields dropped in training."""
         if not (self.training and self.sizes.field_dropout):
             return embedded
-        kept = dropout(embedded.new_ones(embedded.shape[:2]), self.sizes.field_dropout, self.training)
+        ones = embedded.new_ones(embedded.shape[:2])
+        kept = dropout(ones, self.sizes.field_dropout, self.training, first_row=first_row)
         return embedded * kept.unsqueeze(2)
 
     def _numeric(self, raw: torch.Tensor) -> list[torch.Tensor]:

@@ -50,16 +50,17 @@ class QuadraticLayer(nn.Module):
         self.rectified = rectified
         self.linear = nn.Linear(dim, num_rows * dim)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Multiply ``(batch, dim)`` by the sum of its rows."""
-        total = self._sum_of_rows(x)
+    def forward(self, x: torch.Tensor, first_row: int = 0) -> torch.Tensor:
+        """Multiply ``(batch, dim)`` by the sum of its rows; ``first_row`` as of ``dropout``."""
+        total = self._sum_of_rows(x, first_row)
         return x * (F.relu(total) if self.rectified else total)
 
-    def _sum_of_rows(self, x: torch.Tensor) -> torch.Tensor:
+    def _sum_of_rows(self, x: torch.Tensor, first_row: int) -> torch.Tensor:
         if self.training and self.dropout > 0.0:
             dim = self.linear.in_features
             rows = _linear(x, self.linear.weight, self.linear.bias)
-            return dropout(rows, self.dropout, self.training).view(-1, self.num_rows, dim).sum(dim=1)
+            kept = dropout(rows, self.dropout, self.training, first_row=first_row)
+            return kept.view(-1, self.num_rows, dim).sum(dim=1)
         return _linear(x, *self.folded())
 
     def folded(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -124,18 +125,19 @@ class QuadraticNetwork(nn.Module):
         self.activations = nn.ModuleList(nn.Identity() if is_inside else nn.PReLU() for _ in range(num_layers))
         self.fc = nn.Linear(dim, 1)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map ``(batch, dim)`` to logits ``(batch,)``."""
+    def forward(self, x: torch.Tensor, first_row: int = 0) -> torch.Tensor:
+        """Map ``(batch, dim)`` to logits ``(batch,)``; ``first_row`` as of ``dropout``."""
         if x.dim() != 2 or x.shape[1] != self.dim:
             raise ValueError(f"the input must be (batch, {self.dim}), got {tuple(x.shape)}")
-        x = self._tiled(x) if self._is_tiled(x) else self._whole(x)
+        x = self._tiled(x, first_row) if self._is_tiled(x) else self._whole(x, first_row)
         with torch.autocast(x.device.type, enabled=False):  # or a logit of 4 would be known to 0.016
             return _linear(x, self.fc.weight, self.fc.bias).squeeze(1)
 
-    def _whole(self, x: torch.Tensor) -> torch.Tensor:
+    def _whole(self, x: torch.Tensor, first_row: int) -> torch.Tensor:
         """The layers' output, one operation after the other on the whole batch."""
         for layer, norm, activation in zip(self.layers, self.norms, self.activations, strict=True):
-            x = x + dropout(_activate(normalise(norm, layer(x)), activation), self.dropout, self.training)
+            activated = _activate(normalise(norm, layer(x, first_row)), activation)
+            x = x + dropout(activated, self.dropout, self.training, first_row=first_row)
         return x
 
     def _is_tiled(self, x: torch.Tensor) -> bool:
@@ -143,7 +145,7 @@ class QuadraticNetwork(nn.Module):
         is_plain = all(isinstance(norm, nn.Identity) for norm in self.norms)
         return is_plain and x.device.type == "cpu" and x.dtype == torch.float32
 
-    def _tiled(self, x: torch.Tensor) -> torch.Tensor:
+    def _tiled(self, x: torch.Tensor, first_row: int) -> torch.Tensor:
         """What `_whole` computes, up to rounding."""
         plans, weights, biases = [], [], []
         for layer, activation in zip(self.layers, self.activations, strict=True):
@@ -157,7 +159,8 @@ class QuadraticNetwork(nn.Module):
             weights.append(weight)
             biases.append(bias)
         slopes = [a.weight if isinstance(a, nn.PReLU) else torch.ones(1) for a in self.activations]
-        return run_layers(x, plans, weights=weights, biases=biases, slopes=slopes, dtype=_product_type(x))
+        dtype = _product_type(x)
+        return run_layers(x, plans, weights=weights, biases=biases, slopes=slopes, dtype=dtype, first_row=first_row)
 
 
 def _linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:

@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -287,3 +289,25 @@ def test_in_bf16_the_logit_is_not_rounded() -> None:
         model.use_bf16 = True
         torch.testing.assert_close(model(*batch), exact, rtol=0, atol=0.02)
     assert exact.std() > 0.02
+
+
+@pytest.mark.parametrize("norm", ["none", "rms"])  # tiled, and whole
+def test_a_part_of_a_batch_has_its_own_rows_masks(norm: Any) -> None:
+    """So that several processes drop what one drops: values and gradients of a batch are those of its parts."""
+    sizes = replace(SIZES, dropout=0.3, row_dropout=0.3, embedding_dropout=0.3, field_dropout=0.3, norm=norm)
+    model, batch = make(sizes=sizes), make_batch(600)  # more than two tiles
+    parameters = [parameter for parameter in model.parameters() if parameter.numel()]
+
+    def run(first: int, stop: int) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+        torch.manual_seed(3)
+        categorical, numeric, sequences = batch
+        part = categorical[first:stop], numeric[first:stop], [sequence[first:stop] for sequence in sequences]
+        logit = model(*part, first_row=first)
+        return logit.detach(), torch.autograd.grad(logit.sum(), parameters)
+
+    whole, grads = run(0, 600)
+    parts = [run(*bounds) for bounds in ((0, 250), (250, 251), (251, 600))]
+    torch.testing.assert_close(torch.cat([logit for logit, _ in parts]), whole, rtol=1e-5, atol=1e-5)
+    for number, grad in enumerate(grads):
+        total = torch.stack([part[number] for _, part in parts]).sum(0)
+        torch.testing.assert_close(total, grad, rtol=1e-4, atol=1e-4 * float(grad.abs().max()))

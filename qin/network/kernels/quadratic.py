@@ -82,7 +82,7 @@ class LayerDrops(NamedTuple):
     """Dropout of a layer over the rows of a tile.
 
     Attributes:
-        first_row: Number of the tile's first row in the batch, on which the words depend.
+        first_row: Number of the tile's first row in the batch of all processes, on which the words depend.
         of_rows: Of the linear functions' outputs.
         of_output: Of the layer's output.
     """
@@ -100,6 +100,7 @@ def run_layers(
     biases: Sequence[torch.Tensor],
     slopes: Sequence[torch.Tensor],
     dtype: torch.dtype,
+    first_row: int = 0,
 ) -> torch.Tensor:
     """Residual quadratic layers one after the other, with gradients of everything.
 
@@ -112,27 +113,33 @@ def run_layers(
         biases: `(num_rows * dim,)` each.
         slopes: Of each layer's activation below zero, `(1,)` each, read where there is an activation.
         dtype: What matrix products read and give: float32 or bfloat16. All else is float32.
+        first_row: Number of the first row in the batch that several processes share; masks depend on it.
 
     Returns:
         `(batch, dim)`.
     """
-    out: torch.Tensor = _Layers.apply(layers, dtype, x, *weights, *biases, *slopes)  # type: ignore[no-untyped-call]
+    out: torch.Tensor = _Layers.apply(layers, dtype, first_row, x, *weights, *biases, *slopes)  # type: ignore[no-untyped-call]
     return out
 
 
 class _Layers(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, layers: Sequence[TiledLayer], dtype: torch.dtype, x: torch.Tensor, *parameters: torch.Tensor
+        ctx: Any,
+        layers: Sequence[TiledLayer],
+        dtype: torch.dtype,
+        first_row: int,
+        x: torch.Tensor,
+        *parameters: torch.Tensor,
     ) -> torch.Tensor:
-        stack = _Stack(layers, dtype, parameters)
+        stack = _Stack(layers, dtype, first_row, parameters)
         inputs = [x.contiguous(), *(torch.empty_like(x, memory_format=torch.contiguous_format) for _ in layers)]
         height = -(-len(x) // TILE_ROWS) * TILE_ROWS  # of whole tiles: a library may round by the height
         rounded = [_with_zeros(height, x.shape, dtype) for _ in inputs]
         products = [torch.empty(height, padded_width(len(bias)), dtype=dtype) for bias in stack.biases]
         in_tiles(len(x), lambda rows: stack.forward(rows, inputs, rounded, products))
         ctx.save_for_backward(*parameters, *inputs[:-1], *rounded[:-1], *products)
-        ctx.layers, ctx.dtype, ctx.is_spent = layers, dtype, False
+        ctx.layers, ctx.dtype, ctx.first_row, ctx.is_spent = layers, dtype, first_row, False
         return inputs[-1]
 
     @staticmethod
@@ -144,7 +151,7 @@ class _Layers(torch.autograd.Function):
         depth = len(ctx.layers)
         saved = ctx.saved_tensors
         parameters, (inputs, rounded, products) = saved[: 3 * depth], _thirds(saved[3 * depth :])
-        stack = _Stack(ctx.layers, ctx.dtype, parameters)
+        stack = _Stack(ctx.layers, ctx.dtype, ctx.first_row, parameters)
         grad = grad_outputs[0].clone(memory_format=torch.contiguous_format)
         tiles = in_tiles(len(grad), lambda rows: stack.backward(rows, inputs, products, grad))
         biases = [torch.stack([tile[0][layer] for tile in tiles]).sum(dim=0) for layer in range(depth)]
@@ -152,7 +159,7 @@ class _Layers(torch.autograd.Function):
         weights = _grads_of_weights(products, rounded)
         sizes = [(len(bias), grad.shape[1]) for bias in stack.biases]
         weights = [weight[:rows, :columns] for weight, (rows, columns) in zip(weights, sizes, strict=True)]
-        return None, None, grad, *weights, *biases, *slopes
+        return None, None, None, grad, *weights, *biases, *slopes
 
 
 def _with_zeros(height: int, shape: torch.Size, dtype: torch.dtype) -> torch.Tensor:
@@ -187,9 +194,11 @@ def _grads_of_weights(products: Sequence[torch.Tensor], rounded: Sequence[torch.
 class _Stack:
     """Layers with their parameters, and their passes over one tile."""
 
-    def __init__(self, layers: Sequence[TiledLayer], dtype: torch.dtype, parameters: Sequence[torch.Tensor]) -> None:
+    def __init__(
+        self, layers: Sequence[TiledLayer], dtype: torch.dtype, first_row: int, parameters: Sequence[torch.Tensor]
+    ) -> None:
         weights, self.biases, slopes = _thirds(parameters)
-        self._layers = layers
+        self._layers, self._first_row = layers, first_row
         self._weights = [padded(weight, dtype) for weight in weights]
         self._options = [
             LayerOptions(layer.rectified, layer.activated, np.float32(slope.item() if layer.activated else 1.0))
@@ -225,7 +234,7 @@ class _Stack:
 
     def _constants(self, number: int, rows: slice) -> tuple[Float32Array, LayerOptions, LayerDrops]:
         layer = self._layers[number]
-        drops = LayerDrops(rows.start, _drop_of(layer.row_mask), _drop_of(layer.mask))
+        drops = LayerDrops(self._first_row + rows.start, _drop_of(layer.row_mask), _drop_of(layer.mask))
         return bits_of(self.biases[number]), self._options[number], drops
 
 
