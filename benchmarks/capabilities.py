@@ -30,7 +30,6 @@ from benchmarks.fitting import PreparedLog, fit_boosted_trees, open_log, report_
 from benchmarks.machine import describe
 from benchmarks.pipeline import true_figures
 from benchmarks.profile import CAPABILITIES, FILES, RESULTS, ROOT, changed
-from qin import paths
 from qin.calibrate.members import blend_members
 from qin.config import Params
 from qin.experiments.overlay import apply_overlays
@@ -38,6 +37,7 @@ from qin.metrics.definitions import RANKING
 from qin.metrics.paired import compare_logits
 from qin.network.threads import use_threads
 from qin.raw.segments import read_clusters
+from qin.runtime import paths
 from qin.runtime.files import fingerprint
 from qin.scored import ScoredRows
 

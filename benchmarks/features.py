@@ -23,6 +23,7 @@ import typer
 
 from benchmarks.machine import describe, report
 from benchmarks.measure import Cost, measure_module
+from qin.columns.schema import Field, FieldKind, Schema
 from qin.features.artifact import Statistics
 from qin.features.impression import Compared, build_impression_features
 from qin.features.joined import JoinedRows
@@ -31,7 +32,6 @@ from qin.features.statistics import choose_statistics, fit_statistics
 from qin.prepare.matches import match_history
 from qin.prepare.tokens import token_rules
 from qin.raw.hashing import hash_values, seed_of
-from qin.schema import Field, FieldKind, Schema
 from qin.shards.files import ShardReader, ShardWriter, layout, read_labels
 
 _FIELDS, _BUCKETS, _LARGE_BUCKETS = 30, 4096, 1 << 20

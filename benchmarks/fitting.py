@@ -13,12 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.profile import changed
-from qin import paths
 from qin.config import Params
 from qin.features.artifact import Statistics
 from qin.features.joined import JoinedRows
 from qin.metrics.definitions import LOG_LOSS, RANKING, Rows, values
 from qin.network.qin import QIN
+from qin.runtime import paths
 from qin.scored import ScoredRows
 from qin.shards.files import RowReader, ShardReader
 from qin.shards.folds import TRAIN, Folds, read_folds, report_half

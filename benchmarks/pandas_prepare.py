@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 import typer
 
 from benchmarks.profile import ROOT
+from qin.columns.schema import Schema, resolve_schema
 from qin.config import load_params
-from qin.schema import Schema, resolve_schema
 
 
 def main(

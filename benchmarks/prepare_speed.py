@@ -20,9 +20,9 @@ import typer
 from benchmarks.machine import describe, report
 from benchmarks.measure import Cost, measure_module, measure_sample
 from benchmarks.profile import ROOT
+from qin.columns.schema import Field, FieldKind
 from qin.prepare.sequences import encode_sequence
 from qin.raw.hashing import seed_of
-from qin.schema import Field, FieldKind
 
 _MAX_LEN, _NUM_BUCKETS, _NUM_ITEMS = 100, 4096, 594
 _BATCH_ROWS = 8192

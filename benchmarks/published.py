@@ -17,7 +17,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from qin.buckets import PADDING_BUCKET
+from qin.columns.buckets import PADDING_BUCKET
 from qin.network.attention import TargetAttention
 from qin.network.numeric import NumericNormalizer
 from qin.network.qin import QIN, QINInputs, QINSizes

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from qin.schema import Field, FieldKind, Schema
+from qin.columns.schema import Field, FieldKind, Schema
 from qin.shards.files import Arrays, ShardWriter, layout
 
 NUM_BUCKETS = {"item": 4096, **{f"field_{number:02d}": 4096 for number in range(37)}, "user": 16384, "place": 16384}

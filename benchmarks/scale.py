@@ -21,8 +21,8 @@ import yaml
 from benchmarks.machine import describe, report
 from benchmarks.measure import Cost, measure_module, measure_sample
 from benchmarks.profile import FILES, ROOT
+from qin.config.strict_yaml import read_yaml
 from qin.runtime.stage import STAGES
-from qin.strict_yaml import read_yaml
 
 LOADER = "loader.json"
 

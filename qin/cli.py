@@ -22,8 +22,8 @@ from qin.experiments.compare import compare_runs, comparison_json, comparison_te
 from qin.experiments.overlay import apply_overlays
 from qin.experiments.runs import read_run
 from qin.experiments.sweep import grid, run_sweep, table
-from qin.paths import PARAMS
 from qin.raw.segments import read_clusters
+from qin.runtime.paths import PARAMS
 from qin.runtime.progress import log
 from qin.setup.command import files_of, prompt
 from qin.setup.settings import Purpose, summary

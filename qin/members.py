@@ -6,16 +6,16 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from qin import paths
 from qin.calibrate.blend import Blend
 from qin.calibrate.members import read_blend
+from qin.columns.schema import Schema
 from qin.config import Params
 from qin.model.artifact import check_same_schema, load_model
 from qin.model.build import place
 from qin.model.scoring import for_scoring, score_all, score_batch
 from qin.network.frozen import FrozenQIN
 from qin.network.qin import QIN
-from qin.schema import Schema
+from qin.runtime import paths
 from qin.shards.files import RowReader
 from qin.shards.loader import Batch, iterate_in_order
 from qin.trees.artifact import load_trees

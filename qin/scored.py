@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from qin import paths
 from qin.errors import ArtifactError
 from qin.prior import TrainingPrior
+from qin.runtime import paths
 from qin.runtime.chain import Origin, origin_entry
 from qin.runtime.files import read_array, read_exact_json, write_array, write_exact_json
 

@@ -7,12 +7,12 @@ import logging
 
 import typer
 
-from qin import paths
 from qin.calibrate.holdout import CalibrationRows, Recipe, fit_and_judge
 from qin.calibrate.members import blend_members, describe_choice
 from qin.config import load_params
 from qin.errors import DataError
 from qin.raw.segments import read_segments
+from qin.runtime import paths
 from qin.runtime.chain import origin_entry, origin_of, read_artifact
 from qin.runtime.files import atomic_directory, write_exact_json, write_json
 from qin.runtime.parent import end_with_dvc

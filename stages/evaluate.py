@@ -10,7 +10,6 @@ from pathlib import Path
 
 import typer
 
-from qin import paths
 from qin.calibrate.report import read_calibration
 from qin.config import Params, load_params
 from qin.errors import FewClicksError
@@ -22,6 +21,7 @@ from qin.evaluate.slices import CALIBRATION_COLUMNS
 from qin.features.joined import open_rows
 from qin.network.threads import use_threads
 from qin.raw.segments import read_clusters, read_segments
+from qin.runtime import paths
 from qin.runtime.chain import ORIGIN, origin_of
 from qin.runtime.files import fingerprint, write_csv, write_json
 from qin.runtime.parent import end_with_dvc

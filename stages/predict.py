@@ -6,7 +6,6 @@ python -m stages predict
 import numpy as np
 import typer
 
-from qin import paths
 from qin.calibrate.report import read_calibration
 from qin.config import load_params
 from qin.features.joined import open_rows
@@ -17,6 +16,7 @@ from qin.predict.submission import write_submission
 from qin.prior import shift_prior
 from qin.raw.sample_ids import match_ids, read_sample_ids
 from qin.raw.segments import read_segments
+from qin.runtime import paths
 from qin.runtime.parent import end_with_dvc
 from qin.runtime.stage import run_stage
 from qin.shards.ids import read_ids

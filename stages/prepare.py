@@ -7,7 +7,7 @@ import logging
 
 import typer
 
-from qin import paths
+from qin.columns.schema import check_test_columns, resolve_schema
 from qin.config import load_params
 from qin.features.derived import Impressions, check_impression_columns, with_derived
 from qin.prepare.file import prepare_file
@@ -15,12 +15,12 @@ from qin.prepare.histories import inspect_histories
 from qin.prepare.statistics import headline
 from qin.raw.parquet import open_parquet
 from qin.raw.sample_ids import match_ids, read_sample_ids
+from qin.runtime import paths
 from qin.runtime.chain import origin_of
 from qin.runtime.claim import claimed
 from qin.runtime.files import atomic_directory, write_json
 from qin.runtime.parent import end_with_dvc
 from qin.runtime.stage import run_stage
-from qin.schema import check_test_columns, resolve_schema
 from qin.shards.ids import read_ids
 
 app = typer.Typer(add_completion=False)

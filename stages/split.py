@@ -5,16 +5,16 @@ python -m stages split
 
 import typer
 
-from qin import paths
+from qin.columns.schema import scalar_columns
 from qin.config import load_params
 from qin.raw.parquet import open_parquet
+from qin.runtime import paths
 from qin.runtime.chain import origin_of
 from qin.runtime.claim import claimed
 from qin.runtime.files import atomic_directory, write_json
 from qin.runtime.parent import end_with_dvc
 from qin.runtime.progress import log
 from qin.runtime.stage import run_stage
-from qin.schema import scalar_columns
 from qin.shards.folds import write_folds
 from qin.split.audit import audit, check, warnings
 from qin.split.columns import read_split_columns

@@ -5,12 +5,12 @@ python -m stages train
 
 import typer
 
-from qin import paths
 from qin.config import load_params
 from qin.features.artifact import Statistics
 from qin.features.joined import JoinedRows
 from qin.model.artifact import save_model
 from qin.network.threads import use_threads
+from qin.runtime import paths
 from qin.runtime.chain import origin_of, read_artifact
 from qin.runtime.files import atomic_directory, write_csv, write_json
 from qin.runtime.parent import end_with_dvc

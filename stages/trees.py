@@ -5,10 +5,10 @@ python -m stages trees
 
 import typer
 
-from qin import paths
 from qin.config import load_params
 from qin.features.artifact import Statistics
 from qin.features.joined import open_rows
+from qin.runtime import paths
 from qin.runtime.chain import origin_of, read_artifact
 from qin.runtime.files import atomic_directory, write_csv, write_json
 from qin.runtime.parent import end_with_dvc

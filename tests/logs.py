@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from qin.columns.schema import Schema, resolve_schema
 from qin.config import DataParams, FeatureParams, SequenceParams, SplitParams
-from qin.schema import Schema, resolve_schema
 
 SHOP_BUCKETS, ITEM_BUCKETS, SEQ_BUCKETS = 12, 40, 70000
 SEQ_MAX_LEN, RECENT_MAX_LEN = 4, 3

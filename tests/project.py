@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import yaml
 
-from qin.strict_yaml import read_yaml
+from qin.config.strict_yaml import read_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 

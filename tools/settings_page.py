@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from qin.config import Params
-from qin.strict_yaml import read_yaml
+from qin.config.strict_yaml import read_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs/settings.md"

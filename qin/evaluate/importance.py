@@ -24,6 +24,7 @@ from itertools import combinations
 import numpy as np
 import torch
 
+from qin.columns.schema import FieldKind, Schema
 from qin.config import Params
 from qin.errors import FewClicksError
 from qin.evaluate.curves import Row
@@ -35,7 +36,6 @@ from qin.metrics.ranking import ranking_counts
 from qin.metrics.standard_errors import standard_error
 from qin.runtime.progress import Progress
 from qin.runtime.seeds import IMPORTANCE_SALT
-from qin.schema import FieldKind, Schema
 from qin.shards.files import RowReader
 from qin.shards.loader import Batch, read_batch
 

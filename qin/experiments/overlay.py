@@ -12,9 +12,9 @@ import yaml
 from yaml.nodes import CollectionNode, MappingNode, Node, SequenceNode
 
 from qin.config import Params, load_params
+from qin.config.strict_yaml import read_yaml
 from qin.errors import ConfigError
 from qin.runtime.files import atomic_file
-from qin.strict_yaml import read_yaml
 
 
 def apply_overlays(overlays: list[Path], *, params: Path) -> Params:

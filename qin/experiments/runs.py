@@ -10,8 +10,8 @@ from dvc_data.index.index import DataIndexError
 
 from qin.calibrate.report import CalibrationReport, read_calibration
 from qin.errors import ArtifactError
-from qin.paths import CALIBRATOR, SCORED
 from qin.runtime.chain import check_links, read_artifact
+from qin.runtime.paths import CALIBRATOR, SCORED
 from qin.scored import ScoredRows
 
 WORKSPACE = "workspace"

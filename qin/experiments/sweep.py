@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from qin.errors import ConfigError
-from qin.paths import CHECKPOINTS, EVALUATION, SWEEP_LOGS
 from qin.runtime.files import fingerprint
+from qin.runtime.paths import CHECKPOINTS, EVALUATION, SWEEP_LOGS
 from qin.runtime.progress import log
 
 SEED = "train.seed"

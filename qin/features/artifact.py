@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from qin.columns.schema import Schema, differences
 from qin.errors import ArtifactError
 from qin.features.columns import ColumnFile
 from qin.features.counting import KeyCounts, Keys
 from qin.features.rates import Prior, Values, find, measure
 from qin.runtime.chain import Origin, origin_entry
 from qin.runtime.files import file_crc32, fingerprint, read_array, read_exact_json, write_array, write_exact_json
-from qin.schema import Schema, differences
 from qin.shards.files import ShardReader
 
 COLUMNS, MANIFEST = "columns.bin", "manifest.json"

@@ -4,11 +4,11 @@ from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
-from qin.column_types import is_number, is_string, value_type
+from qin.columns.schema import Field, FieldKind, Schema
+from qin.columns.types import is_number, is_string, value_type
 from qin.config import FeatureParams
 from qin.errors import SchemaError
 from qin.features.impression import feature_names
-from qin.schema import Field, FieldKind, Schema
 
 LENGTH, HITS, SINCE, SHARE = "length", "hits", "since", "share"
 HISTORY, IMPRESSION = "history", "impression"

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from qin.columns.schema import Field, FieldKind, Schema
 from qin.features.artifact import Statistics
-from qin.schema import Field, FieldKind, Schema
 from qin.shards.files import Group, ShardReader
 
 _NUMERIC = "numeric"

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from qin.columns.schema import Schema
 from qin.features.artifact import COLUMNS, KeyMaker, Statistic, Table, table_file, write_manifest
 from qin.features.columns import ColumnFile
 from qin.features.counting import Labels, count_keys
@@ -28,7 +29,6 @@ from qin.features.past import Earlier, Past
 from qin.features.rates import MEASURES, Prior, Values, find, measure
 from qin.runtime.chain import Origin
 from qin.runtime.progress import Progress
-from qin.schema import Schema
 from qin.shards.files import ShardReader
 
 _CHUNK_ROWS = 65536

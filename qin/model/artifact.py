@@ -11,13 +11,13 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from qin.columns.schema import Schema, differences
 from qin.config import NetworkParams
 from qin.errors import ArtifactError
 from qin.model.build import build_model
 from qin.network.qin import QIN
 from qin.runtime.chain import Origin, origin_entry
 from qin.runtime.files import check_file, file_crc32, read_exact_json, write_exact_json
-from qin.schema import Schema, differences
 from qin.shards.files import RowReader
 
 WEIGHTS, MODEL = "weights.safetensors", "model.json"

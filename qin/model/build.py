@@ -5,12 +5,12 @@ from typing import Any
 
 import torch
 
+from qin.columns.schema import Schema
 from qin.config import NetworkParams, TrainParams
 from qin.errors import ConfigError
 from qin.network.kernels.bf16 import has_bf16_units
 from qin.network.numeric import NumericNormalizer
 from qin.network.qin import EMBEDDING_STD, QIN, QINInputs, QINSizes
-from qin.schema import Schema
 
 # The authors' implementation of the published model (arXiv 2504.17699).
 PUBLISHED: dict[str, Any] = {

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
-from qin.buckets import FIRST_VALUE_BUCKET, PADDING_BUCKET
+from qin.columns.buckets import FIRST_VALUE_BUCKET, PADDING_BUCKET
 from qin.network.kernels.row_gradient import from_rows, sum_by_row
 
 

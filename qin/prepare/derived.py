@@ -6,12 +6,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from qin.columns.schema import Field, Schema
 from qin.features.columns import ColumnFile
 from qin.features.derived import HITS, IMPRESSION, LENGTH, SHARE, SINCE
 from qin.prepare.matches import Matches, match_history
 from qin.prepare.tokens import token_rules
 from qin.raw.hashing import Hashes
-from qin.schema import Field, Schema
 
 _OwnValues = Mapping[str, tuple[Hashes, npt.NDArray[np.bool_]]]
 _Lengths = npt.NDArray[np.int64]

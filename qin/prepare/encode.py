@@ -10,7 +10,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from qin.buckets import FIRST_VALUE_BUCKET, NULL_BUCKET
+from qin.columns.buckets import FIRST_VALUE_BUCKET, NULL_BUCKET
+from qin.columns.schema import Field, FieldKind, Schema
 from qin.errors import DataError
 from qin.features.columns import ColumnFile
 from qin.prepare.derived import DerivedNumbers
@@ -19,7 +20,6 @@ from qin.prepare.sequences import BadTokenError, encode_sequence
 from qin.raw.hashing import bucket_of, hash_values, seed_of
 from qin.raw.values import encode_label, refuse_rounded
 from qin.runtime.jit import njit
-from qin.schema import Field, FieldKind, Schema
 from qin.shards.files import Arrays, Group
 
 

@@ -5,6 +5,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+from qin.columns.schema import Schema
 from qin.config import PrepareParams
 from qin.errors import DataError
 from qin.features.derived import Impressions
@@ -15,7 +16,6 @@ from qin.raw.parquet import map_batches, open_parquet, read_batches
 from qin.runtime.chain import Origin
 from qin.runtime.files import write_json
 from qin.runtime.progress import Progress
-from qin.schema import Schema
 from qin.shards.files import Group, ShardWriter, layout
 from qin.shards.ids import IDS, IdWriter
 

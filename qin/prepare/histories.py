@@ -11,9 +11,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from qin.column_types import is_list, is_string, value_type
+from qin.columns.schema import Field, Schema, TokenRule
+from qin.columns.types import is_list, is_string, value_type
 from qin.raw.parquet import read_sample
-from qin.schema import Field, Schema, TokenRule
 
 _SAMPLE_ROWS = 1024
 _SHOWN_CHARACTERS = 60

@@ -7,7 +7,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from qin.column_types import is_string
+from qin.columns.schema import Field
+from qin.columns.types import is_string
 from qin.config import PrepareParams
 from qin.errors import DataError
 from qin.features.columns import ColumnFile
@@ -15,7 +16,6 @@ from qin.features.derived import HITS, Impressions
 from qin.features.impression import Compared, build_impression_features
 from qin.prepare.encode import BatchEncoder
 from qin.raw.canonical import shown
-from qin.schema import Field
 
 _NUMBER = r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$"
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from qin.column_types import is_list
+from qin.columns.types import is_list
 from qin.prepare.sequences import hash_elements, is_plain
 from qin.prepare.tokens import (
     SKIPPED,

@@ -20,8 +20,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from qin.buckets import NULL_BUCKET
-from qin.column_types import is_binary, is_list, is_string, value_type
+from qin.columns.buckets import NULL_BUCKET
+from qin.columns.schema import Field
+from qin.columns.types import is_binary, is_list, is_string, value_type
 from qin.prepare.tokens import (
     BAD,
     SAFE_DIGITS,
@@ -38,7 +39,6 @@ from qin.prepare.tokens import (
 )
 from qin.raw.hashing import bucket_of, hash_int, hash_text, hash_values, utf8_buffers
 from qin.runtime.jit import njit
-from qin.schema import Field
 
 _ZERO = 48
 _SCAN_BYTES = 64

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from qin.buckets import FIRST_VALUE_BUCKET
+from qin.columns.buckets import FIRST_VALUE_BUCKET
+from qin.columns.schema import Field, FieldKind, Schema
 from qin.prepare.encode import EncodedBatch
 from qin.raw.hashing import bucket_of
 from qin.runtime.jit import njit
-from qin.schema import Field, FieldKind, Schema
 
 _LONGEST_COUNTED = 1 << 16
 _QUANTILES = (("p25", 0.25), ("p50", 0.5), ("p75", 0.75), ("p99", 0.99))

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from qin.buckets import FIRST_VALUE_BUCKET
+from qin.columns.buckets import FIRST_VALUE_BUCKET
+from qin.columns.schema import Field
 from qin.raw.hashing import hash_int, hash_text
 from qin.runtime.jit import njit
-from qin.schema import Field
 
 SAFE_DIGITS = 18
 BAD, SKIPPED, VALUE = -1, 0, 1

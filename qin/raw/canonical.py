@@ -22,7 +22,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from qin.column_types import is_binary, is_datetime, is_string
+from qin.columns.types import is_binary, is_datetime, is_string
 
 _EXACT_DIGITS = 15
 _UUID_BYTES = 16

@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from qin.buckets import FIRST_VALUE_BUCKET
-from qin.column_types import is_binary, is_string
+from qin.columns.buckets import FIRST_VALUE_BUCKET
+from qin.columns.types import is_binary, is_string
 from qin.raw.canonical import byte_text, float_texts
 from qin.runtime.jit import njit
 from qin.runtime.seeds import GOLDEN, mix, unmix
@@ -238,7 +238,7 @@ def hash_column(array: pa.Array) -> HashedColumn:
     """The part of hashing that does not depend on a seed.
 
     Args:
-        array: Of any type that `qin.column_types.is_groupable` accepts.
+        array: Of any type that `qin.columns.types.is_groupable` accepts.
     """
     if isinstance(array.type, pa.BaseExtensionType):
         array = array.storage

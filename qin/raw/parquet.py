@@ -11,8 +11,8 @@ from typing import Self, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from qin.columns.patterns import natural_key
 from qin.errors import DataError, SchemaError
-from qin.patterns import natural_key
 
 # One buffered stream per column: with no buffer, Arrow holds a row group's whole column chunks at once.
 _BUFFER_BYTES = 1 << 18

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from qin.column_types import is_groupable
+from qin.columns.types import is_groupable
 from qin.errors import DataError, SchemaError
 from qin.raw.canonical import canonical_text
 from qin.raw.hashing import hash_values, seed_of

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from qin.column_types import is_binary, is_datetime, is_number, is_string, value_type
+from qin.columns.types import is_binary, is_datetime, is_number, is_string, value_type
 from qin.errors import DataError, SchemaError
 from qin.raw.canonical import shown
 from qin.raw.parquet import open_parquet, read_batches

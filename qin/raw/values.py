@@ -5,7 +5,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from qin.column_types import is_list, is_number
+from qin.columns.types import is_list, is_number
 from qin.errors import DataError
 
 # Whole numbers from here on are not all floats of so many bytes, so that two ids may have become one.

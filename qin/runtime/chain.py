@@ -30,8 +30,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from qin import paths
 from qin.errors import ArtifactError
+from qin.runtime import paths
 from qin.runtime.files import fingerprint, read_exact_json
 
 ORIGIN = "origin"

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from qin.errors import ArtifactError
-from qin.paths import SCRATCH
+from qin.runtime.paths import SCRATCH
 from qin.runtime.stage import log
 
 

@@ -16,11 +16,11 @@ from typing import NoReturn
 from threadpoolctl import threadpool_limits
 
 from qin.errors import QinError
-from qin.paths import PARAMS, SCRATCH
 from qin.runtime.chain import Artifact, Settings, check_chain, description_of, read_artifact
 from qin.runtime.edits import InputWatch
 from qin.runtime.files import write_json
 from qin.runtime.host import TreeMemory, largest_resident_bytes
+from qin.runtime.paths import PARAMS, SCRATCH
 from qin.runtime.replacing import put_back
 
 STAGES = ("prepare", "split", "train", "trees", "calibrate", "evaluate", "predict")

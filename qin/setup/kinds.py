@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pyarrow as pa
 
-from qin.column_types import is_groupable
+from qin.columns.types import is_groupable
 from qin.setup.profile import ColumnProfile, LogProfile, numbers_of, texts_of
 
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+|\d+")

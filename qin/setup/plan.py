@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 
-from qin.column_types import may_differ
+from qin.columns.types import may_differ
 from qin.errors import SchemaError
 from qin.raw.hashing import HashedColumn, hash_column, hash_rows, seed_of
 from qin.setup import keys

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from qin.column_types import is_datetime, is_groupable, is_list, is_number, is_string, value_type
+from qin.columns.types import is_datetime, is_groupable, is_list, is_number, is_string, value_type
 from qin.raw.hashing import hash_values, seed_of
 from qin.raw.parquet import open_parquet, read_batches
 from qin.runtime.progress import Progress

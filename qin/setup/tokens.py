@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy.stats import spearmanr
 
-from qin.column_types import is_binary, is_groupable, is_number
+from qin.columns.types import is_binary, is_groupable, is_number
 from qin.setup.keys import ITEM
 from qin.setup.profile import ColumnProfile, LogProfile, hashes_of, texts_of
 from qin.setup.sketch import Hashes, ValueSketch

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from qin.columns.schema import resolve_schema
 from qin.config import load_params
 from qin.errors import ConfigError, DataError
 from qin.raw.parquet import open_parquet
 from qin.runtime.files import atomic_file
-from qin.schema import resolve_schema
 from qin.setup.outcome import Ask
 from qin.setup.plan import Plan, plan_settings
 from qin.setup.profile import LogProfile, profile_log

@@ -15,10 +15,10 @@ from typing import IO, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from qin.columns.schema import Schema
 from qin.errors import ArtifactError
 from qin.runtime.chain import Origin, origin_entry
 from qin.runtime.files import file_crc32, read_exact_json, write_exact_json
-from qin.schema import Schema
 
 FORMAT = 2
 MANIFEST = "manifest.json"

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from qin.column_types import is_binary, is_string
+from qin.columns.types import is_binary, is_string
 from qin.errors import DataError
 from qin.raw.hashing import hash_values, seed_of
 from qin.runtime.files import named_errors

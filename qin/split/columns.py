@@ -8,11 +8,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from qin.column_types import is_groupable
+from qin.columns.patterns import did_you_mean
+from qin.columns.types import is_groupable
 from qin.config import DataParams, SplitParams
 from qin.errors import SchemaError
 from qin.features.ranks import first_times, group_rows
-from qin.patterns import did_you_mean
 from qin.raw.hashing import HashedColumn, Hashes, hash_column, hash_rows, seed_of
 from qin.raw.parquet import map_batches, open_parquet, read_batches
 from qin.raw.times import TimeColumn

@@ -2,10 +2,10 @@
 
 import pyarrow as pa
 
-from qin.column_types import is_groupable
+from qin.columns.patterns import did_you_mean
+from qin.columns.types import is_groupable
 from qin.config import Params
 from qin.errors import SchemaError
-from qin.patterns import did_you_mean
 
 
 def check_later_columns(params: Params, *, train: pa.Schema, test: pa.Schema) -> None:

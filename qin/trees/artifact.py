@@ -7,10 +7,10 @@ from typing import Any
 
 import lightgbm as lgb
 
+from qin.columns.schema import Schema
 from qin.errors import ArtifactError
 from qin.runtime.chain import Origin, origin_entry
 from qin.runtime.files import check_file, file_crc32, read_exact_json, write_exact_json
-from qin.schema import Schema
 from qin.trees.columns import TreeColumns
 from qin.trees.fit import FittedTrees
 

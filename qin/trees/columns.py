@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from qin.buckets import PADDING_BUCKET
-from qin.schema import Schema
+from qin.columns.buckets import PADDING_BUCKET
+from qin.columns.schema import Schema
 from qin.shards.files import Arrays, RowReader
 
 CHUNK_ROWS = 16384

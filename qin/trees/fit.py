@@ -17,8 +17,8 @@ import lightgbm as lgb
 import numpy as np
 import numpy.typing as npt
 
+from qin.columns.schema import Schema
 from qin.config import TreeParams
-from qin.schema import Schema
 from qin.shards.files import Arrays, RowReader
 from qin.trees.columns import CHUNK_ROWS, Mask, Matrix, TreeColumns
 

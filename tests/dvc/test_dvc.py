@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from qin import config
+from qin.config import params as config
+from qin.config.strict_yaml import read_yaml
 from qin.runtime.stage import STAGES
-from qin.strict_yaml import read_yaml
 from tests.closure import stage_closure
 from tests.project import ROOT, copy_project, set_params
 from tests.stages.run import run_in_process

@@ -13,7 +13,6 @@ from dvc.repo import Repo
 from numpy.typing import NDArray
 from typer.testing import CliRunner
 
-from qin import paths
 from qin.calibrate.blend import Blend, Member
 from qin.calibrate.holdout import CalibrationRows, Recipe, fit_and_judge
 from qin.cli import app
@@ -23,6 +22,7 @@ from qin.experiments.runs import read_run
 from qin.metrics.paired import Difference
 from qin.prior import TrainingPrior
 from qin.raw.segments import Segments
+from qin.runtime import paths
 from qin.runtime.chain import Origin, origin_entry, read_artifact
 from qin.runtime.files import write_exact_json
 from qin.scored import ScoredRows

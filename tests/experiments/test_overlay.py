@@ -10,9 +10,9 @@ from typer.testing import CliRunner
 
 from qin.cli import app
 from qin.config import load_params
+from qin.config.strict_yaml import read_yaml
 from qin.errors import ConfigError
 from qin.experiments.overlay import apply_overlays, overlaid
-from qin.strict_yaml import read_yaml
 from tests.project import ROOT
 
 BASE = """# Head.

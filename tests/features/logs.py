@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
+from qin.columns.schema import Field, FieldKind, Schema
 from qin.features.artifact import Statistics
 from qin.features.past import Past
 from qin.features.statistics import FitReport, choose_statistics, fit_statistics
-from qin.schema import Field, FieldKind, Schema
 from qin.shards.files import ShardReader, ShardWriter, layout
 
 NUM_BUCKETS = 70_000

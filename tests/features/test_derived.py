@@ -5,10 +5,10 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from qin.columns.schema import Schema, resolve_schema
 from qin.config import FeatureParams, ImpressionParams
 from qin.errors import SchemaError
 from qin.features.derived import Impressions, check_impression_columns, with_derived
-from qin.schema import Schema, resolve_schema
 from tests.logs import data_params, feature_params, make_log
 
 COLUMNS = pa.schema([*((name, array.type) for name, array in make_log(4).items()), ("request", pa.string())])

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from qin.buckets import NULL_BUCKET
+from qin.columns.buckets import NULL_BUCKET
 from qin.config import PrepareParams
 from qin.errors import DataError
 from qin.prepare.file import prepare_file

@@ -6,9 +6,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from qin.columns.schema import Field, resolve_schema
 from qin.config import SequenceParams
 from qin.prepare.histories import bad_token, inspect_histories
-from qin.schema import Field, resolve_schema
 from tests.logs import data_params, feature_params, make_log, write_log
 
 NUM_ROWS = 60

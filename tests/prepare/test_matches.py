@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qin.columns.schema import Field, FieldKind
 from qin.prepare.matches import Matches, match_history
 from qin.prepare.sequences import encode_sequence
 from qin.prepare.tokens import token_rules
 from qin.raw.hashing import hash_values, seed_of
-from qin.schema import Field, FieldKind
 
 SEED = seed_of("item", 0)
 ITEMS = st.integers(-3, 5) | st.sampled_from([2**53, 10**18, 10**25, -(10**19)])

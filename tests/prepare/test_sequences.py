@@ -12,10 +12,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from qin.buckets import NULL_BUCKET
+from qin.columns.buckets import NULL_BUCKET
+from qin.columns.schema import Field, FieldKind
 from qin.prepare.sequences import BadTokenError, encode_sequence
 from qin.raw.hashing import bucket_of, hash_values, seed_of
-from qin.schema import Field, FieldKind
 
 NUM_BUCKETS = 50_000
 SEED = seed_of("seq", 3)

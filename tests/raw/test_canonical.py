@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from qin.column_types import is_groupable, may_differ
+from qin.columns.types import is_groupable, may_differ
 from qin.raw.canonical import canonical_text, shown
 from qin.raw.hashing import hash_values, seed_of
 

@@ -5,10 +5,10 @@ from typing import Any, get_args
 
 import pytest
 
-from qin import paths
 from qin.config import SplitParams, load_params
+from qin.config.strict_yaml import read_yaml
 from qin.errors import ArtifactError
-from qin.runtime import chain
+from qin.runtime import chain, paths
 from qin.runtime.chain import (
     Artifact,
     Origin,
@@ -21,7 +21,6 @@ from qin.runtime.chain import (
     recorded_keys,
 )
 from qin.runtime.files import write_exact_json
-from qin.strict_yaml import read_yaml
 from tests.project import ROOT
 
 STAGES = ("prepare", "split", "train", "calibrate", "evaluate")

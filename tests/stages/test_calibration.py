@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
-from qin import paths
+from qin.runtime import paths
 from qin.runtime.chain import read_artifact
 from qin.scored import ScoredRows
 from tests.project import copy_project, set_params

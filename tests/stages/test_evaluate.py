@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from qin import paths
 from qin.evaluate.importance import COLUMNS as IMPORTANCE_COLUMNS
 from qin.evaluate.slices import CALIBRATION_COLUMNS
+from qin.runtime import paths
 from qin.shards.folds import report_half
 from tests.experiments.test_compare import write_run
 from tests.metrics.test_ranking import sample

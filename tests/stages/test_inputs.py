@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from qin.config.strict_yaml import read_yaml
 from qin.runtime.claim import claimed
-from qin.strict_yaml import read_yaml
 from tests.logs import Columns
 from tests.project import ROOT, set_params
 from tests.stages.run import run_in_process

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from qin.buckets import PADDING_BUCKET
+from qin.columns.buckets import PADDING_BUCKET
 from qin.network.kernels.arrays import Float32Array, Int64Array, ProductArray
 from qin.network.kernels.bf16 import round_row, widen_row
 from qin.runtime.jit import njit

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
-from qin import strict_yaml
+from qin.config import strict_yaml
+from qin.config.strict_yaml import MAX_DEPTH, read_yaml, resolve_scalar
 from qin.errors import ConfigError
-from qin.strict_yaml import MAX_DEPTH, read_yaml, resolve_scalar
 
 
 def read(folder: Path, text: str | bytes) -> Any:
@@ -148,7 +148,7 @@ def test_a_folder_is_no_settings(tmp_path: Path) -> None:
 
 
 def test_both_parsers_read_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    path = Path(__file__).resolve().parents[1] / "params.yaml"
+    path = Path(__file__).resolve().parents[2] / "params.yaml"
     expected = read_yaml(path)
     monkeypatch.setattr(strict_yaml, "_LOADER", yaml.SafeLoader)
     assert read_yaml(path) == expected

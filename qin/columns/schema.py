@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from qin.column_types import is_binary, is_groupable, is_list, is_number, is_string, may_differ, value_type
+from qin.columns.patterns import expanded, matching
+from qin.columns.types import is_binary, is_groupable, is_list, is_number, is_string, may_differ, value_type
 from qin.config import DataParams, FeatureParams, SequenceParams
 from qin.errors import SchemaError
-from qin.patterns import expanded, matching
 
 TokenRule = Literal["", "number", "text"]
 

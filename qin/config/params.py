@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from qin.config.problems import problem_lines, without_retired
+from qin.config.strict_yaml import read_yaml
 from qin.errors import ConfigError
-from qin.settings_problems import problem_lines, without_retired
-from qin.strict_yaml import read_yaml
 
 log = logging.getLogger("qin")
 

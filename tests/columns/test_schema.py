@@ -7,9 +7,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from qin.columns.schema import FieldKind, Schema, check_test_columns, resolve_schema, scalar_columns
 from qin.config import SequenceParams
 from qin.errors import SchemaError
-from qin.schema import FieldKind, Schema, check_test_columns, resolve_schema, scalar_columns
 from tests.logs import data_params, feature_params, log_schema, make_log
 
 

@@ -7,11 +7,11 @@ import pytest
 import yaml
 
 from qin.config import DROPOUTS, load_params
+from qin.config.problems import RETIRED
+from qin.config.strict_yaml import read_yaml
 from qin.errors import ConfigError
-from qin.settings_problems import RETIRED
-from qin.strict_yaml import read_yaml
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = [ROOT / "params.yaml", *sorted((ROOT / "examples").glob("*/*.yaml"))]
 MISSING = object()
 
