@@ -3,6 +3,7 @@
 import ast
 import hashlib
 import platform
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -22,7 +23,7 @@ def import_closure(entry: str, *, packages: frozenset[str] = frozenset({"qin"}))
         path = pending.pop()
         if path not in seen:
             seen.add(path)
-            for name in _imported(_ROOT / path):
+            for name in _imported((_ROOT / path).read_bytes()):
                 if name.split(".")[0] in packages:
                     pending.extend(_files(name))
     return sorted(path for path in seen if (_ROOT / path).stat().st_size)
@@ -42,15 +43,18 @@ def library_versions() -> dict[str, str]:
     return {"python": platform.python_version(), "torch": version("torch"), "numpy": version("numpy")}
 
 
-def _imported(path: Path) -> set[str]:
+# By content, as every kernel asks for its module's closure when it is defined and again when it is compiled, by when the
+# file may have changed: parsing the same sources a dozen times took two seconds of prepare's start.
+@cache
+def _imported(source: bytes) -> frozenset[str]:
     names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_bytes())):
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
             names.add(node.module)
             names.update(f"{node.module}.{alias.name}" for alias in node.names)
-    return names
+    return frozenset(names)
 
 
 def _files(name: str) -> list[str]:
