@@ -43,8 +43,8 @@ def library_versions() -> dict[str, str]:
     return {"python": platform.python_version(), "torch": version("torch"), "numpy": version("numpy")}
 
 
-# By content, as every kernel asks for its module's closure when it is defined and again when it is compiled, by when the
-# file may have changed: parsing the same sources a dozen times took two seconds of prepare's start.
+# By content, as every kernel asks for its module's closure when it is defined and again when it is compiled, by when
+# the file may have changed: parsing the same sources a dozen times took two seconds of prepare's start.
 @cache
 def _imported(source: bytes) -> frozenset[str]:
     names: set[str] = set()
