@@ -20,7 +20,7 @@ from benchmarks.fitting import fit_network, open_log
 from benchmarks.machine import describe
 from benchmarks.profile import changed, prepare
 from qin.config import load_params
-from qin.network.threads import use_threads
+from qin.network.threads import fix_threads
 
 PROFILE = "profile"
 
@@ -81,7 +81,7 @@ def main(
 ) -> None:
     """Run the variants that the file does not have yet."""
     base = load_params(params)
-    use_threads(base.train.num_threads)
+    fix_threads(base.train.num_threads)
     runs: dict[str, dict[str, Any]] = json.loads(out.read_text())["runs"] if out.exists() else {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

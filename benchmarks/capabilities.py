@@ -35,7 +35,7 @@ from qin.config import Params
 from qin.experiments.overlay import apply_overlays
 from qin.metrics.definitions import RANKING
 from qin.metrics.paired import compare_logits
-from qin.network.threads import use_threads
+from qin.network.threads import fix_threads
 from qin.raw.segments import read_clusters
 from qin.runtime import paths
 from qin.runtime.files import fingerprint
@@ -221,7 +221,7 @@ def main(
             profile = Path(folder) / "profile.yaml"
             profile.write_text(params.read_text(encoding="utf-8"), encoding="utf-8")
             base = apply_overlays([Path(overlay) for overlay in overlays], params=profile)
-            use_threads(base.train.num_threads)
+            fix_threads(base.train.num_threads)
             run_log(Log(Path(data), base, Path(folder)), out / f"{CAPABILITIES}{name}.json", seeds=seeds, only=only)
 
 

@@ -35,7 +35,7 @@ from benchmarks.profile import changed, prepare
 from qin.config import Params, load_params
 from qin.model.build import build_model
 from qin.network.qin import QIN
-from qin.network.threads import use_threads
+from qin.network.threads import fix_threads
 from qin.shards.files import RowReader, read_labels
 from qin.shards.folds import TRAIN, Folds
 from qin.shards.loader import Batch, iterate_in_order
@@ -302,7 +302,7 @@ def main(
     """Measure every variant and print the figures as JSON."""
     base = load_params(params)
     base = changed(base, {"train.device": "cpu", "train.num_threads": 1}, base.train.seed)
-    use_threads(1)
+    fix_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         prepare(folder, params, data)

@@ -18,7 +18,7 @@ from benchmarks.published import forward_flops
 from benchmarks.train_speed import Case, Clock, Ours, machine_limits
 from qin.model.scoring import score_all
 from qin.network.qin import QIN
-from qin.network.threads import use_threads
+from qin.network.threads import fix_threads
 from qin.shards.files import ShardReader
 from qin.shards.loader import iterate_in_order
 
@@ -40,7 +40,7 @@ def main(
         typer.echo(f"skipped: {data} has no {', '.join(missing)}", err=True)
         return
     clock = Clock.of(device)
-    use_threads(1 if clock.counts_cpu_time else kuairand_params().train.num_threads)
+    fix_threads(1 if clock.counts_cpu_time else kuairand_params().train.num_threads)
     limits = machine_limits(clock)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -42,7 +42,7 @@ from qin.config import Params
 from qin.model.build import PUBLISHED, build_model, place
 from qin.model.scoring import score
 from qin.network.qin import QIN, QINSizes
-from qin.network.threads import use_threads
+from qin.network.threads import fix_threads
 from qin.prior import TrainingPrior
 from qin.runtime.host import largest_resident_bytes
 from qin.shards.files import ShardReader
@@ -170,7 +170,7 @@ class Ours:
 
     def score(self, seconds: float) -> float:
         """Score for at least so long and at least one batch; return rows per second."""
-        use_threads(self._knobs.num_threads)
+        fix_threads(self._knobs.num_threads)
         batches = _endless_in_order(self._reader, self._batch_size)
         steps = (batch.rows.size for batch, _ in score(self.network, batches))
         return _rate(steps, seconds=seconds, clock=self._clock)
@@ -185,7 +185,7 @@ class Ours:
         return {name: total / num_steps for name, total in stopwatch.seconds.items()}
 
     def _fit(self, batches: Iterator[Batch], seconds: float) -> "_Block":
-        use_threads(self._knobs.num_threads)  # with deterministic kernels, as the stage has
+        fix_threads(self._knobs.num_threads)  # with deterministic kernels, as the stage has
         block = _Block(batches, batch_size=self._batch_size, seconds=seconds, clock=self._clock)
         label = np.zeros(self._everything.size, np.uint8)  # read only where negatives are downsampled
         with tempfile.TemporaryDirectory() as folder, suppress(_BlockOver):

@@ -1,4 +1,4 @@
-"""Stage 5: fit the calibrator on the validation fold, judged on rows it was not fitted on.
+"""Stage 5: fit the calibrator on the validation fold, reported on rows it was not fitted on.
 
 python -m stages calibrate
 """
@@ -7,7 +7,7 @@ import logging
 
 import typer
 
-from qin.calibrate.holdout import CalibrationRows, Recipe, fit_and_judge
+from qin.calibrate.holdout import CalibrationRows, CalibratorSpec, fit_calibration
 from qin.calibrate.members import blend_members, describe_choice
 from qin.config import load_params
 from qin.errors import DataError
@@ -37,11 +37,11 @@ def main() -> None:
         segments = None if by is None else read_segments(params.data.train, by, scored.row)
         method = knobs.method if knobs.temperature_scaling else "identity"
         try:
-            calibration = fit_and_judge(
+            calibration = fit_calibration(
                 CalibrationRows(scored.logit, scored.label, segments),
-                judge=scored.is_report == 1,
+                is_report=scored.is_report == 1,
                 prior=scored.prior,
-                recipe=Recipe(method, knobs.objective, by),
+                spec=CalibratorSpec(method, knobs.objective, by),
             )
         except ValueError as error:
             raise DataError(f"{paths.SCORED}: the logits cannot be calibrated: {error}") from error

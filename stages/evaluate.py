@@ -16,10 +16,10 @@ from qin.errors import FewClicksError
 from qin.evaluate.baseline import compare_members
 from qin.evaluate.figures import curves, evaluate, evaluate_slices
 from qin.evaluate.fold import ReportHalf
-from qin.evaluate.importance import COLUMNS, judge_fields
+from qin.evaluate.importance import COLUMNS, field_importance
 from qin.evaluate.slices import CALIBRATION_COLUMNS
 from qin.features.joined import open_rows
-from qin.network.threads import use_threads
+from qin.network.threads import fix_threads
 from qin.raw.segments import read_clusters, read_segments
 from qin.runtime import paths
 from qin.runtime.chain import ORIGIN, origin_of
@@ -45,7 +45,7 @@ def main() -> None:
         inputs = report.reads(*needed, settings=settings, files={"data.train": params.data.train})
         if params.evaluate.importance_rows:
             ShardReader(paths.PREPARED_TRAIN).verify()
-        use_threads(params.train.num_threads)
+        fix_threads(params.train.num_threads)
         scored = ScoredRows.read(paths.SCORED)
         calibration = read_calibration(paths.CALIBRATOR)
         train, key, shifts = params.data.train, params.split.group_key, calibration.deployed.segments
@@ -66,7 +66,7 @@ def main() -> None:
         if knobs.importance_rows:
             reader = open_rows(paths.PREPARED_TRAIN, paths.heldout(paths.STATISTICS))
             try:
-                importance = judge_fields(params, half, reader=reader)
+                importance = field_importance(params, half, reader=reader)
             except FewClicksError as error:  # a submission must be possible however few they are
                 log.warning("warning: %s; there is no importance this time", error)
         plots = curves(half, num_bins=knobs.num_bins, num_points=knobs.num_curve_points)

@@ -11,7 +11,7 @@ from qin.config import load_params
 from qin.features.joined import open_rows
 from qin.members import Members
 from qin.metrics.logits import sigmoid
-from qin.network.threads import use_threads
+from qin.network.threads import fix_threads
 from qin.predict.submission import write_submission
 from qin.prior import shift_prior
 from qin.raw.sample_ids import match_ids, read_sample_ids
@@ -36,7 +36,7 @@ def main() -> None:
             settings=params.model_dump(mode="json"),
             files={"data.test": data.test, "data.sample_submission": data.sample_submission},
         )
-        use_threads(params.train.num_threads)
+        fix_threads(params.train.num_threads)
         reader = open_rows(paths.PREPARED_TEST, paths.STATISTICS)
         reader.verify()
         header, wanted = read_sample_ids(data.sample_submission)

@@ -9,7 +9,7 @@ from qin.config import load_params
 from qin.features.artifact import Statistics
 from qin.features.joined import JoinedRows
 from qin.model.artifact import save_model
-from qin.network.threads import use_threads
+from qin.network.threads import fix_threads
 from qin.runtime import paths
 from qin.runtime.chain import origin_of, read_artifact
 from qin.runtime.files import atomic_directory, write_csv, write_json
@@ -31,7 +31,7 @@ def main() -> None:
         params = load_params(paths.PARAMS)
         settings = params.model_dump(mode="json")
         inputs = report.reads(paths.PREPARED_TRAIN, paths.FOLDS, settings=settings)
-        use_threads(params.train.num_threads)
+        fix_threads(params.train.num_threads)
         reader = ShardReader(paths.PREPARED_TRAIN)
         reader.verify()
         fold = read_folds(paths.FOLDS, num_rows=reader.num_rows)
@@ -39,11 +39,11 @@ def main() -> None:
         refit = params.train.refit == "all"
         origin = origin_of("statistics", settings, artifacts=inputs)
         with atomic_directory(paths.STATISTICS) as fitted, atomic_directory(paths.MODEL) as model:
-            judged = paths.heldout_place(fitted, refit=refit)
-            statistics = fit_train_statistics(params, reader, fold == TRAIN, facts, judged, origin=origin)
+            heldout = paths.heldout_place(fitted, refit=refit)
+            statistics = fit_train_statistics(params, reader, fold == TRAIN, facts, heldout, origin=origin)
             trained, scored = fit_model(
                 params,
-                JoinedRows(reader, Statistics(judged)),
+                JoinedRows(reader, Statistics(heldout)),
                 fold,
                 is_report=report_half(facts.unit, seed=params.split.seed),
                 checkpoints=paths.CHECKPOINTS,

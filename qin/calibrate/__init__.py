@@ -1,1 +1,1 @@
-"""Stage calibrate: probabilities from logits, judged on rows that no calibrator was fitted on."""
+"""Stage calibrate: probabilities from logits, reported on rows that no calibrator was fitted on."""

@@ -1,4 +1,4 @@
-"""Fit on one half of the validation fold, judge on the other, refit on all of it for deployment."""
+"""Fit on the selection half of the validation fold, report the other half, fit again on all of it for deployment."""
 
 from dataclasses import dataclass, replace
 
@@ -24,7 +24,7 @@ from qin.raw.segments import Segments
 
 
 @dataclass(frozen=True)
-class Recipe:
+class CalibratorSpec:
     """How to calibrate.
 
     Attributes:
@@ -45,7 +45,7 @@ class CalibrationRows:
     Attributes:
         logit: ndarray of shape (n,), training scale.
         label: ndarray of shape (n,) in {0, 1}.
-        segments: each row's value of the recipe's column, where it has one.
+        segments: each row's value of the spec's column, where it has one.
     """
 
     logit: FloatArray
@@ -58,106 +58,106 @@ class CalibrationRows:
         return CalibrationRows(self.logit[mask], self.label[mask], segments)
 
 
-def fit_and_judge(
-    rows: CalibrationRows, *, judge: BoolArray, prior: TrainingPrior, recipe: Recipe | None = None
+def fit_calibration(
+    rows: CalibrationRows, *, is_report: BoolArray, prior: TrainingPrior, spec: CalibratorSpec | None = None
 ) -> CalibrationReport:
-    """Fit twice, without the rows that judge and with them, and judge the first fit.
+    """Fit twice, without the report half and with it, and report the first fit.
 
     A submission must be possible however few the clicks and however weak the model, so where the rows determine no
-    calibrator the report holds an identity, and why. Where a half lacks a class, every row judges: an identity has seen
-    none of them.
+    calibrator the report holds an identity, and why. Where a half lacks a class, every row is reported: an identity has
+    seen none of them.
 
     Args:
         rows: every row of the validation fold.
-        judge: bool ndarray of shape (n,), true for the rows to judge on; see `qin.shards.folds.report_half`.
+        is_report: the rows to report, `(n,)`; see `qin.shards.folds.report_half`.
         prior: what the model was trained on.
-        recipe: what to fit; a temperature by default.
+        spec: what to fit; a temperature by default.
 
     Raises:
         ValueError: see `check_objective` and `qin.metrics.logits.positive_rows`.
     """
-    recipe = recipe or Recipe()
-    check_objective(method=recipe.method, objective=recipe.objective)
-    if judge.shape != rows.label.shape or judge.dtype != np.bool_:
-        raise ValueError(f"judge must be a mask over the labels: {judge.shape=}, {judge.dtype=}, {rows.label.shape=}")
+    spec = spec or CalibratorSpec()
+    check_objective(method=spec.method, objective=spec.objective)
+    if is_report.shape != rows.label.shape or is_report.dtype != np.bool_:
+        raise ValueError(
+            f"is_report must be a mask over the labels: {is_report.shape=}, {is_report.dtype=}, {rows.label.shape=}"
+        )
     rates = {"train": prior.base_rate, "validation": float(positive_rows(rows.logit, rows.label).mean())}
-    lone, identity = _lone_half(rows.label, judge), Recipe("identity", recipe.objective)
+    lone, identity = _lone_half(rows.label, is_report), CalibratorSpec("identity", spec.objective)
     if lone is not None:
-        asked = None if recipe.method == "identity" else lone
-        everything = np.ones_like(judge)
+        asked = None if spec.method == "identity" else lone
+        everything = np.ones_like(is_report)
         return _report(_fit_twice(rows, everything, identity, prior), rows, everything, rates, not_fitted=asked)
-    rates |= {name: float(rows.label[half].mean()) for name, half in (("fit_half", ~judge), ("judge_half", judge))}
+    rates |= {name: float(rows.label[half].mean()) for name, half in (("selection", ~is_report), ("report", is_report))}
     try:
-        return _report(_fit_twice(rows, judge, recipe, prior), rows, judge, rates)
+        return _report(_fit_twice(rows, is_report, spec, prior), rows, is_report, rates)
     except NoFitError as error:
-        return _report(_fit_twice(rows, judge, identity, prior), rows, judge, rates, not_fitted=str(error))
+        return _report(_fit_twice(rows, is_report, identity, prior), rows, is_report, rates, not_fitted=str(error))
 
 
-def _lone_half(label: LabelArray, judge: BoolArray) -> str | None:
+def _lone_half(label: LabelArray, is_report: BoolArray) -> str | None:
     """Tell which half has one class only, if one has."""
-    for name, half in (("fits", label[~judge]), ("judges", label[judge])):
+    for name, half in (("selection", label[~is_report]), ("report", label[is_report])):
         num_clicks = int(np.count_nonzero(half == 1))
         if num_clicks in (0, half.size):
-            return (
-                f"the half that {name} has {num_clicks} clicks in {half.size} rows; a larger split.val_ratio has more"
-            )
+            return f"the {name} half has {num_clicks} clicks in {half.size} rows; a larger split.val_ratio has more"
     return None
 
 
 @dataclass(frozen=True)
 class _Fits:
-    """The fit that is judged, the one that is deployed, and the test of the latter's bias."""
+    """The fit that is reported, the one that is deployed, and the test of the latter's bias."""
 
-    recipe: Recipe
+    spec: CalibratorSpec
     prior: TrainingPrior
-    judged: CalibratorFit
+    heldout: CalibratorFit
     deployed: CalibratorFit
     test: LikelihoodRatio | None
 
 
-def _fit_twice(rows: CalibrationRows, judge: BoolArray, recipe: Recipe, prior: TrainingPrior) -> _Fits:
-    fitting = rows if recipe.method == "identity" else rows.where(~judge)  # to an identity, all rows are the same
-    judged, deployed = (_fit(part, recipe, offset=prior.offset) for part in (fitting, rows))
-    is_temperature = recipe.method == "temperature"
+def _fit_twice(rows: CalibrationRows, is_report: BoolArray, spec: CalibratorSpec, prior: TrainingPrior) -> _Fits:
+    fitting = rows if spec.method == "identity" else rows.where(~is_report)  # to an identity, all rows are the same
+    heldout, deployed = (_fit(part, spec, offset=prior.offset) for part in (fitting, rows))
+    is_temperature = spec.method == "temperature"
     test = bias_test(rows.logit, rows.label, offset=prior.offset) if is_temperature else None
-    return _Fits(recipe, prior, judged, deployed, test)
+    return _Fits(spec, prior, heldout, deployed, test)
 
 
 def _report(
-    fits: _Fits, rows: CalibrationRows, judge: BoolArray, rates: dict[str, float], *, not_fitted: str | None = None
+    fits: _Fits, rows: CalibrationRows, is_report: BoolArray, rates: dict[str, float], *, not_fitted: str | None = None
 ) -> CalibrationReport:
-    judging, judged = rows.where(judge), fits.judged.calibrator
+    reported, heldout = rows.where(is_report), fits.heldout.calibrator
     return CalibrationReport(
         deployed=fits.deployed.calibrator,
-        judged=judged,
+        heldout=heldout,
         standard_errors=fits.deployed.standard_errors,
-        objective=fits.recipe.objective,
+        objective=fits.spec.objective,
         prior=fits.prior,
-        base_rates={**rates, "judge_half": float(judging.label.mean())},
+        base_rates={**rates, "report": float(reported.label.mean())},
         num_rows={
             "validation": int(rows.label.size),
-            "fit_half": int(np.count_nonzero(~judge)),
-            "judge_half": int(judging.label.size),
+            "selection": int(np.count_nonzero(~is_report)),
+            "report": int(reported.label.size),
         },
-        before=_metrics(judging.logit, judging.label, base_rate=rates["train"]),
+        before=_metrics(reported.logit, reported.label, base_rate=rates["train"]),
         after=_metrics(
-            judged.apply(judging.logit, judging.segments),
-            judging.label,
-            base_rate=rates["fit_half" if judged.fits_prior else "train"],
+            heldout.apply(reported.logit, reported.segments),
+            reported.label,
+            base_rate=rates["selection" if heldout.fits_prior else "train"],
         ),
         likelihood_ratio=fits.test,
         not_fitted=not_fitted,
     )
 
 
-def _fit(rows: CalibrationRows, recipe: Recipe, *, offset: float) -> CalibratorFit:
+def _fit(rows: CalibrationRows, spec: CalibratorSpec, *, offset: float) -> CalibratorFit:
     """Fit all rows' curve, then the segments' shifts beside it."""
-    fit = fit_calibrator(rows.logit, rows.label, method=recipe.method, objective=recipe.objective, offset=offset)
-    if recipe.by is None:
+    fit = fit_calibrator(rows.logit, rows.label, method=spec.method, objective=spec.objective, offset=offset)
+    if spec.by is None:
         return fit
     if rows.segments is None:
-        raise ValueError(f"the rows' segments are needed to calibrate by {recipe.by}")
-    shifts = fit_shifts(fit.calibrator.apply(rows.logit), rows.label == 1, rows.segments, column=recipe.by)
+        raise ValueError(f"the rows' segments are needed to calibrate by {spec.by}")
+    shifts = fit_shifts(fit.calibrator.apply(rows.logit), rows.label == 1, rows.segments, column=spec.by)
     return replace(fit, calibrator=replace(fit.calibrator, segments=shifts))
 
 

@@ -1,4 +1,4 @@
-"""What the calibrate stage hands on: the calibrator to deploy, the one that was judged, and how they were found."""
+"""What the calibrate stage hands on: the calibrator to deploy, the one that is reported, and how they were found."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -14,11 +14,11 @@ from qin.runtime.files import check_keys, read_exact_json
 
 Metrics = dict[str, float | None]
 
-FORMAT = 3
+FORMAT = 4
 
 _COPIED = ("standard_errors", "objective", "base_rates", "num_rows", "before", "after", "not_fitted")
 _FITTED = ("method", "temperature", "parameters", "offset", "segments")
-_FILE_KEYS = ("format", *_FITTED, "judged", "offset_parts", "likelihood_ratio", *_COPIED)
+_FILE_KEYS = ("format", *_FITTED, "heldout", "offset_parts", "likelihood_ratio", *_COPIED)
 _HEADLINE = ("ap", "log_loss", "wll")
 _BIAS_LEVEL = 0.01
 
@@ -29,21 +29,21 @@ class CalibrationReport:
 
     Attributes:
         deployed: fitted on every validation row.
-        judged: fitted on the fit half only; `after` belongs to it.
+        heldout: fitted on the selection half only; `after` belongs to it.
         standard_errors: of the deployed parameters; None for one that its bound holds at 0.
         objective: the loss that was minimised.
         prior: the train fold's click rate, and what training did to it: the parts of the offset.
-        base_rates: click rates: `train`, `validation`, `fit_half`, `judge_half`.
-        num_rows: rows: `validation`, `fit_half`, `judge_half`.
-        before: metrics of the judge half from the training logits as they are.
-        after: metrics of the judge half from the judged calibrator.
+        base_rates: click rates: `train`, `validation`, `selection`, `report`.
+        num_rows: rows: `validation`, `selection`, `report`.
+        before: metrics of the report half from the training logits as they are.
+        after: metrics of the report half from the held-out calibrator.
         likelihood_ratio: of a temperature against a temperature and a bias, on every validation row; None for other
             methods, and where that test does not exist.
         not_fitted: why this is an identity though another method was asked for; None where it is what was asked for.
     """
 
     deployed: Calibrator
-    judged: Calibrator
+    heldout: Calibrator
     standard_errors: dict[str, float | None]
     objective: Objective
     prior: TrainingPrior
@@ -63,14 +63,14 @@ class CalibrationReport:
         return self.base_rates["validation" if self.deployed.fits_prior else "train"]
 
     @property
-    def judges_all(self) -> bool:
-        """Whether every validation row judges, because a half of them lacks a class; nothing was fitted then."""
-        return self.num_rows["fit_half"] == 0
+    def reports_all(self) -> bool:
+        """Whether every validation row is reported, because a half of them lacks a class; nothing was fitted then."""
+        return self.num_rows["selection"] == 0
 
     @property
-    def judged_base_rate(self) -> float:
-        """The same for the judged calibrator."""
-        return self.base_rates["fit_half" if self.judged.fits_prior else "train"]
+    def heldout_base_rate(self) -> float:
+        """The same for the held-out calibrator."""
+        return self.base_rates["selection" if self.heldout.fits_prior else "train"]
 
     def warnings(self) -> list[str]:
         """Return what the user should know, a line each."""
@@ -89,7 +89,7 @@ class CalibrationReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return what the file holds, ready for JSON."""
-        deployed, judged, prior = asdict(self.deployed), asdict(self.judged), asdict(self.prior)
+        deployed, heldout, prior = asdict(self.deployed), asdict(self.heldout), asdict(self.prior)
         del prior["base_rate"]  # it is in `base_rates`
         return {
             "format": FORMAT,
@@ -107,7 +107,7 @@ class CalibrationReport:
             "likelihood_ratio": None if self.likelihood_ratio is None else asdict(self.likelihood_ratio),
             "segments": deployed["segments"],
             "not_fitted": self.not_fitted,
-            "judged": {"parameters": judged["parameters"], "segments": judged["segments"]},
+            "heldout": {"parameters": heldout["parameters"], "segments": heldout["segments"]},
         }
 
     def headline(self) -> dict[str, Any]:
@@ -136,7 +136,7 @@ class CalibrationReport:
         if values.get("format") != FORMAT:
             raise ValueError(f"format {values.get('format')!r}, expected {FORMAT}; run the calibrate stage again")
         check_keys(values, _FILE_KEYS)
-        check_keys(values["judged"], ("parameters", "segments"))
+        check_keys(values["heldout"], ("parameters", "segments"))
         check_keys(values["offset_parts"], ("pos_weight", "neg_ratio", "reweighted"))
         test = values["likelihood_ratio"]
         deployed = Calibrator.from_dict(values)
@@ -144,7 +144,7 @@ class CalibrationReport:
             raise ValueError(f"temperature {values['temperature']} is not that of the parameters {deployed.parameters}")
         return cls(
             deployed=deployed,
-            judged=Calibrator.from_dict({**values, **values["judged"]}),
+            heldout=Calibrator.from_dict({**values, **values["heldout"]}),
             prior=TrainingPrior(base_rate=values["base_rates"]["train"], **values["offset_parts"]),
             likelihood_ratio=None if test is None else LikelihoodRatio(**test),
             **{name: values[name] for name in _COPIED},

@@ -294,7 +294,7 @@ class CalibrationParams(_Section):
 
 
 class EvaluateParams(_Section):
-    """Resolution of the calibration error and of the plots; columns whose values are judged one by one; samples."""
+    """Resolution of the calibration error and of the plots; columns whose values are reported one by one; samples."""
 
     num_bins: Annotated[int, Field(ge=2, le=10**6)]
     num_curve_points: Annotated[int, Field(ge=10, le=10**6)]

@@ -22,13 +22,13 @@ def evaluate(half: ReportHalf, *, num_bins: int) -> dict[str, Any]:
         num_bins: Bins of the calibration error.
 
     Returns:
-        Row counts; `ap`, `auc` and GAUC (None without clusters) of the blended logits; under `after` what judges the
+        Row counts; `ap`, `auc` and GAUC (None without clusters) of the blended logits; under `after` those of the
         calibrated logits, their ranking included, which differs where a calibrator shifts by segment; under `score` the
         competition's. All of the report half.
     """
     label = half.scored.label
     before = Rows(half.scored.logit, label)
-    after = Rows(half.calibrated, label, base_rate=half.report.judged_base_rate)
+    after = Rows(half.calibrated, label, base_rate=half.report.heldout_base_rate)
     ranking, probability = estimates(RANKING, before), estimates((*RANKING, *PROBABILITY), after)
     scores = {
         name: competition_estimate(ap=ranking["ap"], wll=probability[wll.name])

@@ -43,16 +43,16 @@ class ReportHalf:
 
         Args:
             scored: Logits of the whole validation fold.
-            report: The calibration. Where it judges all rows, because a half lacks a class, so do the figures.
+            report: The calibration. Where it reports all rows, because a half lacks a class, so do the figures.
             segments: Each validation row's segment, where the calibrator has shifts.
             cluster: Codes of the validation rows' clusters; None for rows.
         """
-        kept = np.ones(scored.row.size, np.bool_) if report.judges_all else scored.is_report == 1
+        kept = np.ones(scored.row.size, np.bool_) if report.reports_all else scored.is_report == 1
         clusters = None if cluster is None else np.unique(cluster[kept], return_inverse=True)[1]
         return cls(
             scored=scored.where(kept),
             report=report,
-            calibrated=report.judged.apply(scored.logit, segments)[kept],
+            calibrated=report.heldout.apply(scored.logit, segments)[kept],
             segments=None if segments is None else segments.where(kept),
             cluster=clusters,
             is_reported=kept,

@@ -8,7 +8,7 @@ that say the same, each may look dispensable.
 For the most important fields, pairs are replaced together from the same donor. What the two lose beyond the sum of
 each alone is their interaction in the loss, negative where one can stand in for the other.
 
-Clicks are rare, so half of the judged rows are clicks where the fold has them, and each class has its own mean,
+Clicks are rare, so half of the sampled rows are clicks where the fold has them, and each class has its own mean,
 weighted with its share of the fold: the figures are those of the fold, with the error of many clicks. Donors are drawn
 from all rows alike.
 
@@ -67,7 +67,7 @@ def fold_importance(
     max_rows: int,
     seed: int,
 ) -> list[Row]:
-    """Read a bounded number of a fold's rows and judge every field on them.
+    """Read a bounded number of a fold's rows and measure every field on them.
 
     Args:
         reader: the prepared file.
@@ -75,7 +75,7 @@ def fold_importance(
         label: their labels.
         score: training-scale logits `(n,)` of a batch of n rows.
         calibrate: what turns logits `(n,)` into calibrated ones, given the rows' positions in the fold `(n,)`.
-        max_rows: rows to judge at most; as many are read as donors.
+        max_rows: rows to sample at most; as many are read as donors.
         seed: seed of the draw.
 
     Returns:
@@ -85,12 +85,12 @@ def fold_importance(
         ValueError: see `draw_rows`.
     """
     drawn = draw_rows(label, max_rows=max_rows, seed=seed)
-    judged = read_batch(reader, rows[drawn.judged])
+    sampled = read_batch(reader, rows[drawn.sampled])
     order = torch.from_numpy(np.argsort(np.argsort(drawn.donor)))
     donor = read_batch(reader, rows[np.sort(drawn.donor)]).take(order)
     return permutation_importance(
-        lambda batch: calibrate(score(batch), drawn.judged),
-        judged,
+        lambda batch: calibrate(score(batch), drawn.sampled),
+        sampled,
         donor,
         schema=reader.schema,
         base_rate=float(label.mean()),
@@ -98,24 +98,24 @@ def fold_importance(
 
 
 @dataclass(frozen=True)
-class JudgedRows:
+class SampledRows:
     """Positions in a fold, each array of shape (n,).
 
     Attributes:
-        judged: ascending, clicks over-represented.
-        donor: the row that each judged row takes a field from; each row is a donor at most once.
+        sampled: ascending, clicks over-represented.
+        donor: the row that each sampled row takes a field from; each row is a donor at most once.
     """
 
-    judged: IntArray
+    sampled: IntArray
     donor: IntArray
 
 
-def draw_rows(label: LabelArray, *, max_rows: int, seed: int) -> JudgedRows:
-    """Draw the judged rows of a fold, at most half of them clicks unless other rows run out, and their donors.
+def draw_rows(label: LabelArray, *, max_rows: int, seed: int) -> SampledRows:
+    """Draw the sampled rows of a fold, at most half of them clicks unless other rows run out, and their donors.
 
     Args:
         label: ndarray of shape (num_rows,) in {0, 1}.
-        max_rows: rows to judge at most; at least four, so that there is an error to estimate.
+        max_rows: rows to sample at most; at least four, so that there is an error to estimate.
         seed: seed of the draw.
 
     Raises:
@@ -131,7 +131,7 @@ def draw_rows(label: LabelArray, *, max_rows: int, seed: int) -> JudgedRows:
         generator.choice(clicks, num_clicks, replace=False),
         generator.choice(others, num_rows - num_clicks, replace=False),
     )
-    return JudgedRows(np.sort(np.concatenate(drawn)), generator.choice(label.size, num_rows, replace=False))
+    return SampledRows(np.sort(np.concatenate(drawn)), generator.choice(label.size, num_rows, replace=False))
 
 
 @dataclass(frozen=True)
@@ -159,8 +159,8 @@ class _Effect:
         )
 
 
-class _Judge:
-    """Turns logits of the judged rows into figures of the fold."""
+class _FoldFigures:
+    """Turns logits of the sampled rows into figures of the fold."""
 
     def __init__(self, logit: Float64Array, label: LabelArray, *, base_rate: float) -> None:
         self._is_positive = label == 1
@@ -208,24 +208,24 @@ class _Judge:
 
 
 def permutation_importance(
-    score: Callable[[Batch], Float64Array], judged: Batch, donor: Batch, *, schema: Schema, base_rate: float
+    score: Callable[[Batch], Float64Array], sampled: Batch, donor: Batch, *, schema: Schema, base_rate: float
 ) -> list[Row]:
     """Replace each field in turn, then the pairs of the most important ones.
 
     Args:
         score: calibrated logits, float64 `(n,)`, of a batch of n rows.
-        judged: the rows to judge, with labels of both classes, two each at least.
+        sampled: the rows to measure on, with labels of both classes, two each at least.
         donor: the rows that they take fields from, in the same order.
         schema: names of the fields.
-        base_rate: click rate of the fold that `judged` stands for.
+        base_rate: click rate of the fold that `sampled` stands for.
 
     Returns:
         Rows of the keys `COLUMNS`: `kind` is `field`, or `pair` where every figure is what the pair loses beyond the
         sum of the two alone; `rank` counts from 1 by descending `log_loss_rise`, for pairs by its absolute value.
         Drops of AUC and AP are positive where the ranking gets worse.
     """
-    assert judged.label is not None
-    judge = _Judge(score(judged), judged.label.numpy(), base_rate=base_rate)
+    assert sampled.label is not None
+    fold = _FoldFigures(score(sampled), sampled.label.numpy(), base_rate=base_rate)
     places = _places(schema)
     num_paired = min(NUM_PAIRED_FIELDS, len(places))
     num_scored = len(places) + num_paired + num_paired * (num_paired - 1) // 2
@@ -233,14 +233,14 @@ def permutation_importance(
 
         def effect(*names: str) -> _Effect:
             progress.advance(1)
-            return judge.effect(score(_replaced(judged, donor, [places[name] for name in names])))
+            return fold.effect(score(_replaced(sampled, donor, [places[name] for name in names])))
 
-        fields = [(name, judge.figures(effect(name))) for name in places]
+        fields = [(name, fold.figures(effect(name))) for name in places]
         fields.sort(key=lambda field: -field[1]["log_loss_rise"])
         chosen = {name for name, _ in fields[:num_paired]}
         alone = {name: effect(name) for name in places if name in chosen}  # in one order, so that revisions pair alike
         pairs = [
-            (f"{first} x {second}", judge.figures(effect(first, second) - alone[first] - alone[second]))
+            (f"{first} x {second}", fold.figures(effect(first, second) - alone[first] - alone[second]))
             for first, second in combinations(alone, 2)
         ]
     pairs.sort(key=lambda pair: -abs(pair[1]["log_loss_rise"]))
@@ -263,16 +263,16 @@ def _places(schema: Schema) -> dict[str, tuple[int, slice]]:
     return places
 
 
-def _replaced(judged: Batch, donor: Batch, places: list[tuple[int, slice]]) -> Batch:
-    tensors, sources = judged.tensors, donor.tensors
+def _replaced(sampled: Batch, donor: Batch, places: list[tuple[int, slice]]) -> Batch:
+    tensors, sources = sampled.tensors, donor.tensors
     for tensor in {tensor for tensor, _ in places}:
         tensors[tensor] = torch.clone(tensors[tensor])
     for tensor, columns in places:
         tensors[tensor][:, columns] = sources[tensor][:, columns]
-    return judged.with_tensors(tensors)
+    return sampled.with_tensors(tensors)
 
 
-def judge_fields(params: Params, half: ReportHalf, *, reader: RowReader) -> list[Row]:
+def field_importance(params: Params, half: ReportHalf, *, reader: RowReader) -> list[Row]:
     """Return the importance of each field to the model, as it was before any refit; see `qin.evaluate.importance`.
 
     Args:
@@ -290,7 +290,7 @@ def judge_fields(params: Params, half: ReportHalf, *, reader: RowReader) -> list
             f"params.yaml: evaluate.importance_rows: the report half has {counts[1]} clicks in {counts.sum()} "
             f"rows, each class needs {MIN_CLASS_ROWS}"
         )
-    members, calibrator = Members.load(params, reader, heldout=True), half.report.deployed
+    members, calibrator = Members.load(params, reader, heldout=True), half.report.heldout
     return fold_importance(
         reader,
         half.scored.row,

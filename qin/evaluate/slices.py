@@ -52,7 +52,7 @@ def slice_figures(
 
     Args:
         logit: ndarray of shape (n,), which ranks all rows.
-        calibrated: ndarray of shape (n,), whose probabilities are judged.
+        calibrated: ndarray of shape (n,), of the calibrated probabilities.
         label: ndarray of shape (n,) in {0, 1}.
         segments: value of each row; see `largest_segments`.
         cluster: ndarray of shape (n,), see `qin.metrics.standard_errors.standard_error`.

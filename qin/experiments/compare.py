@@ -81,7 +81,7 @@ def shared_rows(first: Run, second: Run, *, train: str | None = None) -> SharedR
         row=row,
         label=label,
         calibrated=(calibrated[0], calibrated[1]),
-        base_rates=(first.report.judged_base_rate, second.report.judged_base_rate),
+        base_rates=(first.report.heldout_base_rate, second.report.heldout_base_rate),
         num_unshared=(rows[0].size - row.size, rows[1].size - row.size),
     )
 
@@ -98,11 +98,11 @@ def _check_labels(runs: tuple[Run, Run], row: IntArray, places: list[IntArray]) 
 
 def _calibrated(run: Run, *, train: str | None) -> Float64Array:
     """Return the logits of all of a run's rows, from the calibrator that the report half did not fit."""
-    shifts = run.report.judged.segments
+    shifts = run.report.heldout.segments
     if shifts is not None and train is None:
         raise ConfigError("params.yaml: file not found; shifts by segment need its data.train")
     segments = None if shifts is None or train is None else read_segments(train, shifts.column, run.scored.row)
-    return run.report.judged.apply(run.scored.logit, segments)
+    return run.report.heldout.apply(run.scored.logit, segments)
 
 
 def compare_runs(rows: SharedRows, *, cluster: IntArray | None = None) -> dict[str, Difference]:

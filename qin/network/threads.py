@@ -94,7 +94,7 @@ def even_cuts(num_items: int) -> npt.NDArray[np.int64]:
     return np.arange(num_parts + 1) * num_items // num_parts
 
 
-def use_threads(num_threads: int) -> None:
+def fix_threads(num_threads: int) -> None:
     """Fix the number of threads and demand deterministic kernels, so that equal inputs give equal bytes."""
     torch.set_num_threads(num_threads)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it, matrix products on a GPU may vary

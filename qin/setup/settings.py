@@ -48,7 +48,7 @@ def entries_of(log: LogProfile, plan: Plan, *, files: Files, purpose: Purpose) -
         "features": _features(log, plan),
         "split": dict(_split(plan)),
         "calibration": {"by": _plain("by", None, "A column whose values get a shift of the logit each; null: none.")},
-        "evaluate": {"slices": _plain("slices", [], "Columns of train whose values are judged one by one.")},
+        "evaluate": {"slices": _plain("slices", [], "Columns of train whose values are reported one by one.")},
         "predict": {
             "prior": _plain("prior", prior, why + " natural | balanced | a number"),
         },

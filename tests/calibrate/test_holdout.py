@@ -1,4 +1,4 @@
-"""Fitting on one half and judging on the other, and the report that comes of it."""
+"""Fitting on one half and reporting the other, and the report that comes of it."""
 
 import json
 import math
@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from qin.calibrate.fits import fit_calibrator
-from qin.calibrate.holdout import CalibrationRows, Recipe, fit_and_judge
+from qin.calibrate.holdout import CalibrationRows, CalibratorSpec, fit_calibration
 from qin.calibrate.methods import Method
 from qin.calibrate.report import CalibrationReport, read_calibration
 from qin.errors import ArtifactError
@@ -25,20 +25,20 @@ Array = NDArray[Any]
 METHODS: list[Method] = ["temperature", "platt", "beta", "identity"]
 
 
-def judged(
+def calibration(
     logit: Array,
     label: Array,
-    recipe: Recipe | None = None,
+    spec: CalibratorSpec | None = None,
     *,
     segments: Segments | None = None,
-    judge: Array | None = None,
+    is_report: Array | None = None,
     **prior: Any,
 ) -> CalibrationReport:
-    return fit_and_judge(
+    return fit_calibration(
         CalibrationRows(logit, label, segments),
-        judge=report_half(np.arange(logit.size), seed=7) if judge is None else judge,
+        is_report=report_half(np.arange(logit.size), seed=7) if is_report is None else is_report,
         prior=TrainingPrior(**{"base_rate": 0.04, **prior}),
-        recipe=recipe,
+        spec=spec,
     )
 
 
@@ -58,31 +58,33 @@ def mean_log_loss(logit: Array, label: Array) -> float:
     return rate * of_positives + (1.0 - rate) * of_negatives
 
 
-# Fit and judge
+# Fit and report
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_deployed_is_the_fit_of_all_rows_and_judged_that_of_one_half(method: Method) -> None:
+def test_deployed_is_the_fit_of_all_rows_and_heldout_that_of_one_half(method: Method) -> None:
     logit, label = sample(20_000)
-    report = judged(logit, label, Recipe(method), pos_weight=math.e)
+    report = calibration(logit, label, CalibratorSpec(method), pos_weight=math.e)
     fitting = ~report_half(np.arange(logit.size), seed=7)
     whole = fit_calibrator(logit, label, method=method, offset=-1.0)
     assert (report.deployed, report.standard_errors) == (whole.calibrator, whole.standard_errors)
     half = fit_calibrator(logit[fitting], label[fitting], method=method, offset=-1.0)
-    assert report.judged == half.calibrator
-    judged_loss = mean_log_loss(half.calibrator.apply(logit[~fitting]), label[~fitting])
-    assert report.after["log_loss"] == pytest.approx(judged_loss, rel=1e-12)
+    assert report.heldout == half.calibrator
+    heldout_loss = mean_log_loss(half.calibrator.apply(logit[~fitting]), label[~fitting])
+    assert report.after["log_loss"] == pytest.approx(heldout_loss, rel=1e-12)
     assert report.before["log_loss"] == pytest.approx(mean_log_loss(logit[~fitting], label[~fitting]), rel=1e-12)
 
 
-@pytest.mark.parametrize("recipe", [Recipe(), Recipe("platt"), Recipe("beta", "wll"), Recipe(by="hour")])
-def test_fit_never_sees_the_rows_that_judge(recipe: Recipe) -> None:
+@pytest.mark.parametrize(
+    "spec", [CalibratorSpec(), CalibratorSpec("platt"), CalibratorSpec("beta", "wll"), CalibratorSpec(by="hour")]
+)
+def test_fit_never_sees_the_rows_that_are_reported(spec: CalibratorSpec) -> None:
     logit, label, segments = by_hour(20_000)
-    judge = report_half(np.arange(logit.size), seed=7)
+    is_report = report_half(np.arange(logit.size), seed=7)
     changed = label.copy()
-    changed[judge] = np.random.default_rng(2).permutation(label[judge])
-    report, other = (judged(logit, labels, recipe, segments=segments) for labels in (label, changed))
-    assert report.judged == other.judged
+    changed[is_report] = np.random.default_rng(2).permutation(label[is_report])
+    report, other = (calibration(logit, labels, spec, segments=segments) for labels in (label, changed))
+    assert report.heldout == other.heldout
     assert report.deployed != other.deployed
     assert report.after != other.after
 
@@ -90,7 +92,7 @@ def test_fit_never_sees_the_rows_that_judge(recipe: Recipe) -> None:
 def test_overconfident_logits_get_better_on_rows_not_fitted_and_keep_their_ranking() -> None:
     logit, label = sample(50_000)
     training_logit = 2.0 * logit + math.log(20.0)
-    report = judged(training_logit, label, pos_weight=20.0)
+    report = calibration(training_logit, label, pos_weight=20.0)
     temperature, error = report.deployed.temperature, report.standard_errors["temperature"]
     assert temperature is not None
     assert error is not None
@@ -106,9 +108,9 @@ def test_overconfident_logits_get_better_on_rows_not_fitted_and_keep_their_ranki
 
 def test_report_counts_and_rates_describe_the_halves() -> None:
     logit, label = sample(5_000)
-    judge = report_half(np.arange(logit.size), seed=7)
-    report = judged(logit, label)
-    halves = {"validation": np.ones_like(judge), "fit_half": ~judge, "judge_half": judge}
+    is_report = report_half(np.arange(logit.size), seed=7)
+    report = calibration(logit, label)
+    halves = {"validation": np.ones_like(is_report), "selection": ~is_report, "report": is_report}
     assert report.num_rows == {name: int(rows.sum()) for name, rows in halves.items()}
     assert report.base_rates == {"train": 0.04, **{name: label[rows].mean() for name, rows in halves.items()}}
 
@@ -117,12 +119,15 @@ def test_a_prior_shift_is_not_mended_by_temperature_but_by_its_offset_and_by_pla
     logit, label = sample(60_000)
     at_best = mean_log_loss(*(rows[report_half(np.arange(logit.size), seed=7)] for rows in (logit, label)))
     shifted = logit + math.log(5.0)
-    with_offset, platt = judged(shifted, label, pos_weight=5.0), judged(shifted, label, Recipe("platt"))
-    without = judged(shifted, label)
+    with_offset, platt = (
+        calibration(shifted, label, pos_weight=5.0),
+        calibration(shifted, label, CalibratorSpec("platt")),
+    )
+    without = calibration(shifted, label)
     reports = {"with_offset": with_offset, "platt": platt, "without": without}
     # in units of log-likelihood, of which fitting one or two parameters costs about as many on other rows
     losses = {name: float(report.after["log_loss"] or 0.0) for name, report in reports.items()}
-    cost = {name: platt.num_rows["judge_half"] * (loss - at_best) for name, loss in losses.items()}
+    cost = {name: platt.num_rows["report"] * (loss - at_best) for name, loss in losses.items()}
     assert abs(cost["with_offset"]) < 8.0
     assert abs(cost["platt"]) < 8.0
     assert cost["without"] > 80.0
@@ -136,7 +141,7 @@ def test_a_prior_shift_is_not_mended_by_temperature_but_by_its_offset_and_by_pla
 
 def test_balanced_logits_without_their_offset_have_no_temperature_at_all() -> None:
     logit, label = sample(20_000)
-    report = judged(logit + math.log(50.0), label)
+    report = calibration(logit + math.log(50.0), label)
     assert report.deployed.method == "identity"
     assert "off the natural prior" in (report.not_fitted or "")
 
@@ -148,7 +153,7 @@ def test_output_keeps_one_meaning_whatever_the_objective(method: Method) -> None
     for objective in ("log_loss", "wll"):
         if (method, objective) == ("temperature", "wll"):
             continue
-        report = judged(logit, label, Recipe(method, objective), base_rate=float(label.mean()))
+        report = calibration(logit, label, CalibratorSpec(method, objective), base_rate=float(label.mean()))
         natural = report.deployed.apply(logit)
         assert float((1.0 / (1.0 + np.exp(-natural))).mean()) == pytest.approx(float(label.mean()), rel=0.05)
         balanced = shift_prior(natural, base_rate=report.base_rate, prior="balanced")
@@ -159,15 +164,15 @@ def test_output_keeps_one_meaning_whatever_the_objective(method: Method) -> None
 def test_the_output_prior_refers_to_the_rows_that_set_the_click_rate() -> None:
     """A temperature keeps the train fold's click rate; an intercept or segments take the validation rows'."""
     logit, label, segments = by_hour(10_000)
-    for recipe, names in [
-        (Recipe(), ("train", "train")),
-        (Recipe("identity"), ("train", "train")),
-        (Recipe("platt"), ("validation", "fit_half")),
-        (Recipe("beta", "wll"), ("validation", "fit_half")),
-        (Recipe(by="hour"), ("validation", "fit_half")),
+    for spec, names in [
+        (CalibratorSpec(), ("train", "train")),
+        (CalibratorSpec("identity"), ("train", "train")),
+        (CalibratorSpec("platt"), ("validation", "selection")),
+        (CalibratorSpec("beta", "wll"), ("validation", "selection")),
+        (CalibratorSpec(by="hour"), ("validation", "selection")),
     ]:
-        report = judged(logit, label, recipe, segments=segments)
-        assert (report.base_rate, report.judged_base_rate) == tuple(report.base_rates[name] for name in names)
+        report = calibration(logit, label, spec, segments=segments)
+        assert (report.base_rate, report.heldout_base_rate) == tuple(report.base_rates[name] for name in names)
 
 
 # Segments
@@ -175,8 +180,8 @@ def test_the_output_prior_refers_to_the_rows_that_set_the_click_rate() -> None:
 
 def test_segments_mend_on_rows_not_fitted_what_one_curve_cannot() -> None:
     logit, label, segments = by_hour(40_000)
-    alone = judged(logit, label, Recipe("platt"))
-    report = judged(logit, label, Recipe("platt", by="hour"), segments=segments)
+    alone = calibration(logit, label, CalibratorSpec("platt"))
+    report = calibration(logit, label, CalibratorSpec("platt", by="hour"), segments=segments)
     assert report.after["log_loss"] < alone.after["log_loss"] * 0.97  # type: ignore[operator]
     assert report.after["auc"] > alone.after["auc"]  # type: ignore[operator]
     shifts = report.deployed.segments
@@ -193,7 +198,7 @@ def test_segments_mend_on_rows_not_fitted_what_one_curve_cannot() -> None:
 
 def test_a_column_without_its_segments_is_refused() -> None:
     with pytest.raises(ValueError, match="the rows' segments are needed to calibrate by hour"):
-        judged(*sample(2_000), Recipe(by="hour"))
+        calibration(*sample(2_000), CalibratorSpec(by="hour"))
 
 
 # Refusals
@@ -201,30 +206,32 @@ def test_a_column_without_its_segments_is_refused() -> None:
 
 def test_a_fold_with_one_class_or_a_logit_that_is_no_number_is_refused() -> None:
     with pytest.raises(ValueError, match=r"^both classes must be present: 0 positives in 8 rows"):
-        judged(np.arange(8.0), np.zeros(8), judge=np.arange(8) >= 4)
+        calibration(np.arange(8.0), np.zeros(8), is_report=np.arange(8) >= 4)
     logit, label = sample(1_000)
     with pytest.raises(ValueError, match="every logit must be finite"):
-        judged(np.where(np.arange(1_000) == 7, np.nan, logit), label)
+        calibration(np.where(np.arange(1_000) == 7, np.nan, logit), label)
 
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(
     ("label", "reason"),
     [
-        ([0, 1, 0, 1, 0, 0, 0, 0], "the half that judges has 0 clicks in 4 rows"),
-        ([1, 1, 1, 1, 0, 0, 0, 1], "the half that fits has 4 clicks in 4 rows"),
-        ([0, 0, 0, 0, 0, 0, 0, 1], "the half that fits has 0 clicks in 4 rows"),
+        ([0, 1, 0, 1, 0, 0, 0, 0], "the report half has 0 clicks in 4 rows"),
+        ([1, 1, 1, 1, 0, 0, 0, 1], "the selection half has 4 clicks in 4 rows"),
+        ([0, 0, 0, 0, 0, 0, 0, 1], "the selection half has 0 clicks in 4 rows"),
     ],
 )
-def test_where_a_half_has_one_class_every_row_judges_an_identity(
+def test_where_a_half_has_one_class_every_row_reports_an_identity(
     method: Method, label: list[int], reason: str, tmp_path: Path
 ) -> None:
-    report = judged(np.arange(8.0), np.array(label), Recipe(method), judge=np.arange(8) >= 4, pos_weight=math.e)
-    for calibrator in (report.deployed, report.judged):
+    report = calibration(
+        np.arange(8.0), np.array(label), CalibratorSpec(method), is_report=np.arange(8) >= 4, pos_weight=math.e
+    )
+    for calibrator in (report.deployed, report.heldout):
         assert (calibrator.method, calibrator.offset) == ("identity", -1.0)
-    assert report.judges_all
-    assert report.num_rows == {"validation": 8, "fit_half": 0, "judge_half": 8}
-    assert report.base_rates == {"train": 0.04, "validation": np.mean(label), "judge_half": np.mean(label)}
+    assert report.reports_all
+    assert report.num_rows == {"validation": 8, "selection": 0, "report": 8}
+    assert report.base_rates == {"train": 0.04, "validation": np.mean(label), "report": np.mean(label)}
     assert all(value is not None for name, value in report.after.items() if not name.startswith("cox"))
     if method == "identity":  # which was asked for
         assert (report.not_fitted, report.warnings()) == (None, [])
@@ -256,48 +263,55 @@ def test_rows_that_determine_no_calibrator_leave_the_probabilities_as_they_are(
         logit, label = separated(4_000)
     elif kind == "constant":
         logit = np.full(4_000, -2.0)
-    judge = report_half(np.arange(logit.size), seed=7)
+    is_report = report_half(np.arange(logit.size), seed=7)
     if kind == "one click each":
         label = np.zeros(4_000, np.int8)
-        label[[np.flatnonzero(judge)[3], np.flatnonzero(~judge)[3]]] = 1
+        label[[np.flatnonzero(is_report)[3], np.flatnonzero(~is_report)[3]]] = 1
         logit[label == 1] = logit.max() + 1.0
     segments = by_hour(4_000)[2] if by else None
-    report = judged(logit, label, Recipe(method, by=by), segments=segments)
-    assert (report.deployed.method, report.judged.method) == ("identity", "identity")
+    report = calibration(logit, label, CalibratorSpec(method, by=by), segments=segments)
+    assert (report.deployed.method, report.heldout.method) == ("identity", "identity")
     assert report.deployed.segments is None
-    assert not report.judges_all
+    assert not report.reports_all
     assert report.not_fitted
     assert len(report.warnings()) == 1
     np.testing.assert_array_equal(report.deployed.apply(logit), logit)
     assert report.base_rate == 0.04  # what an identity's probabilities refer to
 
 
-def test_a_bad_mask_and_a_bad_recipe_are_refused() -> None:
+def test_a_bad_mask_and_a_bad_spec_are_refused() -> None:
     logit, label = sample(1_000)
-    with pytest.raises(ValueError, match="judge must be a mask over the labels"):
-        judged(logit, label, judge=np.arange(1_000))
+    with pytest.raises(ValueError, match="is_report must be a mask over the labels"):
+        calibration(logit, label, is_report=np.arange(1_000))
     with pytest.raises(ValueError, match="wll with method temperature diverges"):
-        judged(logit, label, Recipe("temperature", "wll"))
+        calibration(logit, label, CalibratorSpec("temperature", "wll"))
 
 
 # The file
 
 
 @pytest.mark.parametrize(
-    "recipe", [Recipe(), Recipe("platt"), Recipe("beta", "wll"), Recipe("identity"), Recipe("platt", by="hour")]
+    "spec",
+    [
+        CalibratorSpec(),
+        CalibratorSpec("platt"),
+        CalibratorSpec("beta", "wll"),
+        CalibratorSpec("identity"),
+        CalibratorSpec("platt", by="hour"),
+    ],
 )
-def test_report_survives_its_file(recipe: Recipe, tmp_path: Path) -> None:
+def test_report_survives_its_file(spec: CalibratorSpec, tmp_path: Path) -> None:
     logit, label, segments = by_hour(5_000)
-    report = judged(logit, label, recipe, segments=segments, pos_weight=2.0, neg_ratio=0.5, reweighted=False)
+    report = calibration(logit, label, spec, segments=segments, pos_weight=2.0, neg_ratio=0.5, reweighted=False)
     write_exact_json(tmp_path / "temperature.json", report.to_dict())
     assert read_calibration(tmp_path / "temperature.json") == report
 
 
-def test_the_file_has_the_same_keys_for_every_recipe() -> None:
+def test_the_file_has_the_same_keys_for_every_spec() -> None:
     logit, label, segments = by_hour(5_000)
     trees = [
-        judged(logit, label, recipe, segments=segments).to_dict()
-        for recipe in (Recipe(), Recipe("platt"), Recipe("identity"), Recipe(by="hour"))
+        calibration(logit, label, spec, segments=segments).to_dict()
+        for spec in (CalibratorSpec(), CalibratorSpec("platt"), CalibratorSpec("identity"), CalibratorSpec(by="hour"))
     ]
     assert len({tuple(tree) for tree in trees}) == 1
     assert [tree["temperature"] is None for tree in trees] == [False, True, False, False]
@@ -309,12 +323,12 @@ def test_the_file_has_the_same_keys_for_every_recipe() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": 1}, "format 1, expected 3; run the calibrate stage again"),
-        ({"format": None}, "format None, expected 3"),
+        ({"format": 1}, "format 1, expected 4; run the calibrate stage again"),
+        ({"format": None}, "format None, expected 4"),
         ({"extra": 0}, r"unknown=\['extra'\]"),
         ({"temperature": 7.0}, "temperature 7.0 is not that of the parameters"),
         ({"method": "beta"}, "method beta has the parameters"),
-        ({"judged": {}}, r"missing=\['parameters', 'segments'\]"),
+        ({"heldout": {}}, r"missing=\['parameters', 'segments'\]"),
         ({"parameters": 3.0}, "float"),
         ({"base_rates": {}}, "'train'"),
         ({"offset_parts": {"pos_weight": 1.0}}, r"missing=\['neg_ratio', 'reweighted'\]"),
@@ -322,27 +336,27 @@ def test_the_file_has_the_same_keys_for_every_recipe() -> None:
 )
 def test_another_file_is_refused(change: dict[str, Any], message: str, tmp_path: Path) -> None:
     path = tmp_path / "temperature.json"
-    write_exact_json(path, {**judged(*sample(5_000)).to_dict(), **change})
+    write_exact_json(path, {**calibration(*sample(5_000)).to_dict(), **change})
     with pytest.raises(ArtifactError, match=rf"^{path}: .*{message}"):
         read_calibration(path)
 
 
 def test_a_file_without_a_format_or_a_key_is_refused(tmp_path: Path) -> None:
-    tree = judged(*sample(5_000)).to_dict()
-    for key, message in [("format", "format None, expected 3"), ("before", r"missing=\['before'\]")]:
+    tree = calibration(*sample(5_000)).to_dict()
+    for key, message in [("format", "format None, expected 4"), ("before", r"missing=\['before'\]")]:
         write_exact_json(tmp_path / "temperature.json", {name: value for name, value in tree.items() if name != key})
         with pytest.raises(ArtifactError, match=message):
             read_calibration(tmp_path / "temperature.json")
 
 
-def test_headline_has_the_same_keys_for_every_recipe_and_is_part_of_the_report() -> None:
+def test_headline_has_the_same_keys_for_every_spec_and_is_part_of_the_report() -> None:
     logit, label, segments = by_hour(5_000)
-    recipes = (Recipe(), Recipe("beta"), Recipe("identity"), Recipe(by="hour"))
-    headlines = [judged(logit, label, recipe, segments=segments).headline() for recipe in recipes]
+    specs = (CalibratorSpec(), CalibratorSpec("beta"), CalibratorSpec("identity"), CalibratorSpec(by="hour"))
+    headlines = [calibration(logit, label, spec, segments=segments).headline() for spec in specs]
     flat = [json.dumps(headline, default=str) for headline in headlines]
     assert len({tuple(json.loads(text)) for text in flat}) == 1
     assert all(set(headline["likelihood_ratio"]) == {"statistic", "p_value"} for headline in headlines)
-    report = judged(logit, label)
+    report = calibration(logit, label)
     headline = report.headline()
     assert (headline["temperature"], headline["offset"]) == (report.deployed.temperature, 0.0)
     assert headline["temperature_standard_error"] == report.standard_errors["temperature"]

@@ -8,7 +8,7 @@ import pytest
 
 from qin.calibrate.calibrator import Calibrator
 from qin.calibrate.fits import check_objective, fit_calibrator
-from qin.calibrate.holdout import CalibrationRows, Recipe, fit_and_judge
+from qin.calibrate.holdout import CalibrationRows, CalibratorSpec, fit_calibration
 from qin.calibrate.methods import METHODS, Fitted, Method
 from qin.calibrate.report import CalibrationReport
 from qin.config import CalibrationParams
@@ -76,11 +76,11 @@ def test_one_entry_in_the_table_is_a_new_method(monkeypatch: pytest.MonkeyPatch)
     logit, label = sample(20_000)
     name: Any = "bias"
     rows = CalibrationRows(logit - 2.0, label)
-    report = fit_and_judge(
+    report = fit_calibration(
         rows,
-        judge=report_half(np.arange(label.size), seed=0),
+        is_report=report_half(np.arange(label.size), seed=0),
         prior=TrainingPrior(base_rate=float(label.mean())),
-        recipe=Recipe(name),
+        spec=CalibratorSpec(name),
     )
     assert report.deployed.parameters["bias"] == pytest.approx(2.0, abs=0.2)
     assert report.base_rate == report.base_rates["validation"]

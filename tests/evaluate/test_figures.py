@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from qin.calibrate.holdout import CalibrationRows, Recipe, fit_and_judge
+from qin.calibrate.holdout import CalibrationRows, CalibratorSpec, fit_calibration
 from qin.evaluate.figures import curves, evaluate, evaluate_slices
 from qin.evaluate.fold import ReportHalf
 from qin.metrics.definitions import competition_score
@@ -34,11 +34,11 @@ def report_half_of(cluster: Array | None = None, *, segments: Segments | None = 
         is_report=report_half(np.arange(NUM_ROWS), seed=SEED).astype(np.uint8),
         prior=TrainingPrior(base_rate=0.04),
     )
-    report = fit_and_judge(
+    report = fit_calibration(
         CalibrationRows(scored.logit, scored.label, segments),
-        judge=scored.is_report == 1,
+        is_report=scored.is_report == 1,
         prior=scored.prior,
-        recipe=None if segments is None else Recipe("temperature", "log_loss", "hour"),
+        spec=None if segments is None else CalibratorSpec("temperature", "log_loss", "hour"),
     )
     return ReportHalf.of(scored, report, segments=segments, cluster=cluster)
 
@@ -53,7 +53,7 @@ def test_every_figure_is_of_the_report_half() -> None:
     for name, estimate in ranking.items():
         assert figures[name] == estimate.value
         assert figures[f"{name}_se"] == standard_error(estimate.influence, label[kept] == 1)
-    expected = probability_metrics(half.calibrated, label[kept], base_rate=half.report.judged_base_rate, num_bins=10)
+    expected = probability_metrics(half.calibrated, label[kept], base_rate=half.report.heldout_base_rate, num_bins=10)
     assert {name: figures["after"][name] for name in expected} == expected
     for name, estimate in probability_estimates(half.calibrated, label[kept], base_rate=0.04).items():
         assert figures["after"][f"{name}_se"] == standard_error(estimate.influence, label[kept] == 1)

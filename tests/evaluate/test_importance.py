@@ -94,9 +94,9 @@ def test_draw_takes_clicks_up_to_half(
 ) -> None:
     label = np.random.default_rng(0).permutation(np.repeat([1, 0], [num_clicks, num_others]))
     drawn = draw_rows(label, max_rows=max_rows, seed=0)
-    assert np.bincount(label[drawn.judged])[::-1].tolist() == list(expected)
-    assert (np.diff(drawn.judged) > 0).all()
-    assert np.unique(drawn.donor).size == drawn.donor.size == drawn.judged.size
+    assert np.bincount(label[drawn.sampled])[::-1].tolist() == list(expected)
+    assert (np.diff(drawn.sampled) > 0).all()
+    assert np.unique(drawn.donor).size == drawn.donor.size == drawn.sampled.size
 
 
 def test_too_few_rows_are_refused() -> None:
@@ -106,10 +106,10 @@ def test_too_few_rows_are_refused() -> None:
 
 def test_figures_equal_a_plain_computation(reader: ShardReader) -> None:
     generator = np.random.default_rng(5)
-    judged = read_batch(reader, np.sort(generator.choice(NUM_ROWS, 400, replace=False)))
+    sampled = read_batch(reader, np.sort(generator.choice(NUM_ROWS, 400, replace=False)))
     donor = read_batch(reader, np.sort(generator.choice(NUM_ROWS, 400, replace=False)))
-    assert judged.label is not None
-    label, base_rate = judged.label.numpy().astype(np.float64), 0.05
+    assert sampled.label is not None
+    label, base_rate = sampled.label.numpy().astype(np.float64), 0.05
     weight = np.where(label == 1, base_rate / label.mean(), (1 - base_rate) / (1 - label.mean()))
 
     def losses(logit: Float64Array) -> Float64Array:
@@ -117,13 +117,13 @@ def test_figures_equal_a_plain_computation(reader: ShardReader) -> None:
         return -np.log(np.where(label == 1, probability, 1.0 - probability))
 
     def replaced(*columns: int) -> Float64Array:
-        categorical = judged.categorical.clone()
+        categorical = sampled.categorical.clone()
         for column in columns:
             categorical[:, column] = donor.categorical[:, column]
-        return score(Batch(judged.rows, categorical, judged.numeric, judged.sequences, None))
+        return score(Batch(sampled.rows, categorical, sampled.numeric, sampled.sequences, None))
 
-    rows = permutation_importance(score, judged, donor, schema=SCHEMA, base_rate=base_rate)
-    rise = losses(replaced(0)) - losses(score(judged))
+    rows = permutation_importance(score, sampled, donor, schema=SCHEMA, base_rate=base_rate)
+    rise = losses(replaced(0)) - losses(score(sampled))
     shop = of_kind(rows, "field")["shop"]
     assert shop["log_loss_rise"] == pytest.approx(np.average(rise, weights=weight), rel=1e-12)
     variance = sum(
@@ -131,12 +131,12 @@ def test_figures_equal_a_plain_computation(reader: ShardReader) -> None:
         for clicked, share in ((1, base_rate), (0, 1 - base_rate))
     )
     assert shop["log_loss_rise_se"] == pytest.approx(np.sqrt(variance), rel=1e-12)
-    before, after = score(judged), replaced(0)
+    before, after = score(sampled), replaced(0)
     drop = roc_auc_score(label, before) - roc_auc_score(label, after)
     assert shop["auc_drop"] == pytest.approx(drop, rel=1e-9)
     drop = average_precision_score(label, before, sample_weight=weight)
     drop -= average_precision_score(label, after, sample_weight=weight)
     assert shop["ap_drop"] == pytest.approx(drop, rel=1e-9)
     pair = of_kind(rows, "pair")["shop x item"]
-    beyond = losses(replaced(0, 1)) - losses(replaced(0)) - losses(replaced(1)) + losses(score(judged))
+    beyond = losses(replaced(0, 1)) - losses(replaced(0)) - losses(replaced(1)) + losses(score(sampled))
     assert pair["log_loss_rise"] == pytest.approx(np.average(beyond, weights=weight), rel=1e-9)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 from qin.calibrate.blend import Blend, Member
-from qin.calibrate.holdout import CalibrationRows, Recipe, fit_and_judge
+from qin.calibrate.holdout import CalibrationRows, CalibratorSpec, fit_calibration
 from qin.cli import app
 from qin.errors import ArtifactError, DataError
 from qin.experiments.compare import compare_runs, comparison_json, comparison_text, shared_rows, verdict
@@ -54,11 +54,11 @@ def write_run(
         scored.write(root / place, origin=Origin({}, {}))
     blend = Blend({"network": Member(0.0, 1.0, 0.0, 1.0)})
     write_exact_json(root / paths.BLEND, {"members": blend.to_dict(), **origin_entry(Origin({}, {}))})
-    report = fit_and_judge(
+    report = fit_calibration(
         CalibrationRows(scored.logit, scored.label, segments),
-        judge=scored.is_report == 1,
+        is_report=scored.is_report == 1,
         prior=scored.prior,
-        recipe=None if segments is None else Recipe("temperature", "log_loss", "user"),
+        spec=None if segments is None else CalibratorSpec("temperature", "log_loss", "user"),
     )
     origin = Origin({}, {paths.SCORED.as_posix(): read_artifact(paths.SCORED, at=root / paths.SCORED).checksum})
     write_exact_json(root / paths.CALIBRATOR, {**report.to_dict(), **origin_entry(origin)})
@@ -207,8 +207,8 @@ def test_shifts_by_segment_come_from_the_calibrator_that_the_report_half_did_not
     shared = shared_rows(plain, shifted, train="train.parquet")
     half = report_half(np.arange(NUM_ROWS), seed=0)
     assert shared.row.tolist() == np.flatnonzero(half).tolist()
-    np.testing.assert_array_equal(shared.calibrated[0], plain.report.judged.apply(logit)[half])
-    np.testing.assert_array_equal(shared.calibrated[1], shifted.report.judged.apply(logit, user)[half])
+    np.testing.assert_array_equal(shared.calibrated[0], plain.report.heldout.apply(logit)[half])
+    np.testing.assert_array_equal(shared.calibrated[1], shifted.report.heldout.apply(logit, user)[half])
     assert compare_runs(shared)["auc"].difference > 0.0
     assert compare("a", "b")[2].startswith("error: params.yaml: file not found; shifts by segment need its data.train")
 

@@ -170,6 +170,6 @@ def test_logits_that_no_method_can_calibrate_stay_as_they_are(project: Path, cap
         assert line.startswith("warning: the validation fold determines no calibrator: no ")
         assert "order the labels backwards" in line
         report = json.loads((project / "artifacts/temperature.json").read_text())
-        assert (report["method"], report["judged"]["parameters"]) == ("identity", {})
+        assert (report["method"], report["heldout"]["parameters"]) == ("identity", {})
         for stage in ("evaluate", "predict"):
             run_in_process(stage)
