@@ -55,7 +55,8 @@ def main() -> None:
         blended = [read_artifact(paths.SCORED), read_artifact(paths.BLEND)]
         origin = origin_of("calibrate", settings, artifacts=blended)
         write_exact_json(paths.CALIBRATOR, {**calibration.to_dict(), **origin_entry(origin)})
-        write_json(paths.METRICS / "calibrate.json", {**calibration.headline(), "blend": choice.headline()})
+        figures = {**calibration.headline(), "blend": choice.headline(), "warnings": report.warnings}
+        write_json(paths.METRICS / "calibrate.json", figures)
         report.num_rows = scored.label.size
 
 

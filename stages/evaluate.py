@@ -1,4 +1,4 @@
-"""Stage 6: figures and plots of the calibrated model on the validation fold.
+"""Stage 6: figures, plots and the report of the calibrated model on the validation fold.
 
 python -m stages evaluate
 """
@@ -16,11 +16,13 @@ from qin.errors import FewClicksError
 from qin.evaluate.baseline import compare_members
 from qin.evaluate.figures import curves, evaluate, evaluate_slices
 from qin.evaluate.fold import ReportHalf
+from qin.evaluate.headline import headline
 from qin.evaluate.importance import COLUMNS, field_importance
 from qin.evaluate.slices import CALIBRATION_COLUMNS
 from qin.features.joined import open_rows
 from qin.network.threads import fix_threads
 from qin.raw.segments import read_clusters, read_segments
+from qin.report.page import write_report
 from qin.runtime import paths
 from qin.runtime.chain import ORIGIN, origin_of
 from qin.runtime.files import fingerprint, write_csv, write_json
@@ -36,7 +38,7 @@ log = logging.getLogger("qin")
 
 @app.command()
 def main() -> None:
-    """Write metrics/evaluate.json, artifacts/slices.json and the data of the plots."""
+    """Write the figures, artifacts/slices.json, the data of the plots and the report."""
     with run_stage("evaluate") as report:
         params = load_params(paths.PARAMS)
         settings = params.model_dump(mode="json")
@@ -70,6 +72,7 @@ def main() -> None:
             except FewClicksError as error:  # a submission must be possible however few they are
                 log.warning("warning: %s; there is no importance this time", error)
         plots = curves(half, num_bins=knobs.num_bins, num_points=knobs.num_curve_points)
+        figures["warnings"] = report.warnings
         report.check_inputs()
         for name, rows in plots.items():
             write_csv(paths.PLOTS / f"{name}.csv", rows)
@@ -78,6 +81,8 @@ def main() -> None:
         origin = origin_of("evaluate", settings, artifacts=inputs)
         write_json(paths.SLICES, {**slices, ORIGIN: fingerprint(asdict(origin))} if slices else {})
         write_json(paths.EVALUATION, figures)
+        write_json(paths.HEADLINE, headline(figures))
+        write_report(paths.REPORT, origin=origin)
         report.num_rows = scored.label.size
 
 

@@ -66,7 +66,10 @@ def main() -> None:
                         wanted, read_ids(folder / name), file=data.sample_submission, column=data.id, test=data.test
                     )
             report.check_inputs()
-        write_json(paths.METRICS / "prepare.json", {name: figures[name] for name in ("train", "test")})
+        write_json(
+            paths.METRICS / "prepare.json",
+            {**{name: figures[name] for name in ("train", "test")}, "warnings": report.warnings},
+        )
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ def main() -> None:
             facts, origin = row_facts(columns, method=split.method), origin_of("split", settings, files=files)
             write_folds(folder, assignment, method=split.method, facts=facts, origin=origin)
             report.check_inputs()
-        write_json(paths.METRICS / "split.json", figures)
+        write_json(paths.METRICS / "split.json", {**figures, "warnings": report.warnings})
         report.num_rows = columns.label.size
 
 

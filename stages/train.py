@@ -63,7 +63,8 @@ def main() -> None:
             report.check_inputs()
         with atomic_directory(paths.VALIDATION) as folder:
             scored.write(folder, origin=origin_of("train", settings, artifacts=[read_artifact(paths.MODEL)]))
-        write_json(paths.METRICS / "train.json", {**trained.figures, "statistics": statistics.to_json()})
+        figures = {**trained.figures, "statistics": statistics.to_json(), "warnings": report.warnings}
+        write_json(paths.METRICS / "train.json", figures)
         for run in runs:
             run.checkpoints.remove()
             report.num_rows += run.num_rows_seen

@@ -47,7 +47,7 @@ def main() -> None:
         with atomic_directory(paths.TREES_VALIDATION) as folder:
             scored.write(folder, origin=origin_of("trees", settings, artifacts=[read_artifact(paths.TREES)]))
         write_csv(paths.PLOTS / "trees.csv", curve)
-        write_json(paths.METRICS / "trees.json", heldout.provenance["metrics"])
+        write_json(paths.METRICS / "trees.json", {**heldout.provenance["metrics"], "warnings": report.warnings})
         report.num_rows = int((fold != EXCLUDED).sum())
 
 

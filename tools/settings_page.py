@@ -1,6 +1,7 @@
 """docs/settings.md, made from the comments of params.yaml, the checks of `qin.config` and the stages of dvc.yaml.
 
-`python -m tools.settings_page` prints the page, `python -m tools.settings_page --write` writes it.
+`python -m tools.settings_page` prints the page, `python -m tools.settings_page --write` writes it, and the defaults
+that reports compare a run's settings with.
 """
 
 import json
@@ -16,6 +17,13 @@ from qin.config.strict_yaml import read_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs/settings.md"
+DEFAULTS = ROOT / "qin/report/defaults.json"
+
+# They say which log it is, not how it is learned.
+_OF_THE_LOG = (
+    "data.",
+    *(f"features.{key}" for key in ("categorical", "numeric", "sequences", "target", "num_buckets_of")),
+)
 
 _INTRODUCTION = """# Settings
 
@@ -36,6 +44,7 @@ def main(*, write: Annotated[bool, typer.Option("--write", help="Write docs/sett
     """Print or write the page of settings."""
     if write:
         PAGE.write_text(page(), encoding="utf-8")
+        DEFAULTS.write_text(json.dumps(defaults(), indent=2) + "\n", encoding="utf-8")
     else:
         print(page(), end="")
 
@@ -59,6 +68,13 @@ def page() -> str:
             ]
             parts.append(f"### `{dotted}`\n\n{explained.get(dotted, '')}\n\n{'; '.join(facts)}.\n")
     return "\n".join(parts)
+
+
+def defaults() -> dict[str, Any]:
+    """Every setting of params.yaml that is not of the log, by dotted path down to the keys of the sections."""
+    sections: dict[str, dict[str, Any]] = read_yaml(ROOT / "params.yaml")
+    dotted = {f"{section}.{key}": value for section, keys in sections.items() for key, value in keys.items()}
+    return {key: value for key, value in dotted.items() if not key.startswith(_OF_THE_LOG)}
 
 
 def comments(text: str) -> dict[str, str]:

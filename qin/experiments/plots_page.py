@@ -7,17 +7,18 @@ its version is pinned with the others and git holds no bundle. Both files writte
 DVC draws with its own page.
 """
 
+import json
 from pathlib import Path
 
 import typer
-import vl_convert
 from dvc.config import Config
 
+from qin.report.charts import PLOT_OF
+from qin.report.library import drawing_library
 from qin.runtime.files import atomic_file
 
 DVC_FOLDER = Path(".dvc")
 PAGE = Path("plots/page.html")  # relative to DVC's folder, as its setting is
-VEGA_LITE = "5.21"  # the newest of the major version that the templates' $schema names
 
 _HTML = """<!DOCTYPE html>
 <html lang="en">
@@ -34,14 +35,42 @@ body > div { display: inline-block; vertical-align: top; margin: 0 1.5rem 1.5rem
 %s
 </script>
 <script>
-const drawPlot = window.vegaEmbed;
-window.vegaEmbed = (target, spec) => {
-    if (spec.$schema) return drawPlot(target, spec, { actions: { export: true, source: true } });
-    const note = document.createElement("p");  // DVC makes an empty document of a file without rows
-    note.className = "no-rows";
-    note.textContent = target.slice(1) + ": no rows";
-    document.querySelector(target).append(note);
-};
+const NOTES = %s;
+const drawPlot = window.vegaEmbed, waiting = [];
+window.vegaEmbed = (target, spec) => waiting.push([target, spec]);
+
+/** Every place of a document where revisions have colours. */
+function revisionScales(node, found = []) {
+    if (node === null || typeof node !== "object") return found;
+    if (node.color && node.color.field === "rev" && node.color.scale) found.push(node.color.scale);
+    for (const [key, inner] of Object.entries(node)) if (key !== "values") revisionScales(inner, found);
+    return found;
+}
+
+function note(target) {
+    const name = (/plots_([a-z_]+?)_csv/.exec(target) || [null, ""])[1];
+    const line = document.createElement("p");  // DVC makes an empty document of a file without rows
+    line.className = "no-rows";
+    line.textContent = NOTES[name] || `${target.slice(1)}: no rows`;
+    document.querySelector(target).append(line);
+}
+
+// Drawn together, so that a revision has one colour in all plots, also where another one has no rows.
+addEventListener("DOMContentLoaded", () => {
+    const revisions = [];
+    for (const [, spec] of waiting)
+        for (const point of (spec.data && spec.data.values) || [])
+            if (point.rev && !revisions.includes(point.rev)) revisions.push(point.rev);
+    for (const [target, spec] of waiting) {
+        if (!spec.$schema) { note(target); continue; }
+        const shown = revisions.filter((name) => spec.data.values.some((point) => point.rev === name));
+        for (const scale of revisionScales(spec)) {
+            scale.range = shown.map((name) => scale.range[revisions.indexOf(name) %% scale.range.length]);
+            scale.domain = shown;
+        }
+        drawPlot(target, spec, { actions: { export: true, source: true } });
+    }
+});
 </script>
 </head>
 <body>
@@ -55,8 +84,8 @@ app = typer.Typer(add_completion=False)
 
 def page() -> str:
     """Return the template, which stands for itself in any folder."""
-    library = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=VEGA_LITE)
-    return _HTML % library.replace("</script", r"<\/script")
+    notes = {name: f"{plot.title}: {plot.empty}" for name, plot in PLOT_OF.items()}
+    return _HTML % (drawing_library(), json.dumps(notes))
 
 
 @app.command()

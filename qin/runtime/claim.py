@@ -8,7 +8,7 @@ from pathlib import Path
 
 from qin.errors import ArtifactError
 from qin.runtime.paths import SCRATCH
-from qin.runtime.stage import log
+from qin.runtime.progress import PASSING, log
 
 
 @contextmanager
@@ -34,7 +34,8 @@ def claimed(stage: str, *, folder: Path = SCRATCH / "locks") -> Iterator[None]:
                 f"{path}: another stage {stage} is at work in this folder (process {holder}); wait for it or end it"
             ) from error
         except OSError as error:  # a network file system without locks: nothing to hold, nothing to wait for
-            log.warning("warning: %s: cannot be locked (%s); start stage %s only once", path, error.strerror, stage)
+            text = "warning: %s: cannot be locked (%s); start stage %s only once"
+            log.warning(text, path, error.strerror, stage, extra={PASSING: True})
         os.truncate(descriptor, 0)
         os.write(descriptor, f"{os.getpid()}\n".encode())
         yield

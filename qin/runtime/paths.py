@@ -20,9 +20,12 @@ SCORED = Path("artifacts/scored")
 CALIBRATOR = Path("artifacts/temperature.json")
 SLICES = Path("artifacts/slices.json")
 SUBMISSION = Path("outputs/submission.csv")
+REPORT = Path("outputs/report.html")
 METRICS = Path("metrics")
 EVALUATION = METRICS / "evaluate.json"
+HEADLINE = METRICS / "run.json"
 PLOTS = Path("plots")
+PLOT_TEMPLATES = Path(".dvc/plots")
 SCRATCH = Path(".qin")
 SWEEP_LOGS = SCRATCH / "sweep"
 # Elsewhere for experiments in temporary folders, so that a killed one can go on when it is run again.

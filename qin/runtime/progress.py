@@ -10,6 +10,9 @@ from tqdm import tqdm
 
 _LINE_SECONDS = 10.0
 
+# `extra={PASSING: True}` marks a warning that says something of this machine or moment alone, nothing of the outputs.
+PASSING = "is_passing"
+
 log = logging.getLogger("qin")
 
 

@@ -21,6 +21,7 @@ from qin.runtime.edits import InputWatch
 from qin.runtime.files import write_json
 from qin.runtime.host import TreeMemory, largest_resident_bytes
 from qin.runtime.paths import PARAMS, SCRATCH
+from qin.runtime.progress import PASSING
 from qin.runtime.replacing import put_back
 
 STAGES = ("prepare", "split", "train", "trees", "calibrate", "evaluate", "predict")
@@ -44,11 +45,13 @@ class StageReport:
     Attributes:
         name: One of STAGES.
         num_rows: Rows that it worked on.
+        warnings: What it has warned of so far, for its file in `metrics/`; not what is of this machine or moment alone.
         inputs: What is watched for edits while it runs.
     """
 
     name: str
     num_rows: int = 0
+    warnings: list[str] = field(default_factory=list)
     inputs: InputWatch = field(default_factory=InputWatch)
 
     def reads(self, *places: Path, settings: Settings, files: Mapping[str, str | Path] | None = None) -> list[Artifact]:
@@ -78,6 +81,19 @@ class StageReport:
         self.inputs.check(self.name)
 
 
+class _Collector(logging.Handler):
+    """Keeps the text of warnings."""
+
+    def __init__(self, kept: list[str]) -> None:
+        super().__init__(logging.WARNING)
+        self._kept = kept
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage().removeprefix("warning: ")
+        if record.levelno == logging.WARNING and not getattr(record, PASSING, False) and text not in self._kept:
+            self._kept.append(text)
+
+
 @contextmanager
 def run_stage(name: str) -> Iterator[StageReport]:
     """Wrap a stage's work.
@@ -94,6 +110,8 @@ def run_stage(name: str) -> Iterator[StageReport]:
         signal.signal(number, _raise_exit)
     started, report, largest = time.monotonic(), StageReport(name), largest_resident_bytes()
     log.info("STAGE %s [%d/%d]", name, STAGES.index(name) + 1, len(STAGES))
+    collector = _Collector(report.warnings)
+    log.addHandler(collector)
     try:
         report.inputs.add(PARAMS)
         # NumPy's products on one thread: with more, a sum's last digit would depend on the number of cores.
@@ -113,6 +131,8 @@ def run_stage(name: str) -> Iterator[StageReport]:
             raise
         log.error("error: stage %s: %s%s", name, f"{error.filename}: " if error.filename else "", error.strerror)
         raise SystemExit(1) from error
+    finally:
+        log.removeHandler(collector)
 
 
 def _close(name: str, report: StageReport, *, seconds: float, peak: int) -> None:

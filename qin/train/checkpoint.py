@@ -14,7 +14,7 @@ import torch
 
 from qin.errors import ArtifactError
 from qin.runtime.files import SummedFile, file_crc32
-from qin.runtime.progress import log
+from qin.runtime.progress import PASSING, log
 
 
 class CheckpointStore:
@@ -123,7 +123,7 @@ def _lock(descriptor: int, path: Path) -> None:
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
-        log.warning("%s: another process trains the same run; waiting until it ends", path)
+        log.warning("%s: another process trains the same run; waiting until it ends", path, extra={PASSING: True})
         fcntl.lockf(descriptor, fcntl.LOCK_EX)
 
 

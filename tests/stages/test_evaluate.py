@@ -11,11 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from qin.evaluate.headline import HEADLINE
 from qin.evaluate.importance import COLUMNS as IMPORTANCE_COLUMNS
 from qin.evaluate.slices import CALIBRATION_COLUMNS
 from qin.runtime import paths
 from qin.shards.folds import report_half
 from tests.experiments.test_compare import write_run
+from tests.experiments.test_plots_page import references
 from tests.metrics.test_ranking import sample
 from tests.project import ROOT, set_params
 from tests.stages.run import run_in_process
@@ -35,6 +37,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shop = pa.array([SHOPS[k // 2 % 3] for k in number], pa.string())
     pq.write_table(pa.table({"user": number // 8, "shop": shop}), "train.parquet")
     (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    shutil.copytree(ROOT / ".dvc/plots", tmp_path / ".dvc/plots")
     no_samples = {"evaluate.importance_rows": 0}  # there are no prepared rows
     set_params(tmp_path / "params.yaml", {"data.train": "train.parquet", **no_samples})
     return tmp_path
@@ -104,3 +107,20 @@ def test_a_column_that_is_not_there_is_one_line(project: Path, key: str, capfd: 
         run_in_process("evaluate")
     assert "error: train.parquet: no column nothing\n" in capfd.readouterr().err
     assert not (project / "metrics").exists()
+
+
+def test_the_report_is_one_page_that_loads_nothing_and_says_what_is_not_there(project: Path) -> None:
+    run_in_process("evaluate")
+    page = (project / "outputs/report.html").read_text()
+    assert references(page.replace('href="#', "")) == []  # it has links to its own parts
+    for words in ("gradient boosted trees alone", "clicks decide", "The stage split has not run here", "reliability"):
+        assert words in page
+    figures = read_figures(project)
+    assert f"{figures['auc']:.4g}" in page
+    run_in_process("evaluate")
+    assert (project / "outputs/report.html").read_text() == page
+
+
+def test_the_tracked_figures_are_few(project: Path) -> None:
+    run_in_process("evaluate")
+    assert set(read_figures(project, "metrics/run")) == set(HEADLINE) - {"gauc"}

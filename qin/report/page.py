@@ -1,0 +1,105 @@
+"""`outputs/report.html`: one file that needs no network, in light and dark, on a phone and on paper."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+
+from qin.report import tables
+from qin.report.charts import Chart, read_chart
+from qin.report.library import drawing_library
+from qin.report.tables import Table
+from qin.report.verdict import against_chance, smallness, verdict
+from qin.runtime.chain import Origin
+from qin.runtime.files import atomic_file, read_json
+from qin.runtime.paths import METRICS
+
+_STAGES = ("prepare", "split", "train", "trees", "calibrate", "evaluate")
+_PLOTS = ("pr", "roc", "gains", "reliability", "score_histogram", "slices", "importance", "train", "trees")
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page.
+
+    Attributes:
+        title: Its heading.
+        tables: Its tables, first.
+        charts: Its charts, below.
+    """
+
+    title: str
+    tables: Sequence[Table] = ()
+    charts: Sequence[Chart] = field(default_factory=list)
+
+
+def write_report(path: Path, *, origin: Origin) -> None:
+    """Write the page from what the stages left in `metrics/` and `plots/`; equal files give equal bytes.
+
+    Args:
+        path: The page.
+        origin: What evaluate's outputs were made from.
+    """
+    details = {name: _details(name) for name in _STAGES}
+    evaluation = details["evaluate"]
+    html = _template().render(
+        verdict=verdict(evaluation),
+        chance=against_chance(evaluation),
+        smallness=smallness(evaluation),
+        warnings=tables.warnings_of(details.values()),
+        sections=_sections(details, origin),
+        library=drawing_library(),
+    )
+    with atomic_file(path) as staging:
+        staging.write_text(html, encoding="utf-8")
+
+
+def _details(stage: str) -> dict[str, Any]:
+    """What a stage left; nothing where it has not run here: trees that are no member, artifacts from elsewhere."""
+    file = METRICS / f"{stage}.json"
+    return read_json(file) if file.exists() else {}
+
+
+def _sections(details: Mapping[str, Mapping[str, Any]], origin: Origin) -> list[Section]:
+    evaluation, calibration = details["evaluate"], details["calibrate"]
+    charts = {name: [read_chart(name)] for name in _PLOTS}
+    prepared, split, train, trees = (details[name] for name in ("prepare", "split", "train", "trees"))
+    return [
+        Section("Figures", [tables.figures_table(evaluation)]),
+        Section("Members of the blend", [tables.members_table(evaluation, calibration.get("blend"))]),
+        Section("Ranking", charts=charts["pr"] + charts["roc"] + charts["gains"]),
+        Section(
+            "Probabilities",
+            [tables.calibration_table(calibration) if calibration else _missing("calibrate")],
+            charts["reliability"] + charts["score_histogram"] + charts["slices"],
+        ),
+        Section("What the model uses", charts=charts["importance"]),
+        Section(
+            "Training",
+            [tables.training_table(train, trees) if train else _missing("train")],
+            charts["train"] + charts["trees"],
+        ),
+        Section("Data", [tables.data_table(prepared) if prepared else _missing("prepare")]),
+        Section("Folds and leakage audit", [tables.audit_table(split) if split else _missing("split")]),
+        Section("Settings that differ from the default", [tables.settings_table(origin)]),
+        Section("Made from", [tables.provenance_table(origin)]),
+    ]
+
+
+def _missing(stage: str) -> Table:
+    return Table((), (), f"The stage {stage} has not run here: there is no metrics/{stage}.json.")
+
+
+def _template() -> Any:
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["script"] = _in_script
+    return environment.from_string(files("qin.report").joinpath("report.html").read_text(encoding="utf-8"))
+
+
+def _in_script(value: Any) -> str:
+    """A value as JSON that may stand inside a `<script>` element."""
+    return json.dumps(value, ensure_ascii=False, sort_keys=True).replace("</", "<\\/")
