@@ -2,16 +2,18 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from qin.calibrate.blend import Blend
 from qin.calibrate.members import read_blend
-from qin.columns.schema import Schema
+from qin.columns.schema import Schema, differences
 from qin.config import Params
+from qin.errors import ArtifactError
 from qin.model.artifact import check_same_schema, load_model
-from qin.model.build import place
+from qin.model.build import Computing, place
 from qin.model.scoring import for_scoring, score_all, score_batch
 from qin.network.frozen import FrozenQIN
 from qin.network.qin import QIN
@@ -42,7 +44,7 @@ class Members:
 
     @classmethod
     def load(cls, params: Params, reader: RowReader, *, heldout: bool) -> "Members":
-        """Read what the stages left.
+        """Read what the stages left, to score prepared rows.
 
         Args:
             params: Section train: device, precision, threads.
@@ -52,19 +54,41 @@ class Members:
         Raises:
             ArtifactError: If a file is missing or damaged, or the rows are not encoded as the members were fitted.
         """
-        blend = read_blend(paths.BLEND)
-        places = {name: paths.heldout(place) if heldout else place for name, place in paths.MEMBERS.items()}
+        members = cls.read(paths.ARTIFACTS, params.train, heldout=heldout)
+        check_same_schema(members.schema, reader)
+        return members
+
+    @classmethod
+    def read(cls, folder: Path, computing: Computing, *, heldout: bool = False) -> "Members":
+        """Read the members of a folder of artifacts.
+
+        Args:
+            folder: `artifacts` of a repository, or a copy of it.
+            computing: Device, precision, threads.
+            heldout: See `load`.
+
+        Raises:
+            ArtifactError: If a file is missing or damaged, or the members were fitted to rows of different schemas.
+        """
+        blend = read_blend(folder / paths.BLEND.name)
+        places = {name: folder / place.name for name, place in paths.MEMBERS.items()}
+        if heldout:
+            places = {name: paths.heldout(place) for name, place in places.items()}
         used = {name for name, member in blend.members.items() if member.weight}
         network, trees = None, None
+        schemas: list[Schema] = []
         if "network" in used:
             model = load_model(places["network"])
-            check_same_schema(model.schema, reader)
-            network = for_scoring(place(model.network, params.train))
+            network = for_scoring(place(model.network, computing))
+            schemas.append(model.schema)
         if "trees" in used:
-            artifact = load_trees(places["trees"], num_threads=params.train.num_threads)
-            check_same_schema(artifact.schema, reader)
+            artifact = load_trees(places["trees"], num_threads=computing.num_threads)
             trees = artifact.trees
-        return cls(blend, network, trees, reader.schema)
+            schemas.append(artifact.schema)
+        if schemas[0] != schemas[-1]:
+            found = differences(*schemas)
+            raise ArtifactError(f"{folder}: the members read different rows; different: {found}; run `dvc repro`")
+        return cls(blend, network, trees, schemas[0])
 
     def logit(self, reader: RowReader, *, batch_size: int) -> Logits:
         """Blended logits of every row of a file, `(num_rows,)`."""
@@ -73,8 +97,14 @@ class Members:
             lambda network: score_all(network, batches, num_rows=reader.num_rows), lambda trees: trees.logit(reader)
         )
 
-    def logit_of(self, batch: Batch, *, batch_size: int) -> Logits:
-        """Blended logits of rows in memory, `(n,)`."""
+    def logit_of(self, batch: Batch, *, batch_size: int, num_threads: int | None = None) -> Logits:
+        """Blended logits of rows in memory, `(n,)`.
+
+        Args:
+            batch: The rows.
+            batch_size: Rows at a time.
+            num_threads: Of the network; None for as many as PyTorch has.
+        """
         arrays = {
             "categorical": batch.categorical.numpy(),
             "numeric": batch.numeric.numpy(),
@@ -84,7 +114,7 @@ class Members:
             },
         }
         return self._blended(
-            lambda network: score_batch(network, batch, batch_size=batch_size),
+            lambda network: score_batch(network, batch, batch_size=batch_size, num_threads=num_threads),
             lambda trees: trees.logit_of(self.schema, arrays),
         )
 

@@ -43,7 +43,7 @@ def main() -> None:
         schema, warnings = inspect_histories(data.train, schema)
         for warning in warnings:
             log.warning(warning)
-        impressions = Impressions.of(schema, features)
+        impressions = Impressions.of(schema, features.impression)
         check_impression_columns(test_columns, features, file=data.test)
         schema = with_derived(schema, columns=columns, features=features, file=data.train)
         figures = {}

@@ -1,15 +1,16 @@
 """Which column of the log is what: name patterns from params.yaml resolved against a file's columns and types."""
 
+import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import Any, Literal
 
 import pyarrow as pa
 
 from qin.columns.patterns import expanded, matching
-from qin.columns.types import is_binary, is_groupable, is_list, is_number, is_string, may_differ, value_type
+from qin.columns.types import is_binary, is_groupable, is_list, is_number, is_string, may_differ, type_name, value_type
 from qin.config import DataParams, FeatureParams, SequenceParams
 from qin.errors import SchemaError
 
@@ -38,6 +39,8 @@ class Field:
         padding: Token of a sequence that means nothing.
         tokens: What a sequence's tokens in text are read as; empty for other fields, and where only the file tells.
         source: What it is derived from: `history`, `impression` or `statistic`; empty for a column of the file.
+        type: Of the train file's column (see `column_types.type_name`); not compared, because one of the same family,
+            such as wider integers, encodes equal values alike.
     """
 
     name: str
@@ -49,6 +52,7 @@ class Field:
     padding: str | None = None
     tokens: TokenRule = ""
     source: str = ""
+    type: str = dataclasses.field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -310,11 +314,12 @@ def _fields(columns: pa.Schema, ignored: set[str], features: FeatureParams) -> t
     kept = {name: kind for name, kind in types.items() if name not in ignored}
     categorical = dict.fromkeys(name for _, name in expanded(features.categorical, types) if name in kept)
     numeric = dict.fromkeys(name for _, name in expanded(features.numeric, types) if name in kept)
-    return (
+    fields = (
         *(Field(n, FieldKind.CATEGORICAL, vocabulary=n, num_buckets=buckets(n)) for n in categorical),
         *(Field(n, FieldKind.NUMERIC) for n in numeric),
         *(_sequence_field(s, kept, buckets) for s in features.sequences if s.name in kept),
     )
+    return tuple(replace(field, type=type_name(types[field.name])) for field in fields)
 
 
 def _sequence_field(sequence: SequenceParams, types: dict[str, pa.DataType], buckets: Callable[[str], int]) -> Field:

@@ -1,8 +1,15 @@
 """Arrow types by what their values are: text, bytes, numbers, moments or lists, whatever width or layout they have."""
 
+import re
 from collections.abc import Callable
 
 import pyarrow as pa
+
+_LIST = re.compile(r"list<(.+)>")
+_ZONED = re.compile(r"timestamp\[(\w+), tz=(.+)\]")
+_DECIMAL = re.compile(r"(decimal\d+)\((\d+), (-?\d+)\)")
+_FIXED = re.compile(r"fixed_size_binary\[(\d+)\]")
+_UUID = "uuid"
 
 
 def value_type(kind: pa.DataType) -> pa.DataType:
@@ -14,6 +21,39 @@ def value_type(kind: pa.DataType) -> pa.DataType:
             kind = kind.value_type
         else:
             return kind
+
+
+def type_name(kind: pa.DataType) -> str:
+    """A name for the type of a column's values, from which `type_of` makes the type again.
+
+    Dictionaries and the layouts of lists are left out: they are how values are stored, not what they are.
+    """
+    if isinstance(kind, pa.UuidType):
+        return _UUID
+    if pa.types.is_dictionary(kind):
+        return type_name(kind.value_type)
+    if isinstance(kind, pa.BaseExtensionType):
+        return type_name(kind.storage_type)
+    return f"list<{type_name(kind.value_type)}>" if is_list(kind) else str(kind)
+
+
+def type_of(name: str) -> pa.DataType:
+    """Inverse of `type_name`.
+
+    Raises:
+        ValueError: If it is no name of a type.
+    """
+    if name == _UUID:
+        return pa.uuid()
+    if found := _LIST.fullmatch(name):
+        return pa.list_(type_of(found[1]))
+    if found := _ZONED.fullmatch(name):
+        return pa.timestamp(found[1], tz=found[2])
+    if found := _DECIMAL.fullmatch(name):
+        return getattr(pa, found[1])(int(found[2]), int(found[3]))
+    if found := _FIXED.fullmatch(name):
+        return pa.binary(int(found[1]))
+    return pa.type_for_alias(name)
 
 
 def is_string(kind: pa.DataType) -> bool:

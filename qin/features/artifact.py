@@ -162,12 +162,13 @@ class Statistics:
 
     Args:
         folder: Written by `statistics.fit_statistics`.
+        tables_alone: Whether to look up only, for which the stored values of the fitted rows need not be there.
 
     Raises:
         ArtifactError: If a file is missing, damaged or of another format.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, tables_alone: bool = False) -> None:
         self.folder = folder
         self._manifest = read_exact_json(folder / MANIFEST)
         if self._manifest.get("format") != FORMAT:
@@ -181,9 +182,15 @@ class Statistics:
         self._num_fitted: int = self._manifest["num_fitted"]
         self._prior = Prior(**self._manifest["prior"])
         self._columns = ColumnFile(folder / COLUMNS, self._manifest["num_rows"], len(self.names))
-        size = _size(folder / COLUMNS)
+        if not tables_alone:
+            self._check_size()
+
+    def _check_size(self) -> None:
+        size = _size(self.folder / COLUMNS)
         if size != self._columns.num_bytes:
-            raise ArtifactError(f"{folder / COLUMNS}: has {size} bytes, which is not what its manifest says; {_AGAIN}")
+            raise ArtifactError(
+                f"{self.folder / COLUMNS}: has {size} bytes, which is not what its manifest says; {_AGAIN}"
+            )
 
     @cached_property
     def fingerprint(self) -> str:
@@ -201,16 +208,20 @@ class Statistics:
         for number in range(len(self.statistics)):
             self._table(number)
 
-    def check_schema(self, reader: ShardReader) -> None:
-        """Check that a prepared file is encoded as the fitted one was.
+    def check_schema(self, schema: Schema, *, place: Path) -> None:
+        """Check that rows are encoded as the fitted ones were.
+
+        Args:
+            schema: Of the rows.
+            place: Where they, or what reads them, lie, for messages.
 
         Raises:
-            ArtifactError: If it is not.
+            ArtifactError: If they are not.
         """
-        found = _encoding(reader.schema)
+        found = _encoding(schema)
         if found != self._encoding:
             names = differences(self._encoding, found)
-            raise ArtifactError(f"{reader.folder}: not encoded as the model was trained; different: {names}")
+            raise ArtifactError(f"{place}: not encoded as the model was trained; different: {names}")
 
     def is_fitted_on(self, reader: ShardReader) -> bool:
         """Whether this is the file whose values are stored."""

@@ -3,6 +3,7 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,29 @@ from qin.runtime.files import named_errors
 _DTYPE = np.dtype("<f4")
 
 Values = npt.NDArray[np.float32]
+
+
+class RowColumns(Protocol):
+    """Columns of numbers for the rows of a file or of a table, read by ranges of rows."""
+
+    def read_into(self, start: int, out: Values) -> None:
+        """Fill `out (n, num_columns)` with the rows from `start` on."""
+        ...
+
+
+@dataclass(frozen=True)
+class ColumnTable:
+    """Columns in memory.
+
+    Attributes:
+        values: `(num_rows, num_columns)`.
+    """
+
+    values: Values
+
+    def read_into(self, start: int, out: Values) -> None:
+        """Fill `out (n, num_columns)` with the rows from `start` on."""
+        out[:] = self.values[start : start + len(out)]
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import pyarrow as pa
 
 from qin.columns.schema import Field, FieldKind, Schema
 from qin.columns.types import is_number, is_string, value_type
-from qin.config import FeatureParams
+from qin.config import FeatureParams, ImpressionParams
 from qin.errors import SchemaError
 from qin.features.impression import feature_names
 
@@ -29,9 +29,8 @@ class Impressions:
     histories: tuple[Field, ...]
 
     @classmethod
-    def of(cls, schema: Schema, features: FeatureParams) -> "Impressions | None":
+    def of(cls, schema: Schema, knobs: ImpressionParams) -> "Impressions | None":
         """What the settings want, or None."""
-        knobs = features.impression
         if knobs.key is None:
             return None
         numbers = [field.name for field in schema.numeric if not field.source]
@@ -61,7 +60,7 @@ def with_derived(schema: Schema, *, columns: pa.Schema, features: FeatureParams,
         SchemaError: If the impression's key or columns are not in the file, or a name is taken.
     """
     names = [(name, HISTORY) for name in history_names(schema, features)]
-    impressions = Impressions.of(schema, features)
+    impressions = Impressions.of(schema, features.impression)
     names += [(name, IMPRESSION) for name in (impressions.names if impressions else [])]
     problems = _missing(columns, features, file)
     problems += [

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from qin.features.columns import ColumnFile
+from qin.features.columns import ColumnFile, ColumnTable
 from qin.features.ranks import group_rows, rank_within, sizes
 from qin.raw.hashing import HashedColumn, Hashes, hash_column, hash_rows, seed_of
 from qin.raw.parquet import map_batches, open_parquet, read_batches
@@ -61,6 +61,18 @@ def impression_hashes(columns: Sequence[HashedColumn], *, first_row: int) -> Has
     rows = HashedColumn((first_row + np.flatnonzero(is_alone)).astype(np.uint64), np.zeros(is_alone.sum(), np.bool_))
     hashes[is_alone] = hash_rows([rows], _LONE_SEED)
     return hashes
+
+
+def impression_features(hashes: Hashes, compared: Sequence[Values]) -> ColumnTable:
+    """Compute the features of `feature_names` for rows in memory.
+
+    Args:
+        hashes: Each row's impression, `(num_rows,)`.
+        compared: The numbers that are compared, `(num_rows,)` each.
+    """
+    groups = group_rows(hashes)
+    ranked = [column for values in compared for column in rank_within(groups, values)]
+    return ColumnTable(np.column_stack([sizes(groups), *ranked]))
 
 
 def build_impression_features(

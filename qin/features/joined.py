@@ -30,7 +30,7 @@ class JoinedRows:
     """
 
     def __init__(self, reader: ShardReader, statistics: Statistics) -> None:
-        statistics.check_schema(reader)
+        statistics.check_schema(reader.schema, place=reader.folder)
         self._reader = reader
         self._statistics = statistics
         self._is_stored = statistics.is_fitted_on(reader)

@@ -1,12 +1,12 @@
 """From a schema and settings to a network on its device."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from qin.columns.schema import Schema
-from qin.config import NetworkParams, TrainParams
+from qin.config import NetworkParams
 from qin.errors import ConfigError
 from qin.network.kernels.bf16 import has_bf16_units
 from qin.network.numeric import NumericNormalizer
@@ -33,6 +33,25 @@ PUBLISHED: dict[str, Any] = {
 
 # Rows of the embedding table from which row-wise updates cost less than dense ones (benchmarks/row_adam.py).
 SPARSE_TABLE_ROWS = 500_000
+
+
+class Computing(Protocol):
+    """Where and how a network is computed: section train of the settings, or what a scorer chooses."""
+
+    @property
+    def device(self) -> str:
+        """`auto`, `cpu` or `cuda`."""
+        ...
+
+    @property
+    def precision(self) -> str:
+        """`auto`, `fp32` or `bf16`, of the quadratic network's matrix products."""
+        ...
+
+    @property
+    def num_threads(self) -> int:
+        """On the CPU."""
+        ...
 
 
 def build_model(
@@ -80,7 +99,7 @@ def resolve_preset(params: NetworkParams) -> NetworkParams:
     return params.model_copy(update=PUBLISHED)
 
 
-def choose_device(params: TrainParams) -> torch.device:
+def choose_device(params: Computing) -> torch.device:
     """The device that computes.
 
     Raises:
@@ -91,7 +110,7 @@ def choose_device(params: TrainParams) -> torch.device:
     return torch.device("cuda" if params.device != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def choose_bf16(params: TrainParams, device: torch.device) -> bool:
+def choose_bf16(params: Computing, device: torch.device) -> bool:
     """Whether matrix products are made in bfloat16: on request, or where the hardware has units for it."""
     if params.precision != "auto":
         return params.precision == "bf16"
@@ -100,7 +119,7 @@ def choose_bf16(params: TrainParams, device: torch.device) -> bool:
     return has_bf16_units()
 
 
-def place(network: QIN, params: TrainParams) -> QIN:
+def place(network: QIN, params: Computing) -> QIN:
     """The network on its device, in its precision."""
     device = choose_device(params)
     network.use_bf16 = choose_bf16(params, device)

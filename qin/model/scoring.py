@@ -10,7 +10,7 @@ import torch
 
 from qin.network.frozen import FrozenQIN
 from qin.network.qin import QIN
-from qin.network.threads import one_thread_workers
+from qin.network.threads import one_thread, one_thread_workers
 from qin.shards.device import prefetched
 from qin.shards.loader import Batch
 
@@ -23,15 +23,25 @@ def for_scoring(network: QIN) -> QIN | FrozenQIN:
     return FrozenQIN(network) if next(network.parameters()).device.type == "cpu" else network
 
 
-def score(network: QIN | FrozenQIN, batches: Iterator[Batch]) -> Iterator[tuple[Batch, npt.NDArray[np.float32]]]:
+def score(
+    network: QIN | FrozenQIN, batches: Iterator[Batch], *, num_threads: int | None = None
+) -> Iterator[tuple[Batch, npt.NDArray[np.float32]]]:
     """Yield each batch with its logits `(batch,)`, computed on the network's device.
 
     On the CPU the bytes of a logit depend neither on the other rows of its batch nor on the number of threads.
+
+    Args:
+        network: From `for_scoring`, which is called on any other.
+        batches: The rows.
+        num_threads: On the CPU; None for as many as PyTorch has. One is the calling thread itself.
     """
     if isinstance(network, QIN):
         network = for_scoring(network)
+    if isinstance(network, FrozenQIN) and num_threads == 1:
+        yield from _score_here(network, batches)
+        return
     if isinstance(network, FrozenQIN):
-        yield from _score_on_cpu(network, batches)
+        yield from _score_on_cpu(network, batches, num_threads=num_threads or torch.get_num_threads())
         return
     for batch in prefetched(batches, next(network.parameters()).device):
         with torch.inference_mode():
@@ -39,9 +49,19 @@ def score(network: QIN | FrozenQIN, batches: Iterator[Batch]) -> Iterator[tuple[
         yield batch, logit.float().cpu().numpy()
 
 
-def _score_on_cpu(network: FrozenQIN, batches: Iterator[Batch]) -> Iterator[tuple[Batch, npt.NDArray[np.float32]]]:
+def _score_here(network: FrozenQIN, batches: Iterator[Batch]) -> Iterator[tuple[Batch, npt.NDArray[np.float32]]]:
+    """On the calling thread, which is the quickest for a few rows."""
+    for batch in batches:
+        with one_thread():
+            logit = network(batch.categorical, batch.numeric, batch.sequences)
+        yield batch, logit.numpy()
+
+
+def _score_on_cpu(
+    network: FrozenQIN, batches: Iterator[Batch], *, num_threads: int
+) -> Iterator[tuple[Batch, npt.NDArray[np.float32]]]:
     """Tiles of rows in parallel, each on one thread from end to end; the next batch is read meanwhile."""
-    workers = one_thread_workers(torch.get_num_threads())
+    workers = one_thread_workers(num_threads)
     pending: deque[tuple[Batch, list[Future[torch.Tensor]]]] = deque()
     for batch in batches:
         tiles = network.tiles(batch.categorical, batch.numeric, batch.sequences)
@@ -56,16 +76,20 @@ def _collected(batch: Batch, tiles: list[Future[torch.Tensor]]) -> tuple[Batch, 
     return batch, torch.cat([tile.result() for tile in tiles]).numpy()
 
 
-def score_all(network: QIN | FrozenQIN, batches: Iterator[Batch], *, num_rows: int) -> npt.NDArray[np.float32]:
+def score_all(
+    network: QIN | FrozenQIN, batches: Iterator[Batch], *, num_rows: int, num_threads: int | None = None
+) -> npt.NDArray[np.float32]:
     """Logits of all batches in order, `(num_rows,)`."""
     out, position = np.empty(num_rows, np.float32), 0
-    for batch, logit in score(network, batches):
+    for batch, logit in score(network, batches, num_threads=num_threads):
         out[position : position + batch.rows.size] = logit
         position += batch.rows.size
     assert position == num_rows, "batches hold as many rows as were selected"
     return out
 
 
-def score_batch(network: QIN | FrozenQIN, batch: Batch, *, batch_size: int) -> npt.NDArray[np.float32]:
+def score_batch(
+    network: QIN | FrozenQIN, batch: Batch, *, batch_size: int, num_threads: int | None = None
+) -> npt.NDArray[np.float32]:
     """Logits of rows that are in memory, `(n,)`."""
-    return score_all(network, batch.pieces(batch_size), num_rows=batch.rows.size)
+    return score_all(network, batch.pieces(batch_size), num_rows=batch.rows.size, num_threads=num_threads)

@@ -10,6 +10,7 @@ from torch import nn
 
 from qin.network.attention import TargetAttention, bias_of_age
 from qin.network.embedding import FusedEmbedding
+from qin.network.heights import TILE_ROWS, cuts, usable_heights
 from qin.network.kernels.arrays import Float32Array, Int64Array
 from qin.network.kernels.bf16 import bits_of, round_rows
 from qin.network.kernels.products import padded, padded_width
@@ -25,9 +26,8 @@ from qin.network.kernels.scoring import (
 from qin.network.qin import QIN
 from qin.network.quadratic import QuadraticLayer
 
-# Rows computed at a time: their activations stay in a core's cache from layer to layer, and a matrix product of this
-# height is as fast as a large one.
-TILE_ROWS = 512
+# A library's loop over numbers rounds the last ones, if they do not fill a vector, in another way than the others.
+_WHOLE_VECTORS = 64
 
 
 class FrozenQIN:
@@ -35,8 +35,10 @@ class FrozenQIN:
 
     The rows of a quadratic layer and the projections of the attention are folded once, and matrices that are used in
     bfloat16 are converted once. Histories are read, scored and added up without a copy of them. Residuals, attention,
-    norms and the logit are float32, as in `QIN`. Every tile has the same number of rows, the last one padded, so a
-    row's logit does not depend on how many others there are.
+    norms and the logit are float32, as in `QIN`. Rows are computed in tiles of up to 512: their activations stay in a
+    core's cache from layer to layer, and a matrix product of this height is as fast as a large one. Smaller tiles are
+    used where they give the same bytes, the last rows of a tile may be empty, and so a row's logit does not depend on
+    how many others there are.
 
     Args:
         network: Its weights must be float32, on the CPU. Its tables are shared, all else is copied.
@@ -86,15 +88,20 @@ class FrozenQIN:
             embedding.sequence_index(part, field=vocabulary).contiguous()
             for part, vocabulary in zip(sequences, self._network.inputs.sequence_vocabulary, strict=True)
         ]
-        cuts = [slice(start, start + TILE_ROWS) for start in range(0, len(fields), TILE_ROWS)]
-        return [partial(self._tile, fields[cut], numeric[cut], [part[cut] for part in histories]) for cut in cuts]
+        heights = (TILE_ROWS,) if len(fields) % TILE_ROWS == 0 else usable_heights(self._dim, self._product_type)
+        return [
+            partial(self._tile, fields[cut], numeric[cut], [part[cut] for part in histories], height=height)
+            for cut, height in cuts(len(fields), heights)
+        ]
 
     @torch.inference_mode()
-    def _tile(self, fields: torch.Tensor, numeric: torch.Tensor, histories: list[torch.Tensor]) -> torch.Tensor:
+    def _tile(
+        self, fields: torch.Tensor, numeric: torch.Tensor, histories: list[torch.Tensor], *, height: int
+    ) -> torch.Tensor:
         num_rows = len(fields)
-        x = torch.empty(TILE_ROWS, self._dim)
+        x = torch.empty(height, self._dim)
         self._read(fields.numpy(), numeric, histories, x)
-        rounded = torch.zeros(TILE_ROWS, padded_width(self._dim), dtype=self._product_type)
+        rounded = torch.zeros(height, padded_width(self._dim), dtype=self._product_type)
         round_rows(x.numpy(), bits_of(rounded))
         for layer in self._layers:
             rounded = rounded @ layer.weight
@@ -104,10 +111,7 @@ class FrozenQIN:
         return logit
 
     def _read(self, fields: Int64Array, numeric: torch.Tensor, histories: list[torch.Tensor], x: torch.Tensor) -> None:
-        """Write what the quadratic network reads into the first rows of `x`, `(TILE_ROWS, dim)`, zeros into the others.
-
-        Logarithms and waves are made of whole tiles: a library may round the last numbers of an array in another way.
-        """
+        """Write what the quadratic network reads into the first rows of `x`, `(height, dim)`, zeros into the others."""
         inputs = x[: len(fields)].numpy()
         position = self._values.read(fields, np.arange(fields.shape[1]), inputs)
         target = query = np.empty((len(fields), self._targets.size * self._values.dim), np.float32)
@@ -118,9 +122,7 @@ class FrozenQIN:
         for attention, history in zip(self._attentions, histories, strict=True):
             inputs[:, position : position + target.shape[1]] = attention(target, query, history.numpy())
             position += target.shape[1]
-        raw = torch.zeros(TILE_ROWS, numeric.shape[1])
-        raw[: len(numeric)] = numeric
-        self._numeric.write(raw, x[:, position:])
+        self._numeric.write(numeric, x[: len(numeric), position:])
         x[len(fields) :] = 0.0
 
 
@@ -195,13 +197,20 @@ class _FrozenNumeric:
         self._weight = network.numeric_weight.detach().numpy().copy()
 
     def write(self, raw: torch.Tensor, out: torch.Tensor) -> None:
-        """Write the block of raw values `(rows, fields)`, float32, into `out`."""
-        num_fields = raw.shape[1]
+        """Write the block of raw values `(rows, fields)` into `out (rows, width)`."""
+        num_rows, num_fields = raw.shape
         mean, std = self._normalizer.mean.numpy(), self._normalizer.std.numpy()
-        log = torch.log1p(raw.abs())
-        standardise(raw.numpy(), log.numpy(), mean, std, self._weight, out[:, : 2 * num_fields].numpy())
+        # Logarithms are made of whole vectors, waves and their products of whole tiles.
+        height = num_rows if self._periodic is None else TILE_ROWS
+        values = torch.zeros(-(-height * num_fields // _WHOLE_VECTORS) * _WHOLE_VECTORS)
+        values[: num_rows * num_fields] = raw.reshape(-1)
+        log = torch.log1p(values.abs())
+        rows = slice(num_rows * num_fields)
+        numbers, logs = (part.numpy()[rows].reshape(num_rows, num_fields) for part in (values, log))
+        standardise(numbers, logs, mean, std, self._weight, out[:, : 2 * num_fields].numpy())
         if self._periodic is not None:
-            out[:, 2 * num_fields :] = self._periodic(self._normalizer(raw)[:, :num_fields])
+            whole = values[: height * num_fields].view(height, num_fields)
+            out[:, 2 * num_fields :] = self._periodic(self._normalizer(whole)[:, :num_fields])[:num_rows]
 
 
 class _FrozenLayer:

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from qin.columns.schema import Field, Schema
-from qin.features.columns import ColumnFile
+from qin.features.columns import RowColumns
 from qin.features.derived import HITS, IMPRESSION, LENGTH, SHARE, SINCE
 from qin.prepare.matches import Matches, match_history
 from qin.prepare.tokens import token_rules
@@ -26,7 +26,7 @@ class DerivedNumbers:
         impressions: The features of impressions of the whole file, if there are any.
     """
 
-    def __init__(self, schema: Schema, seeds: Mapping[str, np.uint64], impressions: ColumnFile | None) -> None:
+    def __init__(self, schema: Schema, seeds: Mapping[str, np.uint64], impressions: RowColumns | None) -> None:
         self._position = {field.name: column for column, field in enumerate(schema.numeric)}
         self._histories = [f for f in schema.sequences if f"{f.name}.{LENGTH}" in self._position]
         self._seeds = seeds

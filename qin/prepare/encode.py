@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ import pyarrow.compute as pc
 from qin.columns.buckets import FIRST_VALUE_BUCKET, NULL_BUCKET
 from qin.columns.schema import Field, FieldKind, Schema
 from qin.errors import DataError
-from qin.features.columns import ColumnFile
+from qin.features.columns import RowColumns
 from qin.prepare.derived import DerivedNumbers
 from qin.prepare.histories import bad_token
 from qin.prepare.sequences import BadTokenError, encode_sequence
@@ -64,15 +65,19 @@ class EncodedBatch:
 class BatchEncoder:
     """Encodes the batches of one file; safe to call from several threads."""
 
-    def __init__(
-        self, schema: Schema, groups: tuple[Group, ...], *, file: str, impressions: ColumnFile | None = None
-    ) -> None:
+    def __init__(self, schema: Schema, groups: tuple[Group, ...], *, file: str) -> None:
         self._schema = schema
         self._numbers = [field for field in schema.columns if field.kind == FieldKind.NUMERIC]
         self._groups = {group.name: group for group in groups}
         self._file = file
         self._seeds = {name: seed_of(name, schema.hash_seed) for name in schema.vocabularies}
-        self._derived = DerivedNumbers(schema, self._seeds, impressions)
+        self._derived = DerivedNumbers(schema, self._seeds, None)
+
+    def with_impressions(self, features: RowColumns) -> "BatchEncoder":
+        """The same encoder for a file whose features of impressions are known."""
+        encoder = copy(self)
+        encoder._derived = DerivedNumbers(self._schema, self._seeds, features)
+        return encoder
 
     def __call__(self, first_row: int, batch: pa.RecordBatch) -> EncodedBatch:
         """Encode one batch.

@@ -100,7 +100,7 @@ def _encoder(
         return encoder
     (folder / _SCRATCH).mkdir()
     features = build_impressions(file, impressions, encoder, folder=folder / _SCRATCH, knobs=knobs)
-    return BatchEncoder(schema, groups, file=file, impressions=features)
+    return encoder.with_impressions(features)
 
 
 def _two_classes(summary: dict[str, float | int], *, file: str, column: str) -> dict[str, float | int]:

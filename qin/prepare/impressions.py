@@ -11,11 +11,12 @@ from qin.columns.schema import Field
 from qin.columns.types import is_string
 from qin.config import PrepareParams
 from qin.errors import DataError
-from qin.features.columns import ColumnFile
+from qin.features.columns import ColumnFile, ColumnTable
 from qin.features.derived import HITS, Impressions
-from qin.features.impression import Compared, build_impression_features
+from qin.features.impression import Compared, build_impression_features, impression_features, impression_hashes
 from qin.prepare.encode import BatchEncoder
 from qin.raw.canonical import shown
+from qin.raw.hashing import hash_column
 
 _NUMBER = r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$"
 
@@ -26,16 +27,37 @@ def build_impressions(
     file: str, impressions: Impressions, encoder: BatchEncoder, *, folder: Path, knobs: PrepareParams
 ) -> ColumnFile:
     """Compute the features of impressions of a raw file; see `build_impression_features`."""
-    numbers = [_number(name, encoder, file) for name in impressions.columns]
-    hits = [_hits(field, encoder) for field in impressions.histories]
     return build_impression_features(
         file,
         key=impressions.key,
-        compared=[*numbers, *hits],
+        compared=_compared(impressions, encoder, file),
         folder=folder,
         batch_rows=knobs.batch_rows,
         num_threads=knobs.num_threads,
     )
+
+
+def impressions_of_batch(
+    batch: pa.RecordBatch, impressions: Impressions, encoder: BatchEncoder, *, file: str
+) -> ColumnTable:
+    """The features of impressions that lie whole in a batch.
+
+    Args:
+        batch: Rows with the columns that are read.
+        impressions: What the features are made of.
+        encoder: Of the rows.
+        file: What messages call the batch.
+
+    Raises:
+        DataError: Naming the first bad value.
+    """
+    hashes = impression_hashes([hash_column(batch.column(name)) for name in impressions.key], first_row=0)
+    return impression_features(hashes, [number.values(0, batch) for number in _compared(impressions, encoder, file)])
+
+
+def _compared(impressions: Impressions, encoder: BatchEncoder, file: str) -> list[Compared]:
+    numbers = [_number(name, encoder, file) for name in impressions.columns]
+    return [*numbers, *(_hits(field, encoder) for field in impressions.histories)]
 
 
 def _number(name: str, encoder: BatchEncoder, file: str) -> Compared:

@@ -160,7 +160,7 @@ def match_history(array: pa.Array, rules: TokenRules, own: Hashes, is_missing: _
     """
     out = Matches(np.zeros(len(array), np.int64), np.full(len(array), -1, np.int64))
     if pa.types.is_dictionary(array.type):
-        array = array.cast(array.type.value_type)
+        array = array.dictionary.take(array.indices)  # lists cannot be cast
     if pa.types.is_null(array.type):
         return out
     is_null = array.is_null().to_numpy(zero_copy_only=False)

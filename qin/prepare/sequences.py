@@ -297,7 +297,9 @@ def encode_sequence(array: pa.Array, field: Field, *, seed: np.uint64, out: npt.
     """
     lengths = np.zeros(len(array), np.int64)
     if pa.types.is_dictionary(array.type):
-        array = array.cast(array.type.value_type)
+        if len(array.dictionary) < len(array) and _encode_distinct(array, field, seed=seed, out=out, lengths=lengths):
+            return lengths
+        array = array.dictionary.take(array.indices)  # lists cannot be cast
     if pa.types.is_null(array.type):
         return lengths
     rules = token_rules(field, seed)
@@ -313,6 +315,19 @@ def encode_sequence(array: pa.Array, field: Field, *, seed: np.uint64, out: npt.
     if bad[0] >= 0:
         raise BadTokenError(int(bad[0]), data[bad[1] : bad[2]].tobytes())
     return lengths
+
+
+def _encode_distinct(array: pa.Array, field: Field, *, seed: np.uint64, out: Any, lengths: Any) -> bool:
+    """Encode each distinct history once; False where one cannot be read, which is an error only if a row has it."""
+    distinct = np.zeros((len(array.dictionary), out.shape[1]), out.dtype)
+    try:
+        distinct_lengths = encode_sequence(array.dictionary, field, seed=seed, out=distinct)
+    except BadTokenError:
+        return False
+    rows = np.flatnonzero(array.indices.is_valid().to_numpy(zero_copy_only=False))
+    codes = array.indices.fill_null(0).to_numpy(zero_copy_only=False)[rows]
+    out[rows], lengths[rows] = distinct[codes], distinct_lengths[codes]
+    return True
 
 
 def _encode_lists(array: pa.Array, rules: TokenRules, out: Any, lengths: Any) -> None:

@@ -27,7 +27,7 @@ class Segments:
     """Which value of a column each row has.
 
     Attributes:
-        names: Distinct values as canonical text, ascending; null and NaN are `null`, the text of this word `"null"`.
+        names: Distinct values as canonical text; null and NaN are `null`, the text of this word `"null"`.
         code: Index into `names` of each row, `(num_rows,)`.
     """
 
@@ -61,6 +61,12 @@ def read_segments(file: str | Path, column: str, rows: Rows) -> Segments:
     rank = np.empty(len(names), np.int32)
     rank[[number[name] for name in names]] = np.arange(len(names))
     return Segments(tuple(names), rank[code])
+
+
+def segments_of(values: pa.Array) -> Segments:
+    """Which value each row of a column in memory has."""
+    encoded = _names(values).dictionary_encode()
+    return Segments(tuple(encoded.dictionary.to_pylist()), encoded.indices.to_numpy())
 
 
 def read_clusters(file: str | Path, column: str, rows: Rows) -> npt.NDArray[np.int64]:

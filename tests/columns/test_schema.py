@@ -35,6 +35,7 @@ def test_fields_of_the_small_log() -> None:
         ("seq", FieldKind.SEQUENCE, "seq", 70000, 4),
         ("recent", FieldKind.SEQUENCE, "item", 40, 3),
     ]
+    assert [field.type for field in schema.fields] == ["string", "int64", "float", "int32", "string", "list<int64>"]
     assert schema.vocabularies == {"shop": 12, "item": 40, "seq": 70000}
     assert (schema.target, schema.label, schema.id, schema.hash_seed) == (("item",), "clicked", "ID", 7)
 
@@ -42,6 +43,7 @@ def test_fields_of_the_small_log() -> None:
 def test_json_gives_the_schema_back() -> None:
     schema = log_schema(make_log(4))
     assert Schema.from_json(schema.to_json()) == schema
+    assert [field.type for field in Schema.from_json(schema.to_json()).fields] == [f.type for f in schema.fields]
 
 
 def test_fields_have_the_order_of_the_settings_and_of_names_inside_a_glob() -> None:

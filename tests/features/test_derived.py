@@ -73,8 +73,8 @@ def test_a_name_that_is_taken_is_named() -> None:
 
 def test_what_impressions_are_made_of_follows_the_settings() -> None:
     features = feature_params(**impression(columns=["item"]))
-    found = Impressions.of(derive(**impression()), features)
+    found = Impressions.of(derive(**impression()), features.impression)
     assert found is not None
     assert (found.key, found.columns) == (("request",), ("item",))
     assert [field.name for field in found.histories] == ["recent"]
-    assert Impressions.of(derive(), feature_params()) is None
+    assert Impressions.of(derive(), feature_params().impression) is None

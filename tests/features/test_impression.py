@@ -8,7 +8,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from qin.features.impression import Compared, build_impression_features, feature_names
+from qin.features.impression import (
+    Compared,
+    build_impression_features,
+    feature_names,
+    impression_features,
+    impression_hashes,
+)
+from qin.raw.hashing import hash_column
 
 NUM_ROWS = 500
 
@@ -91,3 +98,14 @@ def test_names_say_what_is_compared_and_how() -> None:
         "impression.seq.hits.rank",
         "impression.seq.hits.relative",
     ]
+
+
+def test_rows_in_memory_have_the_features_of_the_same_rows_in_a_file(tmp_path: Path) -> None:
+    columns = log(5)
+    hashes = impression_hashes([hash_column(columns[name]) for name in ("session", "time")], first_row=0)
+    found = np.empty((NUM_ROWS, 3), np.float32)
+    impression_features(hashes, [columns["price"].to_numpy(zero_copy_only=False)]).read_into(0, found)
+    np.testing.assert_array_equal(found, build(tmp_path / "file", columns, ["session", "time"]))
+    part = np.empty((7, 3), np.float32)
+    impression_features(hashes, [columns["price"].to_numpy(zero_copy_only=False)]).read_into(40, part)
+    np.testing.assert_array_equal(part, found[40:47])

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from qin.model.scoring import score, score_all
-from qin.network.frozen import TILE_ROWS
+from qin.network.heights import TILE_ROWS
 from qin.shards.loader import Batch
 from tests.network.test_frozen import make_rows, make_trained
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from qin.network.frozen import TILE_ROWS, FrozenQIN
+from qin.network.frozen import FrozenQIN
+from qin.network.heights import TILE_ROWS
 from qin.network.kernels.scoring import attend
 from qin.network.qin import QIN, QINInputs, QINSizes
 from tests.network.test_qin import INPUTS, make

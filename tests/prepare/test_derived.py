@@ -41,7 +41,7 @@ def prepare(folder: Path, log: Columns, **knobs: int) -> ShardReader:
         schema=with_derived(schema, columns=columns, features=FEATURES, file=file),
         with_label=True,
         knobs=PrepareParams(**{"shard_rows": 64, "batch_rows": 50, "num_threads": 1, **knobs}),
-        impressions=Impressions.of(schema, FEATURES),
+        impressions=Impressions.of(schema, FEATURES.impression),
     )
     return ShardReader(folder / "out")
 

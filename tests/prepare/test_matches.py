@@ -99,3 +99,9 @@ def test_the_type_of_a_column_changes_nothing(kind: pa.DataType) -> None:
         (2, 0),
         (0, -1),
     ]
+
+
+def test_lists_of_a_dictionary_are_matched_as_they_are() -> None:
+    values = pa.array([[1, 2, 1], [3]])
+    histories = pa.DictionaryArray.from_arrays(pa.array([1, 0, 0, None], pa.int8()), values)
+    assert pairs(match(pa.array([3, 1, 2, 3]), histories)) == [(1, 0), (2, 0), (1, 1), (0, -1)]

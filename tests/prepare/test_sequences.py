@@ -362,3 +362,20 @@ def test_no_rows() -> None:
         out, lengths = encode(array, 3)
         assert out.shape == (0, 3)
         assert lengths == []
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.list_(pa.int64())])
+def test_equal_histories_are_encoded_once_and_alike(kind: pa.DataType) -> None:
+    """A dictionary whose unused values cannot be read is no row's business; of a used one the first row is named."""
+    texts = ["1,2,3", None, "x", "7", "9,9,9,9"] if kind == pa.string() else [[1, 2, 3], None, [], [7], [9, 9, 9, 9]]
+    codes = [0, 4, None, 3, 1, 0, 3, 4]
+    array = pa.DictionaryArray.from_arrays(pa.array(codes, pa.int8()), pa.array(texts, kind))
+    expected = encode(pa.array([None if code is None else texts[code] for code in codes], kind), 3)
+    found = encode(array, 3)
+    assert np.array_equal(found[0], expected[0])
+    assert found[1] == expected[1] == [3, 4, 0, 1, 0, 3, 1, 4]
+    if kind == pa.string():
+        bad = pa.DictionaryArray.from_arrays(pa.array([0, 3, 2, 2, 0, 0], pa.int8()), pa.array(texts, kind))
+        with pytest.raises(BadTokenError) as error:
+            encode(bad, 3)
+        assert (error.value.row, error.value.token) == (2, b"x")

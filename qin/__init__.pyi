@@ -1,0 +1,1 @@
+from qin.serving.scorer import Scorer as Scorer

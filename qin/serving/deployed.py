@@ -1,0 +1,112 @@
+"""What a folder of artifacts deploys: members, statistics, calibrator, and what of the settings scoring needs."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from qin.calibrate.report import CalibrationReport, read_calibration
+from qin.columns.schema import Schema
+from qin.config import ImpressionParams
+from qin.errors import ArtifactError
+from qin.features.artifact import Statistics
+from qin.features.derived import Impressions
+from qin.members import Members
+from qin.runtime import paths
+from qin.runtime.chain import Artifact, check_links, read_artifact
+from qin.runtime.files import fingerprint
+from qin.serving.encoding import without_statistics
+
+_ALWAYS = (paths.STATISTICS, paths.BLEND, paths.CALIBRATOR)
+_LEFT_OUT = ("data.drop", "data.ignore")
+_NAMED = ("data.id", "data.label")
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """A whole model, as the predict stage would use it.
+
+    Attributes:
+        members: What scores.
+        statistics: Of the rows that the members were fitted on.
+        calibration: From logits to probabilities.
+        schema: Of raw rows, with what prepare derives from them.
+        impressions: What features of impressions are made of, or None.
+        known: Names and globs of columns that the log had and the model does not read.
+        version: A name for the content of all of it.
+        settings: That it was made with, by dotted key.
+    """
+
+    members: Members
+    statistics: Statistics
+    calibration: CalibrationReport
+    schema: Schema
+    impressions: Impressions | None
+    known: tuple[str, ...]
+    version: str
+    settings: Mapping[str, Any]
+
+    @property
+    def segment(self) -> str | None:
+        """Column whose values the calibrator shifts by."""
+        shifts = self.calibration.deployed.segments
+        return None if shifts is None else shifts.column
+
+
+@dataclass(frozen=True)
+class OnCpu:
+    """How a scorer computes; see `qin.model.build.Computing`.
+
+    Attributes:
+        num_threads: Threads of the trees.
+        precision: Of the network's products.
+        device: A scorer uses the CPU.
+    """
+
+    num_threads: int
+    precision: str
+    device: str = "cpu"
+
+
+def read_deployed(folder: Path, *, num_threads: int, precision: str | None) -> Deployed:
+    """Read a folder of artifacts and check that they belong together.
+
+    Args:
+        folder: `artifacts` of a repository, or a copy of it.
+        num_threads: To score with.
+        precision: Of the network's products; None for that of the predict stage, which is recorded.
+
+    Raises:
+        ArtifactError: If a file is missing or damaged, or they are of different runs.
+    """
+    artifacts = [_artifact(place, folder) for place in _ALWAYS]
+    settings = artifacts[-1].origin.settings
+    computing = OnCpu(num_threads, precision or settings.get("train.precision", "auto"))
+    members = Members.read(folder, computing)
+    used = [name for name, member in members.blend.members.items() if member.weight]
+    artifacts += [_artifact(paths.MEMBERS[name], folder) for name in used]
+    check_links(artifacts)
+    statistics = Statistics(folder / paths.STATISTICS.name, tables_alone=True)
+    schema = without_statistics(members.schema)
+    statistics.check_schema(schema, place=folder)
+    try:
+        impressions = Impressions.of(schema, ImpressionParams.model_validate(settings["features.impression"]))
+        known = [name for key in _LEFT_OUT for name in settings[key]] + [settings[key] for key in _NAMED]
+    except (KeyError, TypeError, ValidationError) as error:
+        raise ArtifactError(f"{folder}: of another version; run `dvc repro`") from error
+    return Deployed(
+        members=members,
+        statistics=statistics,
+        calibration=read_calibration(folder / paths.CALIBRATOR.name),
+        schema=schema,
+        impressions=impressions,
+        known=tuple(known),
+        version=fingerprint({artifact.place: artifact.checksum for artifact in artifacts}),
+        settings=settings,
+    )
+
+
+def _artifact(place: Path, folder: Path) -> Artifact:
+    return read_artifact(place, at=folder / place.name)

@@ -1,0 +1,74 @@
+"""A table of raw rows as the arrays that members read, as prepare and the statistics of the train fold make them."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from qin.columns.schema import Schema
+from qin.features.artifact import Statistics
+from qin.features.columns import ColumnTable
+from qin.features.derived import Impressions
+from qin.prepare.encode import BatchEncoder
+from qin.prepare.impressions import impressions_of_batch
+from qin.shards.files import layout
+from qin.shards.loader import Batch
+
+BATCH_ROWS = 8192
+
+
+class RowEncoder:
+    """Encodes tables; safe to call from several threads.
+
+    Args:
+        schema: Of the raw rows, with what prepare derives.
+        statistics: Fitted on rows of this schema.
+        impressions: What features of impressions are made of, where there are any.
+        name: What messages call the rows.
+    """
+
+    def __init__(self, schema: Schema, statistics: Statistics, impressions: Impressions | None, *, name: str) -> None:
+        self._schema, self._statistics, self._impressions, self._name = schema, statistics, impressions, name
+        self._encoder = BatchEncoder(schema, layout(schema, with_label=False), file=name)
+
+    def __call__(self, table: pa.Table) -> Iterator[Batch]:
+        """Yield a table's rows in order, some thousands at a time; impressions lie whole in the table.
+
+        Raises:
+            DataError: Naming the first bad value of a column.
+        """
+        row, encoder = 0, self._encoder
+        if self._impressions is not None and table.num_rows:
+            encoder = encoder.with_impressions(self._features(table, self._impressions))
+        for batch in table.to_batches(max_chunksize=BATCH_ROWS):
+            yield self._encoded(encoder, row, batch)
+            row += batch.num_rows
+
+    def _features(self, table: pa.Table, impressions: Impressions) -> ColumnTable:
+        needed = [*impressions.key, *impressions.columns]
+        needed += [name for field in impressions.histories for name in (field.name, field.vocabulary)]
+        [batch] = table.select(list(dict.fromkeys(needed))).combine_chunks().to_batches()
+        return impressions_of_batch(batch, impressions, self._encoder, file=self._name)
+
+    def _encoded(self, encoder: BatchEncoder, row: int, batch: pa.RecordBatch) -> Batch:
+        arrays = encoder(row, batch).arrays
+        own, num_added = arrays["numeric"], len(self._statistics.names)
+        numeric = own
+        if num_added:
+            numeric = np.empty((len(own), own.shape[1] + num_added), own.dtype)
+            numeric[:, : own.shape[1]] = own
+            self._statistics.look_up(arrays["categorical"], numeric[:, own.shape[1] :])
+        return Batch(
+            np.arange(row, row + batch.num_rows),
+            torch.from_numpy(arrays["categorical"]),
+            torch.from_numpy(numeric),
+            tuple(torch.from_numpy(arrays[f"sequence.{field.name}"]) for field in self._schema.sequences),
+            None,
+        )
+
+
+def without_statistics(schema: Schema) -> Schema:
+    """The schema of the rows that prepare writes, from that of the rows that members read."""
+    return replace(schema, fields=tuple(field for field in schema.fields if field.source != "statistic"))

@@ -1,0 +1,232 @@
+"""Raw rows in, calibrated probabilities out: the deployed model of a folder of artifacts, without the pipeline."""
+
+from collections.abc import Mapping
+from copy import copy
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from qin.columns.types import type_of
+from qin.errors import SchemaError
+from qin.metrics.logits import sigmoid
+from qin.prior import OutputPrior, shift_prior
+from qin.raw.segments import segments_of
+from qin.runtime.host import num_cores
+from qin.serving.candidates import with_user
+from qin.serving.columns import Column, columns_of, problems_of
+from qin.serving.deployed import Deployed, read_deployed
+from qin.serving.encoding import BATCH_ROWS, RowEncoder
+from qin.serving.tables import Rows, to_table
+
+OnMissing = Literal["error", "null"]
+Precision = Literal["auto", "fp32", "bf16"]
+Logits = npt.NDArray[np.float32]
+Probabilities = npt.NDArray[np.float64]
+
+_ROWS = "rows"
+
+
+class Scorer:
+    """Scores raw rows as the predict stage does, to the byte on the same processor; safe to call from several threads.
+
+    Rows are those of the log: the same columns, without the label. All that a model knows is applied: hashes,
+    numbers of histories and impressions, statistics of the train fold, network and trees, their blend, calibration.
+    A row's probability does not depend on the other rows of a call, except where the model compares rows of one
+    impression, which must then come in one call.
+
+    Args:
+        deployed: From `read_deployed`; `Scorer.load` is the way to make one.
+        num_threads: To score with.
+
+    Examples:
+        In a repository, after `dvc repro` on the sample log:
+
+        >>> import pyarrow.parquet as pq
+        >>> import qin
+        >>> scorer = qin.Scorer.load("artifacts")
+        >>> rows = pq.read_table("data/test.parquet").slice(0, 3)  # a data frame will do as well
+        >>> probability = scorer.score(rows)
+        >>> probability.shape, bool(((0 < probability) & (probability < 1)).all())
+        ((3,), True)
+        >>> bool((scorer.score(rows.slice(1, 1)) == probability[1]).all())  # alone or among others
+        True
+        >>> balanced = scorer.score(rows, prior="balanced")  # as if half of all rows were clicked
+        >>> bool((balanced > probability).all())
+        True
+        >>> [row] = rows.slice(0, 1).to_pylist()  # what a request in JSON holds
+        >>> bool(scorer.score([row]) == probability[0])
+        True
+        >>> del row["hour"]
+        >>> scorer.score([row])
+        Traceback (most recent call last):
+        qin.errors.SchemaError: rows: column hour: missing
+        >>> scorer.score([row], on_missing="null").shape  # as a value that nobody knows
+        (1,)
+    """
+
+    def __init__(self, deployed: Deployed, *, num_threads: int) -> None:
+        self._deployed, self._num_threads = deployed, num_threads
+        self._encoder = RowEncoder(deployed.schema, deployed.statistics, deployed.impressions, name=_ROWS)
+        self._columns = columns_of(deployed.schema, deployed.impressions, deployed.segment)
+        self._fields = deployed.schema.columns
+        self._last_checked: pa.Schema | None = None
+
+    @classmethod
+    def load(
+        cls, folder: str | Path = "artifacts", *, num_threads: int | None = None, precision: Precision | None = None
+    ) -> "Scorer":
+        """Read a folder of artifacts.
+
+        Args:
+            folder: `artifacts` of a repository after `dvc repro`, or a copy of it.
+            num_threads: To score with; None for one per core. Bytes do not depend on it.
+            precision: Of the network's matrix products; None for that of the predict stage.
+
+        Raises:
+            ArtifactError: If a file is missing or damaged, or they are of different runs.
+        """
+        num_threads = num_threads or num_cores()
+        return cls(read_deployed(Path(folder), num_threads=num_threads, precision=precision), num_threads=num_threads)
+
+    @property
+    def columns(self) -> Mapping[str, Column]:
+        """The columns that rows must have, by name, with what they are and their Arrow type in training."""
+        return dict(self._columns)
+
+    @property
+    def version(self) -> str:
+        """A name for the content of the artifacts: equal names, equal scores."""
+        return self._deployed.version
+
+    @property
+    def base_rate(self) -> float:
+        """Click rate that probabilities of the natural prior refer to."""
+        return self._deployed.calibration.base_rate
+
+    def with_threads(self, num_threads: int) -> "Scorer":
+        """The same model, scored with another number of threads; nothing is copied.
+
+        One thread is the calling one itself, the quickest for requests of a few rows.
+        """
+        scorer = copy(self)
+        scorer._num_threads = num_threads
+        return scorer
+
+    def warm_up(self, *num_rows: int) -> None:
+        """Score rows of nulls, so that the first request does not wait for kernels to be compiled or tables to be read.
+
+        Args:
+            num_rows: Of each try; none for 1, 32 and 512.
+        """
+        kinds = {name: pa.string() for name in self._columns}
+        kinds |= {field.name: type_of(field.type) for field in self._fields}
+        for number in num_rows or (1, 32, 512):
+            self.logits(pa.table({name: pa.nulls(number, kind) for name, kind in kinds.items()}))
+
+    def score(self, rows: Rows, *, prior: OutputPrior = "natural", on_missing: OnMissing = "error") -> Probabilities:
+        """Calibrated probabilities of a click.
+
+        Args:
+            rows: pyarrow `Table` or `RecordBatch`, a data frame of pandas or polars, or a list of dictionaries. Columns
+                that the model does not read are left out.
+            prior: Base rate of the probabilities: `natural`, `balanced`, or a number.
+            on_missing: What a column that the model reads and the rows lack is: an `error`, or `null` in every row.
+
+        Returns:
+            Float64 `(num_rows,)`, in the order of the rows.
+
+        Raises:
+            SchemaError: Naming each column that is missing, repeated or of a wrong type.
+            DataError: Naming the first value that breaks a rule.
+        """
+        table = self._table(rows, on_missing=on_missing)
+        return self._probabilities(table, self._logits(table), prior)
+
+    def logits(self, rows: Rows, *, on_missing: OnMissing = "error") -> Logits:
+        """The members' logits as they are blended, before calibration, float32 `(num_rows,)`; see `score`."""
+        return self._logits(self._table(rows, on_missing=on_missing))
+
+    def score_candidates(
+        self,
+        user: Mapping[str, Any] | Rows,
+        items: Rows,
+        *,
+        prior: OutputPrior = "natural",
+        on_missing: OnMissing = "error",
+    ) -> Probabilities:
+        """Calibrated probabilities of one user's click on each of some items.
+
+        What is the user's, histories above all, is converted and encoded once; the probabilities are those that `score`
+        gives to the same rows written out.
+
+        Args:
+            user: One row: the columns that all candidates share, such as the user's fields, histories and the context.
+            items: A row for each candidate, with the other columns.
+            prior: See `score`.
+            on_missing: See `score`.
+
+        Returns:
+            Float64 `(num_items,)`.
+
+        Raises:
+            SchemaError: As of `score`, and if a column is in both.
+            ValueError: If the user is not one row.
+
+        Examples:
+            >>> import pyarrow.parquet as pq
+            >>> import qin
+            >>> scorer = qin.Scorer.load("artifacts")
+            >>> rows = pq.read_table("data/test.parquet").slice(0, 200)
+            >>> of_item = ["inventory_id", "l_feat_14", "l_feat_26"]
+            >>> user, items = rows.slice(0, 1).drop_columns(of_item), rows.select(of_item)
+            >>> candidates = scorer.score_candidates(user, items)
+            >>> written_out = [{**user.to_pylist()[0], **item} for item in items.to_pylist()]
+            >>> bool((candidates == scorer.score(written_out)).all())
+            True
+        """
+        user_rows = [user] if isinstance(user, Mapping) else user
+        may_miss = on_missing == "null"
+        parts = [to_table(part, self._columns, may_miss=may_miss, name=_ROWS) for part in (user_rows, items)]
+        table = self._checked(with_user(*parts), on_missing=on_missing)
+        return self._probabilities(table, self._logits(table), prior)
+
+    def _table(self, rows: Rows, *, on_missing: OnMissing) -> pa.Table:
+        if on_missing not in ("error", "null"):
+            raise ValueError(f"on_missing must be error or null: {on_missing=}")
+        return self._checked(
+            to_table(rows, self._columns, may_miss=on_missing == "null", name=_ROWS), on_missing=on_missing
+        )
+
+    def _checked(self, table: pa.Table, *, on_missing: OnMissing) -> pa.Table:
+        """The columns that are read, in order; those that may be missing are null."""
+        schema, may_miss = table.schema, on_missing == "null"
+        if self._last_checked is None or not schema.equals(self._last_checked):  # requests are mostly of one schema
+            problems = problems_of(
+                schema, self._columns, self._fields, may_miss=may_miss, known=self._deployed.known, name=_ROWS
+            )
+            if problems:
+                raise SchemaError("\n".join(problems))
+        names = list(self._columns)
+        missing = [name for name in names if schema.get_field_index(name) < 0]
+        for name in missing:
+            table = table.append_column(name, pa.nulls(table.num_rows))
+        if not missing:
+            self._last_checked = schema
+        table = table.select(names)
+        return table if table.column(0).num_chunks == 1 else table.combine_chunks()
+
+    def _logits(self, table: pa.Table) -> Logits:
+        parts = [
+            self._deployed.members.logit_of(batch, batch_size=BATCH_ROWS, num_threads=self._num_threads)
+            for batch in self._encoder(table)
+        ]
+        return np.concatenate(parts) if parts else np.empty(0, np.float32)
+
+    def _probabilities(self, table: pa.Table, logit: Logits, prior: OutputPrior) -> Probabilities:
+        calibration, segment = self._deployed.calibration, self._deployed.segment
+        segments = None if segment is None else segments_of(table.column(segment).combine_chunks())
+        calibrated = calibration.deployed.apply(logit, segments)
+        return sigmoid(shift_prior(calibrated, base_rate=calibration.base_rate, prior=prior))
