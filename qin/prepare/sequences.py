@@ -10,7 +10,7 @@ Plain text is read in two steps, because most histories are longer than `max_len
 1. from its end, how far the kept tokens reach; what lies before is counted and not read;
 2. the kept tokens as digits and separators. Only where that fails are they read token by token.
 
-With padding, blanks as separators, or brackets, every token is read.
+With padding, blanks as separators, or brackets around what is not plain numbers, every token is read.
 """
 
 from typing import Any
@@ -30,6 +30,7 @@ from qin.prepare.tokens import (
     VALUE,
     TokenRules,
     closing_bracket,
+    is_blank,
     is_null_word,
     next_token,
     read_token,
@@ -81,7 +82,7 @@ def _small_buckets(rules: TokenRules, out: Any) -> None:
 
 @njit(nogil=True)
 def _parse_digits(text: Any, rules: TokenRules, small: Any, row: Any) -> bool:
-    """Fill one row of buckets from plain digits and separators; False where the text holds anything else."""
+    """Fill one row of buckets from digits, separators and blanks before tokens; False if there is anything else."""
     total, num_digits, num_tokens = np.int64(0), 0, 0
     for byte in text:
         digit = np.uint8(byte - np.uint8(_ZERO))
@@ -91,7 +92,7 @@ def _parse_digits(text: Any, rules: TokenRules, small: Any, row: Any) -> bool:
         elif byte == rules.separator and is_plain(total, num_digits, rules.is_text):
             row[num_tokens] = _bucket_of_int(total, rules, small)
             total, num_digits, num_tokens = np.int64(0), 0, num_tokens + 1
-        else:
+        elif num_digits or not is_blank(byte):  # blanks before a token, as in `12, 7`, cost no second reading
             return False
     if not is_plain(total, num_digits, rules.is_text):
         return False
@@ -183,14 +184,26 @@ def _find_bad(
     return False
 
 
+@njit(nogil=True, inline="always")
+def reads_all(rules: TokenRules) -> bool:
+    """Whether what a token means is known only once all are read."""
+    return rules.has_padding or rules.is_blank
+
+
 @njit(nogil=True)
-def _parse_brackets(data: Any, start: int, stop: int, rules: TokenRules, row: Any, bad: Any) -> int:
-    """Fill one row from a list in brackets; see `_parse_all`."""
+def _parse_brackets(data: Any, start: int, stop: int, rules: TokenRules, small: Any, row: Any, bad: Any) -> int:
+    """Fill one row from a list in brackets; see `_parse_all`, which is left what is not plain numbers."""
     if stop - start < 2 or data[stop - 1] != closing_bracket(data[start]):
         bad[1], bad[2] = start, stop
         return -1
     first, last = trimmed(data, start + 1, stop - 1)
-    return 0 if first == last else _parse_all(data, first, last, rules, True, row, bad)
+    if first == last:
+        return 0
+    if not reads_all(rules):
+        tail, num_tokens = _tail_start(data, first, last, rules.separator, row.size)
+        if _parse_digits(data[tail:last], rules, small, row):
+            return num_tokens + int(_count_separators(data[first:tail], rules.separator))
+    return _parse_all(data, first, last, rules, True, row, bad)
 
 
 @njit(nogil=True)
@@ -213,14 +226,13 @@ def _parse_rows(
     data: Any, offsets: Any, is_null: Any, rules: TokenRules, small: Any, out: Any, lengths: Any, bad: Any
 ) -> None:
     """Parse every row into `out`; at the first bad token, its row, begin and end go to `bad`."""
-    reads_all = rules.has_padding or rules.is_blank
     for i in range(out.shape[0]):
         start, stop = trimmed(data, offsets[i], offsets[i + 1])
         if is_null[i] or start == stop:
             continue
         if closing_bracket(data[start]):
-            length = _parse_brackets(data, start, stop, rules, out[i], bad)
-        elif reads_all:
+            length = _parse_brackets(data, start, stop, rules, small, out[i], bad)
+        elif reads_all(rules):
             length = _parse_all(data, start, stop, rules, False, out[i], bad)
         else:
             length = _parse_plain(data, start, stop, rules, small, out[i], bad)

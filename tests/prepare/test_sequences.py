@@ -264,6 +264,23 @@ def test_brackets_and_quotes_that_do_not_match_are_refused(text: str) -> None:
         encode(pa.array(["1", text]), 5, tokens="text")
 
 
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.integers(0, 2**60), min_size=1, max_size=40),
+    st.sampled_from([",", ", ", " ,", " , ", ",  "]),
+    st.sampled_from(["{}", "[{}]", "( {} )", "[{},]"]),
+    st.integers(1, 6),
+    st.sampled_from(["number", "text"]),
+)
+def test_blanks_and_brackets_change_nothing(
+    numbers: list[int], between: str, around: str, max_len: int, tokens: str
+) -> None:
+    plain = ",".join(map(str, numbers))
+    out, lengths = encode(pa.array([plain, around.format(between.join(map(str, numbers)))]), max_len, tokens=tokens)
+    assert out[0].tolist() == out[1].tolist()
+    assert lengths == [len(numbers)] * 2
+
+
 @pytest.mark.parametrize("padding", ["0", "0.0"])
 def test_padding_in_lists_and_brackets_is_left_out(padding: str) -> None:
     expected = [[bucket("12"), bucket("7")], [], [bucket("3")]]
