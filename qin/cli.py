@@ -7,8 +7,6 @@ qin init data/train.parquet
 """
 
 import json
-import logging
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,14 +15,14 @@ from typing import Annotated
 import typer
 
 from qin.config import load_params
-from qin.errors import QinError
+from qin.errors import QinError, one_line
 from qin.experiments.compare import compare_runs, comparison_json, comparison_text, shared_rows
 from qin.experiments.overlay import apply_overlays
 from qin.experiments.runs import read_run
 from qin.experiments.sweep import grid, run_sweep, table
 from qin.raw.segments import read_clusters
 from qin.runtime.paths import PARAMS
-from qin.runtime.progress import log
+from qin.runtime.progress import log, log_to_stderr
 from qin.setup.command import files_of, prompt
 from qin.setup.settings import Purpose, summary
 from qin.setup.write import write_settings
@@ -35,7 +33,7 @@ app = typer.Typer(add_completion=False, no_args_is_help=True)
 @app.callback()
 def commands() -> None:
     """Commands beside the stages of the pipeline; run them in the repository's root."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
+    log_to_stderr()
 
 
 @contextmanager
@@ -44,7 +42,7 @@ def one_line_errors() -> Iterator[None]:
     try:
         yield
     except QinError as error:
-        for line in str(error).splitlines():
+        for line in error.lines:
             typer.echo(f"error: {line}", err=True)
         raise SystemExit(1) from error
 
@@ -98,7 +96,7 @@ def overlay(
     """Put the settings of overlays into params.yaml, whose comments stay; nothing changes if one breaks a rule."""
     with one_line_errors():
         apply_overlays(files, params=PARAMS)
-        typer.echo(f"{PARAMS}: settings of {', '.join(map(str, files))}")
+        typer.echo(one_line(f"{PARAMS}: settings of {', '.join(map(str, files))}"))
 
 
 @app.command("init")
@@ -125,8 +123,8 @@ def init_settings(
             files, out=out, base=PARAMS, label=label, purpose=purpose, force=force, ask=prompt()
         )
         for line in summary(profile, plan, purpose=purpose):
-            typer.echo(line)
-        typer.echo(f"{out}: written; look at the lines with CHECK, then `dvc repro`")
+            typer.echo(one_line(line))
+        typer.echo(one_line(f"{out}: written; look at the lines with CHECK, then `dvc repro`"))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,28 @@
-"""The exceptions that end a stage with one clear line instead of a traceback."""
+"""The exceptions that end a stage with one clear line instead of a traceback, and what any line shows of a text."""
+
+import re
+
+_LONGEST_LINE, _LONGEST_WORD, _MOST_LINES = 1000, 256, 100
 
 
 class QinError(Exception):
-    """Base of every error whose message is written for the user; stages print it and exit with status 1."""
+    """Base of every error whose message is written for the user; stages print it and exit with status 1.
+
+    Args:
+        problems: One or several, each of which becomes one line whatever names and values it shows.
+    """
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__(*map(one_line, problems))
+
+    def __str__(self) -> str:
+        return "\n".join(self.args)
+
+    @property
+    def lines(self) -> list[str]:
+        """A line per problem, to be printed; of very many the first."""
+        left_out = len(self.args) - _MOST_LINES
+        return [*self.args[:_MOST_LINES], *([f"and {left_out} more"] if left_out > 0 else [])]
 
 
 class ConfigError(QinError):
@@ -31,3 +51,25 @@ class EditedError(QinError):
 
 class TrainingError(QinError):
     """Training cannot go on, for example because the loss is no longer a number."""
+
+
+def one_line(text: str) -> str:
+    """A text as one line that a terminal can show: names, keys, paths and values in it may hold anything.
+
+    Line breaks, control characters, characters that turn the direction of writing and halves of characters are escaped
+    as Python writes them; very long words (names, paths) and very long lines are cut in the middle.
+    """
+    escaped = "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+    return _cut(
+        re.sub(rf"\S{{{_LONGEST_WORD + 1},}}", lambda word: _cut(word[0], _LONGEST_WORD), escaped), _LONGEST_LINE
+    )
+
+
+def shortened(text: str, most: int = 60) -> str:
+    """The beginning of a value's text."""
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
+def _cut(text: str, most: int) -> str:
+    half = (most - len("...")) // 2
+    return text if len(text) <= most else f"{text[:half]}...{text[-half:]}"

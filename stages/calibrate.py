@@ -31,12 +31,13 @@ def main() -> None:
         knobs, by, settings = params.calibration, params.calibration.by, params.model_dump(mode="json")
         members = {name: paths.SCORED_BY[name] for name in params.model.members}
         inputs = report.reads(*members.values(), settings=settings, files={"data.train": params.data.train})
-        scored, choice = blend_members({name: ScoredRows.read(path) for name, path in members.items()})
-        for line in describe_choice(choice):
-            log.info(line)
-        segments = None if by is None else read_segments(params.data.train, by, scored.row)
-        method = knobs.method if knobs.temperature_scaling else "identity"
+        of_members: dict[str, ScoredRows] = {name: ScoredRows.read(path) for name, path in members.items()}
         try:
+            scored, choice = blend_members(of_members)
+            for line in describe_choice(choice):
+                log.info(line)
+            segments = None if by is None else read_segments(params.data.train, by, scored.row)
+            method = knobs.method if knobs.temperature_scaling else "identity"
             calibration = fit_calibration(
                 CalibrationRows(scored.logit, scored.label, segments),
                 is_report=scored.is_report == 1,
@@ -44,7 +45,9 @@ def main() -> None:
                 spec=CalibratorSpec(method, knobs.objective, by),
             )
         except ValueError as error:
-            raise DataError(f"{paths.SCORED}: the logits cannot be calibrated: {error}") from error
+            raise DataError(
+                f"{', '.join(map(str, members.values()))}: the logits cannot be calibrated: {error}"
+            ) from error
         for warning in calibration.warnings():
             log.warning(warning)
         report.check_inputs()

@@ -141,7 +141,7 @@ def resolve_schema(columns: pa.Schema, *, data: DataParams, features: FeaturePar
     file, names = data.train, columns.names
     problems = _repeated_columns(file, names)
     if problems:  # nothing else can be said about a name that stands for two columns
-        raise SchemaError("\n".join(problems))
+        raise SchemaError(*problems)
     known = dict.fromkeys(names)
     problems = [f"{file}: data.{key}: no column {name}" for key, name in _unmatched_names(known, data)]
     ignored = {*data.drop, *(name for _, name in expanded(data.ignore, known))}
@@ -160,7 +160,7 @@ def resolve_schema(columns: pa.Schema, *, data: DataParams, features: FeaturePar
     problems += type_problems(file, columns, fields) or _token_problems(file, columns, fields)
     problems += _reference_problems(fields, features)
     if problems:
-        raise SchemaError("\n".join(problems))
+        raise SchemaError(*problems)
     return Schema(
         fields=fields,
         target=tuple(features.target),
@@ -208,7 +208,7 @@ def check_test_columns(
             "store ids as integers or text"
         )
     if problems:
-        raise SchemaError("\n".join(problems))
+        raise SchemaError(*problems)
 
 
 def type_problems(file: str, columns: pa.Schema, fields: Iterable[Field]) -> list[str]:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from qin.config.problems import problem_lines, without_retired
 from qin.config.strict_yaml import read_yaml
-from qin.errors import ConfigError
+from qin.errors import ConfigError, shortened
 
 log = logging.getLogger("qin")
 
@@ -355,11 +355,11 @@ def load_params(path: Path) -> Params:
     """
     tree = read_yaml(path)
     if not isinstance(tree, dict):
-        raise ConfigError(f"{path}: expected sections such as `data:` and `train:`, got {tree!r}")
+        raise ConfigError(f"{path}: expected sections such as `data:` and `train:`, got {shortened(repr(tree))}")
     tree, retired = without_retired(tree)
     for line in retired:
         log.warning("warning: %s: %s", path, line)
     try:
         return Params.model_validate_json(json.dumps(tree))
     except ValidationError as error:
-        raise ConfigError("\n".join(f"{path}: {line}" for line in problem_lines(error, Params))) from error
+        raise ConfigError(*(f"{path}: {line}" for line in problem_lines(error, Params))) from error

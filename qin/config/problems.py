@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-_SHOWN_CHARACTERS = 60
+from qin.errors import shortened
 
 # Keys of earlier versions, with what decides now what they decided: a params.yaml that still has them runs.
 RETIRED = {
@@ -44,7 +44,7 @@ def problem_lines(error: ValidationError, settings: type[BaseModel]) -> Iterator
     for detail in error.errors(include_url=False):
         location = _without_union_tags(detail["loc"], settings)
         path = ".".join(str(part) for part in location)
-        shown[path] = f" (got {_shortened(json.dumps(detail['input'], default=str))})"
+        shown[path] = f" (got {shortened(json.dumps(detail['input'], default=str, ensure_ascii=False))})"
         if detail["type"] == "extra_forbidden":
             message = "unknown key" + _nearest(location, settings)
         elif detail["type"] == "missing":
@@ -57,10 +57,6 @@ def problem_lines(error: ValidationError, settings: type[BaseModel]) -> Iterator
     for path, messages in by_path.items():
         place = f"{path}: " if path else ""  # a rule between sections names them itself
         yield f"{place}{' or '.join(dict.fromkeys(messages))}{shown[path]}"
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."
 
 
 def _without_union_tags(location: Sequence[int | str], settings: type[BaseModel]) -> list[int | str]:

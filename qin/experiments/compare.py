@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from qin.errors import ConfigError, DataError
+from qin.errors import ConfigError, DataError, one_line
 from qin.experiments.runs import Run
 from qin.metrics.definitions import AP, AUC, LOG_LOSS, WLL, WLL_BALANCED, Rows, competition_estimate, estimates
 from qin.metrics.estimate import Estimate
@@ -198,7 +198,7 @@ def comparison_text(report: dict[str, Any]) -> str:
     for name, *cells, words in table:
         aligned = [cell.rjust(width) for cell, width in zip(cells, widths[1:-1], strict=True)]
         lines.append("  ".join([name.ljust(widths[0]), *aligned, words]))
-    return "\n".join([*lines, _FOOTNOTE])
+    return "\n".join([*map(one_line, lines), _FOOTNOTE])
 
 
 def _number(value: float | None, sign: str) -> str:

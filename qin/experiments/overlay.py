@@ -40,8 +40,8 @@ def apply_overlays(overlays: list[Path], *, params: Path) -> Params:
         try:
             return load_params(staging)
         except ConfigError as error:
-            lines = str(error).replace(str(staging), f"{params} with {', '.join(map(str, overlays))}")
-            raise ConfigError(lines) from error
+            named = f"{params} with {', '.join(map(str, overlays))}"
+            raise ConfigError(*(line.replace(str(staging), named) for line in error.args)) from error
 
 
 def overlaid(base: str, overlay: Mapping[str, Mapping[str, Any]], *, source: str) -> str:
@@ -59,7 +59,7 @@ def overlaid(base: str, overlay: Mapping[str, Mapping[str, Any]], *, source: str
     named = [(section, key) for section, keys in overlay.items() for key in keys]
     if missing := [f"{source}: {section}.{key}: params.yaml has no such key" for section, key in named
                    if (section, key) not in places]:  # fmt: skip
-        raise ConfigError("\n".join(missing))
+        raise ConfigError(*missing)
     for section, key in sorted(named, key=places.__getitem__, reverse=True):  # from the end: earlier places stay
         start, stop = places[section, key]
         base = f"{base[:start]}{_block(overlay[section][key])}{base[stop:]}"

@@ -16,7 +16,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from qin.errors import ConfigError
+from qin.errors import ConfigError, one_line
 from qin.runtime.files import fingerprint
 from qin.runtime.paths import CHECKPOINTS, EVALUATION, SWEEP_LOGS
 from qin.runtime.progress import log
@@ -212,7 +212,7 @@ def table(results: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> str:
         rows.append([*result["settings"].values(), f"{num_good}/{len(result['runs'])}", *cells])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
-    return "\n".join(lines)
+    return "\n".join(map(one_line, lines))
 
 
 def _cell(mean: float | None, standard_error: float | None) -> str:

@@ -69,7 +69,7 @@ def with_derived(schema: Schema, *, columns: pa.Schema, features: FeatureParams,
         if name in columns.names
     ]
     if problems:
-        raise SchemaError("\n".join(problems))
+        raise SchemaError(*problems)
     derived = (Field(name, FieldKind.NUMERIC, source=source) for name, source in names)
     return replace(schema, fields=(*schema.categorical, *schema.numeric, *derived, *schema.sequences))
 
@@ -94,7 +94,7 @@ def check_impression_columns(columns: pa.Schema, features: FeatureParams, *, fil
     """
     problems = _missing(columns, features, file)
     if problems:
-        raise SchemaError("\n".join(problems))
+        raise SchemaError(*problems)
 
 
 def _missing(columns: pa.Schema, features: FeatureParams, file: str) -> list[str]:

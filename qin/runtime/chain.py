@@ -30,7 +30,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from qin.errors import ArtifactError
+from qin.errors import ArtifactError, shortened
 from qin.runtime import paths
 from qin.runtime.files import fingerprint, read_exact_json
 
@@ -80,7 +80,6 @@ _COMBINED = "model.members"  # in the network's section, but read after training
 # Where a model is computed, and how often its state is saved, are the machine's matter.
 _NOT_RECORDED = ("train.checkpoint_seconds", "train.checkpoint_steps", "train.device", "train.num_threads")
 
-_SHOWN_CHARACTERS = 60
 _WHOLE_BYTES, _BLOCK_BYTES, _NUM_BLOCKS, _TAIL_BYTES = 64 << 20, 1 << 20, 32, 16 << 20
 
 
@@ -157,7 +156,7 @@ def recorded_keys(stage: str, settings: Settings) -> list[str]:
             "trees": ("trees", "split.seed", "train.refit"),
             "blend": (_COMBINED,),
             "calibrate": ("calibration", _COMBINED),
-            "evaluate": ("evaluate", "split.group_key"),
+            "evaluate": ("evaluate", "split.group_key", _COMBINED),
         }[stage]
     dotted = [key for name in keys for key in ([name] if "." in name else [f"{name}.{key}" for key in settings[name]])]
     left_out = {*_NOT_RECORDED, *(() if _COMBINED in keys else (_COMBINED,))}
@@ -279,5 +278,4 @@ def _value(settings: Settings, key: str) -> Any:
 
 
 def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."
+    return shortened(json.dumps(value, ensure_ascii=False))

@@ -8,12 +8,26 @@ from typing import Self
 
 from tqdm import tqdm
 
+from qin.errors import one_line
+
 _LINE_SECONDS = 10.0
 
 # `extra={PASSING: True}` marks a warning that says something of this machine or moment alone, nothing of the outputs.
 PASSING = "is_passing"
 
 log = logging.getLogger("qin")
+
+
+def log_to_stderr() -> None:
+    """Set up the process's log: each record is one line on standard error, whatever names and values it shows."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_OneLine())
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+
+
+class _OneLine(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return one_line(record.getMessage())
 
 
 class Progress:

@@ -4,7 +4,6 @@ import errno
 import logging
 import os
 import signal
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,7 +20,7 @@ from qin.runtime.edits import InputWatch
 from qin.runtime.files import write_json
 from qin.runtime.host import TreeMemory, largest_resident_bytes
 from qin.runtime.paths import PARAMS, SCRATCH
-from qin.runtime.progress import PASSING
+from qin.runtime.progress import PASSING, log, log_to_stderr
 from qin.runtime.replacing import put_back
 
 STAGES = ("prepare", "split", "train", "trees", "calibrate", "evaluate", "predict")
@@ -34,8 +33,6 @@ _DISK_ERRORS = {
     *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOENT, errno.ELOOP, errno.ENAMETOOLONG),
     *(errno.EBUSY, errno.EXDEV, errno.ENOTEMPTY, errno.ESTALE, errno.EMFILE, errno.ENFILE),
 }
-
-log = logging.getLogger("qin")
 
 
 @dataclass
@@ -105,7 +102,7 @@ def run_stage(name: str) -> Iterator[StageReport]:
     Args:
         name: One of STAGES.
     """
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
+    log_to_stderr()
     for number in _ENDING:
         signal.signal(number, _raise_exit)
     started, report, largest = time.monotonic(), StageReport(name), largest_resident_bytes()
@@ -120,7 +117,7 @@ def run_stage(name: str) -> Iterator[StageReport]:
         report.check_inputs()
         _close(name, report, seconds=time.monotonic() - started, peak=_peak_memory_bytes(memory, largest))
     except QinError as error:
-        for line in str(error).splitlines():
+        for line in error.lines:
             log.error("error: %s", line)
         raise SystemExit(1) from error
     except MemoryError as error:

@@ -28,7 +28,8 @@ def main(
         size = sample_size(rows, test_rows=test_rows, row_group_rows=row_group_rows)
         write_sample(out, seed=seed, size=size, overwrite=overwrite)
     except QinError as error:
-        typer.echo(f"error: {error}", err=True)
+        for line in error.lines:
+            typer.echo(f"error: {line}", err=True)
         raise typer.Exit(1) from error
     seconds = time.perf_counter() - start
     num_rows = size.train_rows + size.test_rows

@@ -180,5 +180,5 @@ def _checked_columns(schema: pa.Schema, named: Mapping[str, Sequence[str | None]
         if not is_groupable(schema.field(name).type)
     ]
     if problems:
-        raise SchemaError("\n".join(problems))
+        raise SchemaError(*problems)
     return present

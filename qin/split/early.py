@@ -30,4 +30,4 @@ def check_later_columns(params: Params, *, train: pa.Schema, test: pa.Schema) ->
         elif not is_groupable(columns.field(name).type):
             problems.append(f"{file}: {key}: column {name}: type {columns.field(name).type} cannot group rows")
     if problems:
-        raise SchemaError("\n".join(problems))
+        raise SchemaError(*problems)

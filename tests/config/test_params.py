@@ -238,6 +238,21 @@ def test_settings_that_know_no_members_are_of_the_network_alone(tmp_path: Path) 
     assert load_params(write_params(tmp_path, {"model.members": MISSING})).model.members == ["network"]
 
 
+@pytest.mark.parametrize(
+    ("key", "shown"),
+    [("a\nb", r"a\nb"), ("\x1b[31m", r"\x1b[31m"), ("k" * 5000, f"hnm.{'k' * 122}...{'k' * 125}:")],
+)
+def test_a_key_of_several_lines_or_very_long_is_one_line(tmp_path: Path, key: str, shown: str) -> None:
+    (line,) = problems(tmp_path, {f"hnm.{key}": "x\ny"})
+    assert shown in line
+    assert line.endswith('(got "x\\ny")')
+    assert len(line) < 600
+
+
+def test_a_value_is_shown_in_its_own_script(tmp_path: Path) -> None:
+    assert problems(tmp_path, {"train.lr": "빠름"}) == ['train.lr: Input should be a valid number (got "빠름")']
+
+
 def test_long_values_are_cut(tmp_path: Path) -> None:
     (line,) = problems(tmp_path, {"train.lr": "x" * 500})
     assert line == f'train.lr: Input should be a valid number (got "{"x" * 59}...)'

@@ -2,11 +2,20 @@
 
 import importlib
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 from tests.project import ROOT
+
+# How far long work has come; how often that is said depends on the machine.
+_PROGRESS = re.compile(r": \d+ of \d+ \w+, \d+ per second")
+
+
+def said(printed: str) -> list[str]:
+    """What stages printed besides their first and last lines and their progress."""
+    return [line for line in printed.splitlines() if not line.startswith("STAGE") and not _PROGRESS.search(line)]
 
 
 def run_in_process(stage: str) -> None:

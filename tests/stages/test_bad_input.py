@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.project import copy_project, set_params
-from tests.stages.run import run_as_command, run_in_process
+from tests.stages.run import run_as_command, run_in_process, said
 
 Corruption = Callable[[Path], object]
 
@@ -39,7 +39,7 @@ def fails(stage: str, project: Path, capfd: pytest.CaptureFixture[str]) -> str:
         run_in_process(stage)
     assert exit_info.value.code == 1
     assert _digests(project) == before
-    errors = [line for line in capfd.readouterr().err.splitlines() if not line.startswith("STAGE")]
+    errors = said(capfd.readouterr().err)
     assert len(errors) == 1, errors
     return errors[0]
 

@@ -9,7 +9,7 @@ import pytest
 from qin.runtime.files import read_exact_json, write_exact_json
 from qin.runtime.stage import STAGES
 from tests.project import copy_project, digests
-from tests.stages.run import run_in_process
+from tests.stages.run import run_in_process, said
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +122,7 @@ def test_damage_is_named_and_mended(name: str, project: Path, capfd: pytest.Capt
     with pytest.raises(SystemExit) as caught:
         run_in_process(stage)
     assert caught.value.code == 1
-    (line,) = [line for line in capfd.readouterr().err.splitlines() if not line.startswith("STAGE")]
+    (line,) = said(capfd.readouterr().err)
     assert line.startswith(f"error: {expected.format(file)}")
     (project / file).write_bytes(content)
     assert digests(project) == whole

@@ -221,6 +221,22 @@ def test_names_with_brackets_are_names(project: Project) -> None:
     project.run("prepare", features__numeric=["n1[usd]"], features__sequences=[sequence], **names)
 
 
+def test_a_name_of_several_lines_or_very_long_is_shown_in_one(
+    project: Project, capfd: pytest.CaptureFixture[str]
+) -> None:
+    extra = pa.array([0] * NUM_ROWS)
+    project.train |= {"a\nb": extra, "c\x1b[31m": extra, "d" * 9000: extra}
+    lines = refused(project, "prepare", capfd)
+    assert [line.split(": ")[1] for line in lines[:2]] == [r"column a\nb", r"column c\x1b[31m"]
+    assert len(lines) == 3
+    assert len(lines[2]) < 1000
+
+
+def test_a_path_of_several_lines_is_shown_in_one(project: Project, capfd: pytest.CaptureFixture[str]) -> None:
+    [line] = refused(project, "prepare", capfd, data__train="data/a\nb.parquet")
+    assert line.startswith(r"data/a\nb.parquet: ")
+
+
 def test_folders_of_parts_are_read_as_one_file(project: Project) -> None:
     project.run("prepare", "split")
     names = ("data/prepared/train/00000.bin", "data/split/fold.npy")

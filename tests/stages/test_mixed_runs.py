@@ -10,7 +10,7 @@ import pytest
 
 from qin.runtime.stage import STAGES
 from tests.project import copy_project, digests, set_params
-from tests.stages.run import run_in_process
+from tests.stages.run import run_in_process, said
 
 # Small batches, or the network would not have learned which way is up before it is calibrated.
 LEARNS = {"train.epochs": 1, "train.batch_size": 64, "train.warmup_steps": 0, "evaluate.slices": ["gender"]}
@@ -55,7 +55,7 @@ def refused(stage: str, project: Path, capfd: pytest.CaptureFixture[str]) -> str
         run_in_process(stage)
     assert caught.value.code == 1
     assert digests(project) == before
-    (line,) = [line for line in capfd.readouterr().err.splitlines() if not line.startswith("STAGE")]
+    (line,) = said(capfd.readouterr().err)
     assert line.endswith("; run `dvc repro`")
     return line.removeprefix("error: ").removesuffix("; run `dvc repro`")
 
