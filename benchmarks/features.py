@@ -132,7 +132,7 @@ def _matches(num_tokens: int) -> float:
 
 
 def _numbers(column: str) -> Any:
-    return lambda _, batch: pc.cast(batch.column(column), pa.float32()).to_numpy(zero_copy_only=False)
+    return lambda _file, _row, batch: pc.cast(batch.column(column), pa.float32()).to_numpy(zero_copy_only=False)
 
 
 def _write_prepared(folder: Path, rows: int, num_fields: int) -> None:

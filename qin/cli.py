@@ -21,9 +21,10 @@ from qin.experiments.overlay import apply_overlays
 from qin.experiments.runs import read_run
 from qin.experiments.sweep import grid, run_sweep, table
 from qin.raw.segments import read_clusters
-from qin.runtime.paths import PARAMS
+from qin.runtime.paths import DVC_YAML, PARAMS
 from qin.runtime.progress import log, log_to_stderr
 from qin.setup.command import files_of, prompt
+from qin.setup.dependencies import write_dependencies
 from qin.setup.settings import Purpose, summary
 from qin.setup.write import write_settings
 
@@ -125,6 +126,14 @@ def init_settings(
         for line in summary(profile, plan, purpose=purpose):
             typer.echo(one_line(line))
         typer.echo(one_line(f"{out}: written; look at the lines with CHECK, then `dvc repro`"))
+
+
+@app.command()
+def files() -> None:
+    """Let dvc.yaml depend on the files that params.yaml names now; DVC itself takes neither a list nor null there."""
+    with one_line_errors():
+        changed = write_dependencies(DVC_YAML, load_params(PARAMS).data)
+        typer.echo(f"{DVC_YAML}: {'follows' if changed else 'is as'} data.train, data.test and data.sample_submission")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 python -m stages predict
 """
 
+from functools import partial
+
 import numpy as np
 import typer
 
@@ -14,12 +16,16 @@ from qin.metrics.logits import sigmoid
 from qin.network.threads import fix_threads
 from qin.predict.submission import write_submission
 from qin.prior import shift_prior
+from qin.raw.log import open_log
 from qin.raw.sample_ids import match_ids, read_sample_ids
 from qin.raw.segments import read_segments
 from qin.runtime import paths
+from qin.runtime.files import write_csv
 from qin.runtime.parent import end_with_dvc
+from qin.runtime.progress import log
 from qin.runtime.stage import run_stage
 from qin.shards.ids import read_ids
+from qin.sources import Source
 
 app = typer.Typer(add_completion=False)
 
@@ -30,6 +36,10 @@ def main() -> None:
     with run_stage("predict") as report:
         params = load_params(paths.PARAMS)
         data = params.data
+        if data.test is None or data.sample_submission is None:
+            log.info("data.test is null: nothing to predict, %s has its header alone", paths.SUBMISSION)
+            write_csv(paths.SUBMISSION, [], columns=[data.id, "probability"])
+            return
         members = [paths.MEMBERS[name] for name in params.model.members]
         report.reads(
             *(paths.PREPARED_TEST, paths.STATISTICS, *members, paths.BLEND, paths.CALIBRATOR),
@@ -40,9 +50,8 @@ def main() -> None:
         reader = open_rows(paths.PREPARED_TEST, paths.STATISTICS)
         reader.verify()
         header, wanted = read_sample_ids(data.sample_submission)
-        rows = match_ids(
-            wanted, read_ids(paths.PREPARED_TEST), file=data.sample_submission, column=data.id, test=data.test
-        )
+        at, ids = partial(_at, data.test, data.id), read_ids(paths.PREPARED_TEST)
+        rows = match_ids(wanted, ids, file=data.sample_submission, column=data.id, test=data.test_name, at=at)
         calibration = read_calibration(paths.CALIBRATOR)
         shifts, every_row = calibration.deployed.segments, np.arange(reader.num_rows)
         segments = None if shifts is None else read_segments(data.test, shifts.column, every_row)
@@ -53,6 +62,11 @@ def main() -> None:
         report.check_inputs()
         write_submission(paths.SUBMISSION, header=header, ids=wanted, probability=sigmoid(shifted)[rows])
         report.num_rows = reader.num_rows
+
+
+def _at(test: Source, column: str, row: int) -> str:
+    """Where an id is, as messages say it; the raw files are looked at only where one is written."""
+    return open_log(test).at(column, row)
 
 
 if __name__ == "__main__":

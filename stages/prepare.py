@@ -1,26 +1,29 @@
-"""Stage 1: raw Parquet files to fixed-width shards.
+"""Stage 1: raw files to fixed-width shards.
 
 python -m stages prepare
 """
 
 import logging
+from functools import partial
 
+import pyarrow as pa
 import typer
 
-from qin.columns.schema import check_test_columns, resolve_schema
-from qin.config import load_params
+from qin.columns.schema import Schema, check_test_columns, resolve_schema
+from qin.config import DataParams, FeatureParams, load_params
 from qin.features.derived import Impressions, check_impression_columns, with_derived
 from qin.prepare.file import prepare_file
 from qin.prepare.histories import inspect_histories
 from qin.prepare.statistics import headline
-from qin.raw.parquet import open_parquet
+from qin.raw.log import RawLog, open_log
 from qin.raw.sample_ids import match_ids, read_sample_ids
 from qin.runtime import paths
 from qin.runtime.chain import origin_of
 from qin.runtime.claim import claimed
-from qin.runtime.files import atomic_directory, write_json
+from qin.runtime.files import atomic_directory, write_exact_json, write_json
 from qin.runtime.parent import end_with_dvc
 from qin.runtime.stage import run_stage
+from qin.shards.files import MANIFEST
 from qin.shards.ids import read_ids
 
 app = typer.Typer(add_completion=False)
@@ -34,42 +37,54 @@ def main() -> None:
         params = load_params(paths.PARAMS)
         data, knobs, settings = params.data, params.prepare, params.model_dump(mode="json")
         files = {"data.train": data.train, "data.test": data.test}
-        report.reads(settings=settings, files={**files, "data.sample_submission": data.sample_submission})
-        features, columns = params.features, open_parquet(data.train).schema_arrow
-        schema = resolve_schema(columns, data=data, features=features)
-        test_columns = open_parquet(data.test).schema_arrow
-        check_test_columns(test_columns, schema, data=data, features=features, train=columns)
-        wanted = read_sample_ids(data.sample_submission)[1]
-        schema, warnings = inspect_histories(data.train, schema)
+        sample = None if data.test is None else data.sample_submission
+        report.reads(settings=settings, files={**files, "data.sample_submission": sample})
+        features, train = params.features, open_log(data.train)
+        schema = resolve_schema(train.schema, data=data, features=features)
+        test = None if data.test is None else open_log(data.test)
+        wanted = None if test is None else _check_test(test, schema, data=data, features=features, train=train)
+        schema, warnings = inspect_histories(train, schema)
         for warning in warnings:
             log.warning(warning)
         impressions = Impressions.of(schema, features.impression)
-        check_impression_columns(test_columns, features, file=data.test)
-        schema = with_derived(schema, columns=columns, features=features, file=data.train)
+        schema = with_derived(schema, columns=train.schema, features=features, file=train.name)
         figures = {}
         with claimed("prepare"), atomic_directory(paths.PREPARED) as folder:
-            for name, file in (("test", data.test), ("train", data.train)):  # what is shorter may end the stage earlier
+            for name, raw in (("test", test), ("train", train)):  # what is shorter may end the stage earlier
                 (folder / name).mkdir()
+                if raw is None:
+                    log.info("data.test is null: there are no rows to predict")
+                    write_exact_json(folder / name / MANIFEST, {"data.test": None})
+                    continue
                 statistics = prepare_file(
-                    file,
+                    raw,
                     folder / name,
                     schema=schema,
                     with_label=name == "train",
                     knobs=knobs,
                     impressions=impressions,
-                    origin=origin_of("prepare", settings, files={f"data.{name}": file}),
+                    origin=origin_of("prepare", settings, files={f"data.{name}": files[f"data.{name}"]}),
                 )
                 figures[name] = headline(statistics)
                 report.num_rows += statistics["num_rows"]
-                if name == "test":
-                    match_ids(
-                        wanted, read_ids(folder / name), file=data.sample_submission, column=data.id, test=data.test
-                    )
+                if wanted is not None and name == "test":
+                    ids, at = read_ids(folder / name), partial(raw.at, data.id)
+                    match_ids(wanted, ids, file=str(sample), column=data.id, test=raw.name, at=at)
             report.check_inputs()
         write_json(
             paths.METRICS / "prepare.json",
-            {**{name: figures[name] for name in ("train", "test")}, "warnings": report.warnings},
+            {**{name: figures[name] for name in ("train", "test") if name in figures}, "warnings": report.warnings},
         )
+
+
+def _check_test(
+    test: RawLog, schema: Schema, *, data: DataParams, features: FeatureParams, train: RawLog
+) -> pa.ChunkedArray:
+    """Check that the rows to predict have what train has; returns the ids that the sample submission asks for."""
+    check_test_columns(test.schema, schema, data=data, features=features, train=train.schema)
+    check_impression_columns(test.schema, features, file=test.name)
+    assert data.sample_submission is not None, "checked with the settings"
+    return read_sample_ids(data.sample_submission)[1]
 
 
 if __name__ == "__main__":

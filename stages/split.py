@@ -7,13 +7,13 @@ import typer
 
 from qin.columns.schema import scalar_columns
 from qin.config import load_params
-from qin.raw.parquet import open_parquet
+from qin.raw.log import open_log
 from qin.runtime import paths
 from qin.runtime.chain import origin_of
 from qin.runtime.claim import claimed
 from qin.runtime.files import atomic_directory, write_json
 from qin.runtime.parent import end_with_dvc
-from qin.runtime.progress import log
+from qin.runtime.progress import log as logger
 from qin.runtime.stage import run_stage
 from qin.shards.folds import write_folds
 from qin.split.audit import audit, check, warnings
@@ -33,20 +33,21 @@ def main() -> None:
         data, split, settings = params.data, params.split, params.model_dump(mode="json")
         files = {"data.train": data.train}
         report.reads(settings=settings, files={**files, "data.test": data.test})
-        file_columns = open_parquet(data.train).schema_arrow
-        check_later_columns(params, train=file_columns, test=open_parquet(data.test).schema_arrow)
-        scalars = scalar_columns(file_columns.names, data=data, features=params.features)
+        log = open_log(data.train)
+        test_columns = None if data.test is None else open_log(data.test).schema
+        check_later_columns(params, train=log.schema, test=test_columns)
+        scalars = scalar_columns(log.schema.names, data=data, features=params.features)
         columns = read_split_columns(
             data, split, target=params.features.target, features=scalars, impression=params.features.impression.key
         )
         hint = impression_hint(columns, split)
         if hint is not None:
-            log.info("%s: hint: %s", data.train, hint)
-        assignment = assign_folds(columns, split, file=data.train)
+            logger.info("%s: hint: %s", log, hint)
+        assignment = assign_folds(columns, split, file=log.name)
         figures = audit(columns, assignment, method=split.method)
-        check(figures, file=data.train)
-        for warning in warnings(figures, file=data.train):
-            log.warning(warning)
+        check(figures, file=log.name)
+        for warning in warnings(figures, file=log.name):
+            logger.warning(warning)
         with claimed("split"), atomic_directory(paths.FOLDS) as folder:
             facts, origin = row_facts(columns, method=split.method), origin_of("split", settings, files=files)
             write_folds(folder, assignment, method=split.method, facts=facts, origin=origin)

@@ -46,7 +46,7 @@ def write_log(path: Path, columns: Mapping[str, pa.Array], *, row_group_rows: in
     return str(path)
 
 
-def data_params(train: str = "train.parquet", **changes: Any) -> DataParams:
+def data_params(train: str | list[str] = "train.parquet", **changes: Any) -> DataParams:
     settings: dict[str, Any] = {
         "train": train,
         "test": "test.parquet",

@@ -5,13 +5,7 @@ import fnmatch
 import re
 from collections.abc import Collection, Iterable, Iterator
 
-_NUMBERS = re.compile(r"(\d+)")
-
-
-def natural_key(name: str) -> tuple[tuple[str | int, ...], str]:
-    """Sort key by which `x_2` comes before `x_10`; names that differ only in leading zeros are told apart last."""
-    parts = _NUMBERS.split(name)  # text and digits by turns, text first: like is compared with like
-    return tuple(int(part) if number % 2 else part for number, part in enumerate(parts)), name
+from qin.sources import natural_key
 
 
 def matching(pattern: str, names: Collection[str]) -> list[str]:

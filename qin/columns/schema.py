@@ -138,7 +138,7 @@ def resolve_schema(columns: pa.Schema, *, data: DataParams, features: FeaturePar
         SchemaError: If a column is in no list or in two, a listed name matches nothing, or a type does not fit its
             list. Every problem is on its own line.
     """
-    file, names = data.train, columns.names
+    file, names = data.train_name, columns.names
     problems = _repeated_columns(file, names)
     if problems:  # nothing else can be said about a name that stands for two columns
         raise SchemaError(*problems)
@@ -193,7 +193,7 @@ def check_test_columns(
     Raises:
         SchemaError: Naming each missing, unfitting or additional column.
     """
-    file, counts = data.test, Counter(columns.names)
+    file, counts = data.test_name, Counter(columns.names)
     needed = [schema.id, *(field.name for field in schema.fields)]
     problems = [f"{file}: column {name}: missing" for name in needed if not counts[name]]
     wanted = set(needed)
@@ -245,8 +245,8 @@ def _columns_of_test_alone(
         for pattern, name in expanded(patterns, known):
             if name not in left_out:
                 yield (
-                    f"{data.test}: column {name}: features.{key} lists it ({pattern}), but {data.train} has no such "
-                    "column; add it there, or to data.ignore"
+                    f"{data.test_name}: column {name}: features.{key} lists it ({pattern}), but {data.train_name} has "
+                    "no such column; add it there, or to data.ignore"
                 )
 
 

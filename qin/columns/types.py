@@ -109,6 +109,29 @@ def may_differ(kind: pa.DataType, other: pa.DataType) -> bool:
     return not (_families(kind) & _families(other) or pa.types.is_null(kind) or pa.types.is_null(other))
 
 
+def common_type(kind: pa.DataType, other: pa.DataType) -> pa.DataType | None:
+    """The type that holds a column's values where some files have one type and some another; None where none does.
+
+    Widths and layouts may differ, and a file in which every value is missing may have no type: equal values stay equal.
+    """
+    if kind == other or pa.types.is_null(other):
+        return kind
+    if pa.types.is_null(kind):
+        return other
+    first, second = value_type(kind), value_type(other)
+    if is_string(first) and is_string(second):
+        return first if first == second else pa.large_string()
+    if is_list(first) and is_list(second):
+        is_alike = not may_differ(first.value_type, second.value_type)
+    else:
+        is_alike = not may_differ(first, second)
+    try:
+        pair = [pa.schema([("x", first)]), pa.schema([("x", second)])]
+        return pa.unify_schemas(pair, promote_options="permissive").field("x").type if is_alike else None
+    except pa.ArrowTypeError:
+        return None
+
+
 def _families(kind: pa.DataType) -> frozenset[str]:
     """The families of types in which equal values have equal canonical texts; a type may be in two."""
     if isinstance(kind, pa.UuidType):

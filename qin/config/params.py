@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from qin.config.problems import problem_lines, without_retired
 from qin.config.strict_yaml import read_yaml
 from qin.errors import ConfigError, shortened
+from qin.sources import source_name
 
 log = logging.getLogger("qin")
 
@@ -28,6 +29,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Threshold = Annotated[int, Field(ge=0, le=2**53)]
 RowLimit = Literal[0] | Annotated[int, Field(ge=100, lt=2**31)]
 BatchSize = Annotated[int, Field(ge=2, lt=2**31)]
+RawSource = str | Annotated[list[str], Field(min_length=1)]
 NumBuckets = Annotated[int, Field(ge=3, le=2**31 - 1)]
 
 DROPOUTS = ("dropout", "row_dropout", "embedding_dropout", "field_dropout")
@@ -41,13 +43,29 @@ class _Section(BaseModel):
 class DataParams(_Section):
     """Where the log is and which of its columns are not features."""
 
-    train: str
-    test: str
-    sample_submission: str
+    train: RawSource
+    test: RawSource | None
+    sample_submission: str | None
     label: str
     id: str
     drop: list[str] = []
     ignore: list[str] = []
+
+    @property
+    def train_name(self) -> str:
+        """What messages call the train log."""
+        return source_name(self.train)
+
+    @property
+    def test_name(self) -> str:
+        """What messages call the log to predict."""
+        return "no test log" if self.test is None else source_name(self.test)
+
+    @model_validator(mode="after")
+    def _a_test_log_has_a_sample(self) -> "DataParams":
+        if self.test is not None and self.sample_submission is None:
+            raise ValueError("sample_submission is null, but test is not: the submission's header and order are its")
+        return self
 
 
 class SequenceParams(_Section):

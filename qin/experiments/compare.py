@@ -15,6 +15,7 @@ from qin.metrics.intervals import NORMAL_975, NORMAL_9995
 from qin.metrics.logits import Float64Array, IntArray, LabelArray
 from qin.metrics.paired import Difference, paired_difference
 from qin.raw.segments import read_segments
+from qin.sources import Source
 
 _METRICS = (AP, AUC, LOG_LOSS, WLL, WLL_BALANCED)
 LOWER_IS_BETTER = frozenset(metric.name for metric in _METRICS if metric.lower_is_better)
@@ -49,7 +50,7 @@ class SharedRows:
     num_unshared: tuple[int, int]
 
 
-def shared_rows(first: Run, second: Run, *, train: str | None = None) -> SharedRows:
+def shared_rows(first: Run, second: Run, *, train: Source | None = None) -> SharedRows:
     """Match two runs' rows of the report half by number.
 
     The other half chose each run's state, blend and calibrator, so on it a run looks better than it is, and one that
@@ -58,7 +59,7 @@ def shared_rows(first: Run, second: Run, *, train: str | None = None) -> SharedR
     Args:
         first: one run.
         second: the other.
-        train: the raw file, for shifts by segment.
+        train: the raw log, for shifts by segment.
 
     Raises:
         QinError: If no row is shared, a label differs, the shared rows hold one class only, or what shifts by segment
@@ -96,7 +97,7 @@ def _check_labels(runs: tuple[Run, Run], row: IntArray, places: list[IntArray]) 
         )
 
 
-def _calibrated(run: Run, *, train: str | None) -> Float64Array:
+def _calibrated(run: Run, *, train: Source | None) -> Float64Array:
     """Return the logits of all of a run's rows, from the calibrator that the report half did not fit."""
     shifts = run.report.heldout.segments
     if shifts is not None and train is None:

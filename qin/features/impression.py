@@ -18,8 +18,9 @@ import pyarrow as pa
 from qin.features.columns import ColumnFile, ColumnTable
 from qin.features.ranks import group_rows, rank_within, sizes
 from qin.raw.hashing import HashedColumn, Hashes, hash_column, hash_rows, seed_of
-from qin.raw.parquet import map_batches, open_parquet, read_batches
+from qin.raw.log import Chunk, RawLog, map_batches, open_log, read_batches
 from qin.runtime.progress import Progress
+from qin.sources import Source
 
 SIZE, RANK, RELATIVE = "impression.size", "rank", "relative"
 
@@ -36,12 +37,12 @@ class Compared:
     Attributes:
         name: Of a numeric field, or of a column whose text is numbers.
         columns: Columns of the file that it is made from.
-        values: Numbers `(n,)` of a batch, NaN where missing, given its first row.
+        values: Numbers `(n,)` of a batch, NaN where missing, given its file, the number of its first row there, and it.
     """
 
     name: str
     columns: tuple[str, ...]
-    values: Callable[[int, pa.RecordBatch], Values]
+    values: Callable[[str, int, pa.RecordBatch], Values]
 
 
 def feature_names(compared: Sequence[str]) -> list[str]:
@@ -76,12 +77,18 @@ def impression_features(hashes: Hashes, compared: Sequence[Values]) -> ColumnTab
 
 
 def build_impression_features(
-    file: str, *, key: Sequence[str], compared: Sequence[Compared], folder: Path, batch_rows: int, num_threads: int
+    source: Source | RawLog,
+    *,
+    key: Sequence[str],
+    compared: Sequence[Compared],
+    folder: Path,
+    batch_rows: int,
+    num_threads: int,
 ) -> ColumnFile:
-    """Compute the features of all rows of a file.
+    """Compute the features of all rows of a log.
 
     Args:
-        file: Raw Parquet file.
+        source: The raw log.
         key: Columns whose values rows of an impression share.
         compared: What is compared.
         folder: Folder for two temporary files.
@@ -94,13 +101,13 @@ def build_impression_features(
     Raises:
         DataError: Naming the first bad value.
     """
-    num_rows = open_parquet(file).num_rows
+    log = open_log(source)
     names = feature_names([number.name for number in compared])
-    numbers = ColumnFile(folder / "compared.bin", num_rows, len(compared))
-    features = ColumnFile(folder / "impression.bin", num_rows, len(names))
-    groups = group_rows(_read(file, key, compared, numbers, batch_rows=batch_rows, num_threads=num_threads))
+    numbers = ColumnFile(folder / "compared.bin", log.num_rows, len(compared))
+    features = ColumnFile(folder / "impression.bin", log.num_rows, len(names))
+    groups = group_rows(_read(log, key, compared, numbers, batch_rows=batch_rows, num_threads=num_threads))
     features.write(0, 0, sizes(groups))
-    with Progress(len(compared), label=f"impressions of {file}", unit="columns") as progress:
+    with Progress(len(compared), label=f"impressions of {log}", unit="columns") as progress:
         for number in range(len(compared)):
             ranked = rank_within(groups, numbers.read_column(number))
             features.write(1 + 2 * number, 0, ranked.rank)
@@ -111,7 +118,7 @@ def build_impression_features(
 
 
 def _read(
-    file: str,
+    log: RawLog,
     key: Sequence[str],
     compared: Sequence[Compared],
     numbers: ColumnFile,
@@ -121,17 +128,18 @@ def _read(
 ) -> Hashes:
     """Each row's impression, `(num_rows,)`; what is compared goes to `numbers`."""
 
-    def encode(first_row: int, batch: pa.RecordBatch) -> tuple[Hashes, list[Values]]:
-        hashes = impression_hashes([hash_column(batch.column(name)) for name in key], first_row=first_row)
-        return hashes, [number.values(first_row, batch) for number in compared]
+    def encode(chunk: Chunk) -> tuple[Hashes, list[Values]]:
+        keys = [hash_column(chunk.batch.column(name)) for name in key]
+        place = (chunk.part.name, chunk.row, chunk.batch)
+        return impression_hashes(keys, first_row=chunk.first_row), [number.values(*place) for number in compared]
 
     out = np.empty(numbers.num_rows, np.uint64)
     columns = list(dict.fromkeys([*key, *(name for number in compared for name in number.columns)]))
-    batches = read_batches(file, columns=columns, batch_rows=batch_rows)
-    with Progress(numbers.num_rows, label=f"impressions of {file}") as progress:
-        for first_row, batch, (hashes, values) in map_batches(encode, batches, num_threads=num_threads):
-            out[first_row : first_row + batch.num_rows] = hashes
+    chunks = read_batches(log, columns=columns, batch_rows=batch_rows)
+    with Progress(numbers.num_rows, label=f"impressions of {log}") as progress:
+        for chunk, (hashes, values) in map_batches(encode, chunks, num_threads=num_threads):
+            out[chunk.first_row : chunk.first_row + hashes.size] = hashes
             for number, column in enumerate(values):
-                numbers.write(number, first_row, column)
-            progress.advance(batch.num_rows)
+                numbers.write(number, chunk.first_row, column)
+            progress.advance(hashes.size)
     return out

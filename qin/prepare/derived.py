@@ -45,7 +45,7 @@ class DerivedNumbers:
         """Fill the derived columns of `numeric (num_rows, num_numeric)`.
 
         Args:
-            first_row: Number of the batch's first row in the file.
+            first_row: Number of the batch's first row in the log.
             batch: The raw columns.
             numeric: What to fill; its other columns stay.
             own: Hashes of each categorical field's values, and which are null.

@@ -63,13 +63,19 @@ class EncodedBatch:
 
 
 class BatchEncoder:
-    """Encodes the batches of one file; safe to call from several threads."""
+    """Encodes the batches of a log; safe to call from several threads.
+
+    Args:
+        schema: The resolved columns.
+        groups: Arrays to fill.
+        file: What messages call the file that batches come from; `of_file` names it for a log of several.
+    """
 
     def __init__(self, schema: Schema, groups: tuple[Group, ...], *, file: str) -> None:
         self._schema = schema
         self._numbers = [field for field in schema.columns if field.kind == FieldKind.NUMERIC]
         self._groups = {group.name: group for group in groups}
-        self._file = file
+        self._file, self._offset = file, 0
         self._seeds = {name: seed_of(name, schema.hash_seed) for name in schema.vocabularies}
         self._derived = DerivedNumbers(schema, self._seeds, None)
 
@@ -77,6 +83,12 @@ class BatchEncoder:
         """The same encoder for a file whose features of impressions are known."""
         encoder = copy(self)
         encoder._derived = DerivedNumbers(self._schema, self._seeds, features)
+        return encoder
+
+    def of_file(self, file: str, *, first_row: int = 0) -> "BatchEncoder":
+        """The encoder of one file of a log: rows count from its first, which has this number in the log."""
+        encoder = copy(self)
+        encoder._file, encoder._offset = file, first_row
         return encoder
 
     def __call__(self, first_row: int, batch: pa.RecordBatch) -> EncodedBatch:
@@ -101,7 +113,7 @@ class BatchEncoder:
             field.name: self._sequence(batch.column(field.name), field, first_row, arrays[f"sequence.{field.name}"])
             for field in self._schema.sequences
         }
-        self._derived.fill(first_row, batch, arrays["numeric"], own=hashes, lengths=lengths)
+        self._derived.fill(self._offset + first_row, batch, arrays["numeric"], own=hashes, lengths=lengths)
         if "label" in self._groups:
             label = batch.column(self._schema.label)
             arrays["label"][:, 0] = encode_label(label, file=self._file, column=self._schema.label, first_row=first_row)

@@ -1,7 +1,8 @@
-"""From a raw Parquet file to shards: decode in order, encode in threads, write in order."""
+"""From a raw log to shards: decode in order, encode in threads, write in order."""
 
 import shutil
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +10,16 @@ from qin.columns.schema import Schema
 from qin.config import PrepareParams
 from qin.errors import DataError
 from qin.features.derived import Impressions
-from qin.prepare.encode import BatchEncoder
+from qin.prepare.encode import BatchEncoder, EncodedBatch
 from qin.prepare.impressions import build_impressions
 from qin.prepare.statistics import FileStatistics
-from qin.raw.parquet import map_batches, open_parquet, read_batches
+from qin.raw.log import Chunk, RawLog, map_batches, open_log, read_batches
 from qin.runtime.chain import Origin
 from qin.runtime.files import write_json
 from qin.runtime.progress import Progress
 from qin.shards.files import Group, ShardWriter, layout
 from qin.shards.ids import IDS, IdWriter
+from qin.sources import Source
 
 STATISTICS = "statistics.json"
 _SCRATCH = "impressions"
@@ -29,7 +31,7 @@ _ENCODING_BYTES = 17  # of a column's value besides its array: as read, its hash
 
 
 def prepare_file(
-    file: str,
+    source: Source | RawLog,
     folder: Path,
     *,
     schema: Schema,
@@ -38,10 +40,10 @@ def prepare_file(
     impressions: Impressions | None = None,
     origin: Origin | None = None,
 ) -> dict[str, Any]:
-    """Encode a raw file into `folder`; prepared row `i` is raw row `i`.
+    """Encode a raw log into `folder`; prepared row `i` is raw row `i`.
 
     Args:
-        file: Path of the raw Parquet file, also its name in messages.
+        source: The raw log.
         folder: Existing empty folder for shards, manifest, and (without labels) the ids.
         schema: The resolved columns, and what is derived from them.
         with_label: True for train, False for a file to predict, which has ids instead.
@@ -57,36 +59,40 @@ def prepare_file(
         DataError: Naming the first bad value.
     """
     groups = layout(schema, with_label=with_label)
-    num_rows = open_parquet(file).num_rows
-    writer = ShardWriter(folder, groups, num_rows=num_rows, shard_rows=knobs.shard_rows)
+    log = open_log(source)
+    writer = ShardWriter(folder, groups, num_rows=log.num_rows, shard_rows=knobs.shard_rows)
     statistics = FileStatistics(schema)
     columns = [*(field.name for field in schema.columns), schema.label if with_label else schema.id]
     row_bytes = sum(group.row_bytes for group in groups) + _ENCODING_BYTES * len(columns)
     most_rows = max(_BATCH_BYTES // row_bytes, _MIN_BATCH_ROWS)
     knobs = knobs.model_copy(update={"batch_rows": min(knobs.batch_rows, most_rows)})
-    encoder = _encoder(file, folder, schema, groups, impressions, knobs=knobs)
-    batches = read_batches(file, columns=columns, batch_rows=knobs.batch_rows)
+    encoder = _encoder(log, folder, schema, groups, impressions, knobs=knobs)
+
+    def encode(chunk: Chunk) -> EncodedBatch:
+        return encoder.of_file(chunk.part.name, first_row=chunk.part.first_row)(chunk.row, chunk.batch)
+
+    chunks = read_batches(log, columns=columns, batch_rows=knobs.batch_rows)
     with (
-        nullcontext() if with_label else IdWriter(folder, file=file, column=schema.id) as ids,
-        Progress(num_rows, label=f"prepare {file}") as progress,
+        nullcontext() if with_label else IdWriter(folder, at=partial(log.at, schema.id)) as ids,
+        Progress(log.num_rows, label=f"prepare {log}") as progress,
     ):
-        for first_row, raw, encoded in map_batches(encoder, batches, num_threads=knobs.num_threads):
+        for chunk, encoded in map_batches(encode, chunks, num_threads=knobs.num_threads):
             writer.append(encoded.arrays)
             statistics.update(encoded)
             if ids is not None:
-                ids.append(raw.column(schema.id), first_row=first_row)
-            progress.advance(raw.num_rows)
+                ids.append(chunk.batch.column(schema.id), first_row=chunk.first_row)
+            progress.advance(chunk.batch.num_rows)
     shutil.rmtree(folder / _SCRATCH, ignore_errors=True)
     summary = statistics.summary()
     if with_label:
-        summary = {**summary, **_two_classes(statistics.label_summary(), file=file, column=schema.label)}
+        summary = {**summary, **_two_classes(statistics.label_summary(), file=log.name, column=schema.label)}
     writer.close(schema=schema, other_files=() if with_label else (IDS,), origin=origin)
     write_json(folder / STATISTICS, summary)
     return summary
 
 
 def _encoder(
-    file: str,
+    log: RawLog,
     folder: Path,
     schema: Schema,
     groups: tuple[Group, ...],
@@ -94,12 +100,12 @@ def _encoder(
     *,
     knobs: PrepareParams,
 ) -> BatchEncoder:
-    """The encoder of a file; features of impressions are computed first, from a pass of their own over it."""
-    encoder = BatchEncoder(schema, groups, file=file)
+    """The encoder of a log; features of impressions are computed first, from a pass of their own over it."""
+    encoder = BatchEncoder(schema, groups, file=log.name)
     if impressions is None:
         return encoder
     (folder / _SCRATCH).mkdir()
-    features = build_impressions(file, impressions, encoder, folder=folder / _SCRATCH, knobs=knobs)
+    features = build_impressions(log, impressions, encoder, folder=folder / _SCRATCH, knobs=knobs)
     return encoder.with_impressions(features)
 
 

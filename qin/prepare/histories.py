@@ -13,7 +13,8 @@ import pyarrow as pa
 
 from qin.columns.schema import Field, Schema, TokenRule
 from qin.columns.types import is_list, is_string, value_type
-from qin.raw.parquet import read_sample
+from qin.raw.log import RawLog, open_log, read_sample
+from qin.sources import Source
 
 _SAMPLE_ROWS = 1024
 _SHOWN_CHARACTERS = 60
@@ -22,11 +23,11 @@ _NUMBERS = re.compile(r"[-+.\d\s,|;^:/_\x01]*\Z", re.ASCII)  # whatever divides 
 _BRACKETS = {"[": "]", "{": "}", "(": ")"}
 
 
-def inspect_histories(file: str, schema: Schema) -> tuple[Schema, list[str]]:
+def inspect_histories(source: Source | RawLog, schema: Schema) -> tuple[Schema, list[str]]:
     """Decide what the tokens of each sequence are where the settings leave it open, and look for what is odd.
 
     Args:
-        file: The train file.
+        source: The train log.
         schema: The resolved columns.
 
     Returns:
@@ -34,7 +35,8 @@ def inspect_histories(file: str, schema: Schema) -> tuple[Schema, list[str]]:
     """
     if not schema.sequences:
         return schema, []
-    sample = read_sample(file, columns=[field.name for field in schema.sequences], num_rows=_SAMPLE_ROWS)
+    log = open_log(source)
+    sample = read_sample(log, columns=[field.name for field in schema.sequences], num_rows=_SAMPLE_ROWS)
     decided: dict[str, Field] = {}
     warnings: list[str] = []
     for named in schema.sequences:
@@ -43,7 +45,7 @@ def inspect_histories(file: str, schema: Schema) -> tuple[Schema, list[str]]:
         decided[field.name] = field
         histories = [list(_tokens(text, field)) for text in texts]
         found = [_padding_warning(histories, field), _separator_warning(texts, field)]
-        warnings += [f"warning: {file}: column {field.name}: {line}" for line in found if line]
+        warnings += [f"warning: {log}: column {field.name}: {line}" for line in found if line]
     return replace(schema, fields=tuple(decided.get(field.name, field) for field in schema.fields)), warnings
 
 

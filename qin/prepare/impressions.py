@@ -17,6 +17,7 @@ from qin.features.impression import Compared, build_impression_features, impress
 from qin.prepare.encode import BatchEncoder
 from qin.raw.canonical import shown
 from qin.raw.hashing import hash_column
+from qin.raw.log import RawLog
 
 _NUMBER = r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$"
 
@@ -24,13 +25,13 @@ Values = npt.NDArray[np.float32]
 
 
 def build_impressions(
-    file: str, impressions: Impressions, encoder: BatchEncoder, *, folder: Path, knobs: PrepareParams
+    log: RawLog, impressions: Impressions, encoder: BatchEncoder, *, folder: Path, knobs: PrepareParams
 ) -> ColumnFile:
-    """Compute the features of impressions of a raw file; see `build_impression_features`."""
+    """Compute the features of impressions of a raw log; see `build_impression_features`."""
     return build_impression_features(
-        file,
+        log,
         key=impressions.key,
-        compared=_compared(impressions, encoder, file),
+        compared=_compared(impressions, encoder),
         folder=folder,
         batch_rows=knobs.batch_rows,
         num_threads=knobs.num_threads,
@@ -52,26 +53,27 @@ def impressions_of_batch(
         DataError: Naming the first bad value.
     """
     hashes = impression_hashes([hash_column(batch.column(name)) for name in impressions.key], first_row=0)
-    return impression_features(hashes, [number.values(0, batch) for number in _compared(impressions, encoder, file)])
+    return impression_features(hashes, [number.values(file, 0, batch) for number in _compared(impressions, encoder)])
 
 
-def _compared(impressions: Impressions, encoder: BatchEncoder, file: str) -> list[Compared]:
-    numbers = [_number(name, encoder, file) for name in impressions.columns]
+def _compared(impressions: Impressions, encoder: BatchEncoder) -> list[Compared]:
+    numbers = [_number(name, encoder) for name in impressions.columns]
     return [*numbers, *(_hits(field, encoder) for field in impressions.histories)]
 
 
-def _number(name: str, encoder: BatchEncoder, file: str) -> Compared:
-    def values(first_row: int, batch: pa.RecordBatch) -> Values:
+def _number(name: str, encoder: BatchEncoder) -> Compared:
+    def values(file: str, row: int, batch: pa.RecordBatch) -> Values:
         out = np.empty(batch.num_rows, np.float32)
-        encoder.numeric(parsed(batch.column(name), file=file, column=name, first_row=first_row), name, first_row, out)
+        numbers = parsed(batch.column(name), file=file, column=name, first_row=row)
+        encoder.of_file(file).numeric(numbers, name, row, out)
         return out
 
     return Compared(name, (name,), values)
 
 
 def _hits(field: Field, encoder: BatchEncoder) -> Compared:
-    def values(first_row: int, batch: pa.RecordBatch) -> Values:
-        return encoder.hits(first_row, batch, field).astype(np.float32)
+    def values(file: str, row: int, batch: pa.RecordBatch) -> Values:
+        return encoder.of_file(file).hits(row, batch, field).astype(np.float32)
 
     return Compared(f"{field.name}.{HITS}", (field.name, field.vocabulary), values)
 

@@ -1,6 +1,7 @@
 """The ids of a sample submission, and which row of the test file each of them is."""
 
 import codecs
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +46,7 @@ def read_sample_ids(file: str) -> tuple[list[str], pa.ChunkedArray]:
 
 
 def match_ids(
-    wanted: pa.ChunkedArray, ids: pa.ChunkedArray, *, file: str, column: str, test: str
+    wanted: pa.ChunkedArray, ids: pa.ChunkedArray, *, file: str, column: str, test: str, at: Callable[[int], str]
 ) -> npt.NDArray[np.int64]:
     """Row of the test file for each row of the sample submission.
 
@@ -54,7 +55,8 @@ def match_ids(
         ids: Ids of the test file, `(n,)`, all different.
         file: The sample submission, for messages.
         column: The id column, for messages.
-        test: The test file, for messages.
+        test: The test log, for messages.
+        at: What messages say of where the id of a row of it is.
 
     Raises:
         DataError: If the ids are not the same set, or one occurs twice.
@@ -74,7 +76,7 @@ def match_ids(
         raise DataError(f"{file}: column {column}, row {row}: id occurs twice: {wanted[row].as_py()!r}")
     if counts.min() == 0:
         row = int(np.flatnonzero(counts == 0)[0])
-        raise DataError(f"{test}: column {column}, row {row}: id is not in {file}: {ids[row].as_py()!r}")
+        raise DataError(f"{at(row)}: id is not in {file}: {ids[row].as_py()!r}")
     return rows
 
 

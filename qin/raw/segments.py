@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +12,8 @@ from qin.columns.types import is_groupable
 from qin.errors import DataError, SchemaError
 from qin.raw.canonical import canonical_text
 from qin.raw.hashing import hash_values, seed_of
-from qin.raw.parquet import open_parquet, read_batches
+from qin.raw.log import RawLog, open_log, read_batches
+from qin.sources import Source
 
 NULL = "null"
 _NULL_IN_TEXT = '"null"'
@@ -39,11 +39,11 @@ class Segments:
         return Segments(self.names, self.code[rows])
 
 
-def read_segments(file: str | Path, column: str, rows: Rows) -> Segments:
+def read_segments(source: Source | RawLog, column: str, rows: Rows) -> Segments:
     """Read a column's values at some rows; memory is bounded by the batch and the number of distinct values.
 
     Args:
-        file: Parquet file.
+        source: The log.
         column: Its name.
         rows: Row numbers, ascending, `(num_rows,)`.
 
@@ -53,7 +53,7 @@ def read_segments(file: str | Path, column: str, rows: Rows) -> Segments:
     """
     number: dict[str, int] = {}
     code = np.empty(rows.size, np.int32)
-    for place, values in _selected(file, column, rows):
+    for place, values in _selected(source, column, rows):
         encoded = _names(values).dictionary_encode()
         known = [number.setdefault(name, len(number)) for name in encoded.dictionary.to_pylist()]
         code[place] = np.array(known, np.int32)[encoded.indices.to_numpy()]
@@ -69,11 +69,11 @@ def segments_of(values: pa.Array) -> Segments:
     return Segments(tuple(encoded.dictionary.to_pylist()), encoded.indices.to_numpy())
 
 
-def read_clusters(file: str | Path, column: str, rows: Rows) -> npt.NDArray[np.int64]:
+def read_clusters(source: Source | RawLog, column: str, rows: Rows) -> npt.NDArray[np.int64]:
     """Number the groups of rows that share a value of a key column; a row whose key is null is a group of its own.
 
     Args:
-        file: Parquet file.
+        source: The log.
         column: Its name.
         rows: Row numbers, ascending, `(num_rows,)`.
 
@@ -85,7 +85,7 @@ def read_clusters(file: str | Path, column: str, rows: Rows) -> npt.NDArray[np.i
         DataError: If the file cannot be read, or has fewer rows than that.
     """
     hashes, is_null = np.empty(rows.size, np.uint64), np.empty(rows.size, np.bool_)
-    for place, values in _selected(file, column, rows):
+    for place, values in _selected(source, column, rows):
         hashes[place], is_null[place] = hash_values(values, seed_of("cluster", 0))
     cluster = np.empty(rows.size, np.int64)
     keys, cluster[~is_null] = np.unique(hashes[~is_null], return_inverse=True)
@@ -98,20 +98,19 @@ def _names(values: pa.Array) -> pa.Array:
     return pc.fill_null(pc.if_else(pc.equal(text, NULL), _NULL_IN_TEXT, text), NULL)
 
 
-def _selected(file: str | Path, column: str, rows: Rows) -> Iterator[tuple[slice, pa.Array]]:
+def _selected(source: Source | RawLog, column: str, rows: Rows) -> Iterator[tuple[slice, pa.Array]]:
     """The column's values at the wanted rows of each batch, and their place among the wanted rows."""
-    with open_parquet(file) as opened:
-        names, num_rows = opened.schema_arrow.names, opened.num_rows
-        if column not in names:
-            raise SchemaError(f"{file}: no column {column}")
-        kind = opened.schema_arrow.field(column).type
-        if not is_groupable(kind):
-            raise SchemaError(f"{file}: column {column}: values of type {kind} cannot group rows")
-    if rows.size and rows[-1] >= num_rows:
-        raise DataError(f"{file}: has {num_rows} rows, row {rows[-1]} was asked for; it is not the file of this run")
+    log = open_log(source)
+    if column not in log.schema.names:
+        raise SchemaError(f"{log}: no column {column}")
+    kind = log.schema.field(column).type
+    if not is_groupable(kind):
+        raise SchemaError(f"{log}: column {column}: values of type {kind} cannot group rows")
+    if rows.size and rows[-1] >= log.num_rows:
+        raise DataError(f"{log}: has {log.num_rows} rows, row {rows[-1]} was asked for; it is not the file of this run")
     done = 0
-    for first_row, batch in read_batches(file, columns=[column], batch_rows=_BATCH_ROWS):
-        stop = int(np.searchsorted(rows, first_row + batch.num_rows))
+    for chunk in read_batches(log, columns=[column], batch_rows=_BATCH_ROWS):
+        stop = int(np.searchsorted(rows, chunk.first_row + chunk.batch.num_rows))
         if stop > done:
-            yield slice(done, stop), batch.column(0).take(pa.array(rows[done:stop] - first_row))
+            yield slice(done, stop), chunk.batch.column(0).take(pa.array(rows[done:stop] - chunk.first_row))
         done = stop

@@ -11,7 +11,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from enum import StrEnum
-from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -23,7 +22,8 @@ import pyarrow.compute as pc
 from qin.columns.types import is_binary, is_datetime, is_number, is_string, value_type
 from qin.errors import DataError, SchemaError
 from qin.raw.canonical import shown
-from qin.raw.parquet import open_parquet, read_batches
+from qin.raw.log import RawLog, open_log, read_batches
+from qin.sources import Source
 
 MICROSECONDS = 1_000_000
 _EPOCH = datetime(1970, 1, 1)
@@ -67,25 +67,25 @@ class TimeColumn:
     zone: str | None = None
 
     @classmethod
-    def of(cls, file: str | Path, name: str) -> "TimeColumn":
+    def of(cls, source: Source | RawLog, name: str) -> "TimeColumn":
         """Look at a column's type and, where it is text, at its first row.
 
         Raises:
             SchemaError: If the type is none that tells the time.
             DataError: If the file cannot be read, or its first row is no time.
         """
-        with open_parquet(file) as opened:
-            kind = value_type(opened.schema_arrow.field(name).type)
+        log = open_log(source)
+        kind = value_type(log.schema.field(name).type)
         if is_datetime(kind):
-            return cls(str(file), name, TimeForm.DATETIME, kind.tz if pa.types.is_timestamp(kind) else None)
+            return cls(log.name, name, TimeForm.DATETIME, kind.tz if pa.types.is_timestamp(kind) else None)
         if is_number(kind):
-            return cls(str(file), name, TimeForm.NUMBER)
+            return cls(log.name, name, TimeForm.NUMBER)
         if not (is_string(kind) or is_binary(kind)):
             raise SchemaError(
-                f"{file}: column {name}: type {kind} is no time; datetime, date, number, numeric text or ISO text is"
+                f"{log}: column {name}: type {kind} is no time; datetime, date, number, numeric text or ISO text is"
             )
-        _, first = next(iter(read_batches(file, columns=[name], batch_rows=1)))
-        return cls(str(file), name, *_form_of_text(first.column(0), f"{file}: column {name}"))
+        first = next(iter(read_batches(log, columns=[name], batch_rows=1)))
+        return cls(log.name, name, *_form_of_text(first.batch.column(0), f"{first.part.name}: column {name}"))
 
     @property
     def is_moment(self) -> bool:

@@ -25,6 +25,7 @@ each other wherever two name the same thing, though it be further back and not t
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ from typing import Any
 from qin.errors import ArtifactError, shortened
 from qin.runtime import paths
 from qin.runtime.files import fingerprint, read_exact_json
+from qin.sources import Source, SourceFile, exists, list_files, source_name
 
 ORIGIN = "origin"
 
@@ -169,7 +171,11 @@ def _pairs_of(settings: Settings) -> list[str]:
 
 
 def origin_of(
-    stage: str, settings: Settings, *, artifacts: Sequence[Artifact] = (), files: Mapping[str, str | Path] | None = None
+    stage: str,
+    settings: Settings,
+    *,
+    artifacts: Sequence[Artifact] = (),
+    files: Mapping[str, Source | None] | None = None,
 ) -> Origin:
     """What a stage's output is made from.
 
@@ -180,7 +186,7 @@ def origin_of(
         files: Raw files that it reads, by their key in params.yaml.
     """
     values = {key: _value(settings, key) for key in recorded_keys(stage, settings)}
-    made_from = {key: raw_checksum(file) for key, file in (files or {}).items()}
+    made_from = {key: raw_checksum(file) for key, file in (files or {}).items() if file is not None}
     for artifact in artifacts:
         values = {**artifact.origin.settings, **values}
         made_from = {**artifact.origin.made_from, artifact.place: artifact.checksum, **made_from}
@@ -189,7 +195,7 @@ def origin_of(
 
 
 def check_chain(
-    artifacts: Sequence[Artifact], settings: Settings, *, files: Mapping[str, str | Path] | None = None
+    artifacts: Sequence[Artifact], settings: Settings, *, files: Mapping[str, Source | None] | None = None
 ) -> None:
     """Check that artifacts are of these settings, of these raw files and of each other.
 
@@ -204,9 +210,11 @@ def check_chain(
     for artifact in artifacts:
         _check_settings(artifact, settings)
     for key, file in (files or {}).items():
-        if Path(file).exists() and any(key in artifact.origin.made_from for artifact in artifacts):
+        if file is None or not any(key in artifact.origin.made_from for artifact in artifacts):
+            continue
+        if exists(file):
             _check_raw_file(key, file, artifacts)
-    check_links(artifacts, names={f"data.{key}": str(name) for key, name in settings["data"].items()})
+    check_links(artifacts, names=_names(settings))
 
 
 def check_links(artifacts: Sequence[Artifact], *, names: Mapping[str, str] | None = None) -> None:
@@ -230,20 +238,31 @@ def check_links(artifacts: Sequence[Artifact], *, names: Mapping[str, str] | Non
             raise ArtifactError(f"{artifact.place}: made from another {shown} than {than}; run `dvc repro`")
 
 
-def raw_checksum(path: str | Path) -> str:
-    """A name for the content of a raw file, or of all files in a folder.
+def _names(settings: Settings) -> dict[str, str]:
+    """What messages call raw files, by their key in params.yaml."""
+    keys = ("train", "test", "sample_submission")
+    return {f"data.{key}": source_name(settings["data"][key]) for key in keys if settings["data"].get(key)}
+
+
+def raw_checksum(source: Source) -> str:
+    """A name for the content of a raw file, or of all files of a log.
 
     Files up to 64 MiB are read whole. Of a larger one the size, evenly spaced blocks and the end count, which in a
     Parquet file holds the place, size and range of every column: another log differs there.
     """
-    path, digest = Path(path), hashlib.sha256()
-    if path.is_dir():
-        for part in sorted(path.iterdir()):
-            digest.update(f"{part.name} {raw_checksum(part)}\n".encode())
-        return digest.hexdigest()[:16]
-    size = path.stat().st_size
-    digest.update(str(size).encode())
-    with path.open("rb") as file:
+    files = list_files(source)
+    if len(files) == 1 and not files[0].inside:
+        return file_checksum(files[0])
+    lines = (f"{file.inside} {file_checksum(file)}\n" for file in files)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()[:16]
+
+
+def file_checksum(source: SourceFile) -> str:
+    """A name for the content of one file of a log; see `raw_checksum`."""
+    digest = hashlib.sha256()
+    with source.open() as file:
+        size = file.seek(0, os.SEEK_END)
+        digest.update(str(size).encode())
         starts = range(0, size - _TAIL_BYTES, (size - _TAIL_BYTES) // _NUM_BLOCKS) if size > _WHOLE_BYTES else ()
         for start in starts:
             file.seek(start)
@@ -263,12 +282,12 @@ def _check_settings(artifact: Artifact, settings: Settings) -> None:
             )
 
 
-def _check_raw_file(key: str, file: str | Path, artifacts: Sequence[Artifact]) -> None:
+def _check_raw_file(key: str, file: Source, artifacts: Sequence[Artifact]) -> None:
     checksum = raw_checksum(file)
     for artifact in artifacts:
         if artifact.origin.made_from.get(key, checksum) != checksum:
             raise ArtifactError(
-                f"{artifact.place}: made from another {file} than the one that is there; run `dvc repro`"
+                f"{artifact.place}: made from another {source_name(file)} than the one that is there; run `dvc repro`"
             )
 
 

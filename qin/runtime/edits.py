@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from qin.errors import EditedError
+from qin.sources import Source, exists, is_uri, items_of, list_files
 
 _ROOT = Path(__file__).resolve().parents[2]
 _PACKAGES = ("qin", "stages")
@@ -32,11 +33,13 @@ class InputWatch:
 
     def __init__(self) -> None:
         self._code = dict(_code_at_start) or _sources()
-        self._states: dict[Path, _State] = {}
+        self._states: dict[Path | str, _State] = {}
 
-    def add(self, *paths: str | Path) -> None:
-        """Watch files or folders, which may be missing."""
-        self._states.update({Path(path): _state(Path(path)) for path in paths})
+    def add(self, *sources: Source | None) -> None:
+        """Watch files, folders and URIs, which may be missing."""
+        items = [item for source in sources if source is not None for item in items_of(source)]
+        places = [item if is_uri(item) else Path(item) for item in items]
+        self._states.update({place: _state(place) for place in places})
 
     def check(self, stage: str) -> None:
         """Compare every input, and every source that has been imported, with its state at the start.
@@ -44,7 +47,10 @@ class InputWatch:
         Raises:
             EditedError: If one has changed, appeared or gone.
         """
-        before = {**{path: self._code[path] for path in _imported() if path in self._code}, **self._states}
+        before: dict[Path | str, _State] = {
+            **{path: self._code[path] for path in _imported() if path in self._code},
+            **self._states,
+        }
         edited = [_shown(path) for path, state in before.items() if _state(path) != state]
         if edited:
             more = f" and {len(edited) - _SHOWN} more" if len(edited) > _SHOWN else ""
@@ -54,7 +60,9 @@ class InputWatch:
             )
 
 
-def _state(path: Path) -> _State:
+def _state(path: Path | str) -> _State:
+    if isinstance(path, str):
+        return _remote_state(path)
     try:
         if path.is_dir():
             return tuple((entry.name, _state(entry)) for entry in sorted(path.iterdir()))
@@ -64,6 +72,16 @@ def _state(path: Path) -> _State:
     except FileNotFoundError:
         return None
     return found.st_size, found.st_mtime_ns, found.st_ino
+
+
+def _remote_state(uri: str) -> _State:
+    """Name, size and time of each object: what object storage tells without reading it."""
+    if not exists(uri):
+        return None
+    try:
+        return tuple((file.name, file.state()) for file in list_files(uri))
+    except FileNotFoundError:  # it went while it was looked at
+        return None
 
 
 def _sources() -> dict[Path, _State]:
@@ -78,5 +96,7 @@ def _imported() -> Iterator[Path]:
             yield Path(file)
 
 
-def _shown(path: Path) -> str:
+def _shown(path: Path | str) -> str:
+    if isinstance(path, str):
+        return path
     return str(path.relative_to(_ROOT)) if path.is_relative_to(_ROOT) and path.suffix == ".py" else str(path)

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 PARAMS = Path("params.yaml")
+DVC_YAML = Path("dvc.yaml")
 PREPARED = Path("data/prepared")
 PREPARED_TRAIN = PREPARED / "train"
 PREPARED_TEST = PREPARED / "test"

@@ -22,6 +22,7 @@ from qin.runtime.host import TreeMemory, largest_resident_bytes
 from qin.runtime.paths import PARAMS, SCRATCH
 from qin.runtime.progress import PASSING, log, log_to_stderr
 from qin.runtime.replacing import put_back
+from qin.sources import Source
 
 STAGES = ("prepare", "split", "train", "trees", "calibrate", "evaluate", "predict")
 
@@ -51,13 +52,15 @@ class StageReport:
     warnings: list[str] = field(default_factory=list)
     inputs: InputWatch = field(default_factory=InputWatch)
 
-    def reads(self, *places: Path, settings: Settings, files: Mapping[str, str | Path] | None = None) -> list[Artifact]:
+    def reads(
+        self, *places: Path, settings: Settings, files: Mapping[str, Source | None] | None = None
+    ) -> list[Artifact]:
         """Watch all that the stage reads for edits, and check that it belongs together.
 
         Args:
             places: Artifacts, in the pipeline's order.
             settings: All of params.yaml, as plain values.
-            files: Raw files, by their key in params.yaml.
+            files: Raw files, by their key in params.yaml; None where that is null.
 
         Raises:
             ArtifactError: If one is missing, or naming what does not belong to the others; see `check_chain`.

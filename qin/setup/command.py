@@ -8,6 +8,7 @@ import typer
 from qin.errors import DataError
 from qin.setup.outcome import Ask
 from qin.setup.settings import Files
+from qin.sources import exists, is_uri
 
 
 def files_of(train: str, *, test: str | None, submission: str | None) -> Files:
@@ -17,12 +18,17 @@ def files_of(train: str, *, test: str | None, submission: str | None) -> Files:
         DataError: If a named file is missing.
     """
     for file in (test, submission):
-        if file is not None and not Path(file).exists():
+        if file is not None and not exists(file):
             raise DataError(f"{file}: file not found")
-    beside = Path(train).parent
-    test = test or (beside / "test.parquet").as_posix()
-    submission = submission or (beside / "sample_submission.csv").as_posix()
-    return Files(train, test, submission, tuple(file for file in (test, submission) if not Path(file).exists()))
+    beside = "data" if is_uri(train) else Path(train).parent.as_posix()  # the sample is read from here
+    folder = train.rstrip("/").rpartition("/")[0] if is_uri(train) else beside
+    test = test or _inside(folder, "test.parquet")
+    submission = submission or _inside(beside, "sample_submission.csv")
+    return Files(train, test, submission, tuple(file for file in (test, submission) if not exists(file)))
+
+
+def _inside(folder: str, name: str) -> str:
+    return name if folder == "." else f"{folder}/{name}"
 
 
 def prompt() -> Ask | None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from qin.errors import QinError
 from qin.raw.hashing import hash_column, hash_rows, seed_of
-from qin.raw.parquet import read_batches
+from qin.raw.log import read_batches
 from qin.raw.times import TimeColumn
 from qin.setup.profile import ColumnProfile, LogProfile, numbers_of
 
@@ -89,7 +89,8 @@ def rows_together(log: LogProfile, key: Sequence[str], label: str) -> Together:
     """Count the rows that share a key, on a part of the impressions that fits into memory, each of them whole."""
     limit = np.uint64(2**64 - 1)
     hashes, clicked = np.empty(0, np.uint64), np.empty(0, np.bool_)
-    for _, batch in read_batches(log.file, columns=[*key, label], batch_rows=1 << 15):
+    for chunk in read_batches(log.file, columns=[*key, label], batch_rows=1 << 15):
+        batch = chunk.batch
         columns = [hash_column(batch.column(name)) for name in key]
         rows = hash_rows(columns, _SEED)
         is_kept = (rows <= limit) & ~np.logical_or.reduce([column.is_null for column in columns])

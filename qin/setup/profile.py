@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from qin.columns.types import is_datetime, is_groupable, is_list, is_number, is_string, value_type
 from qin.raw.hashing import hash_values, seed_of
-from qin.raw.parquet import open_parquet, read_batches
+from qin.raw.log import open_log, read_batches
 from qin.runtime.progress import Progress
 from qin.setup.sketch import Hashes, ValueSketch
 
@@ -127,18 +127,18 @@ def profile_log(file: str) -> LogProfile:
     Raises:
         DataError: If it cannot be read, or has no rows.
     """
-    with open_parquet(file) as log:
-        schema, num_rows = log.schema_arrow, log.num_rows
-    columns = {column.name: ColumnProfile(column.name, value_type(column.type)) for column in schema}
-    stride = -(-num_rows // _SAMPLE_ROWS)
+    log = open_log(file)
+    columns = {column.name: ColumnProfile(column.name, value_type(column.type)) for column in log.schema}
+    stride = -(-log.num_rows // _SAMPLE_ROWS)
     sample: list[pa.RecordBatch] = []
-    with Progress(num_rows, label=f"profile {file}") as progress:
-        for first_row, batch in read_batches(file, columns=list(columns), batch_rows=_BATCH_ROWS):
+    with Progress(log.num_rows, label=f"profile {log}") as progress:
+        for chunk in read_batches(log, columns=list(columns), batch_rows=_BATCH_ROWS):
+            batch = chunk.batch
             for name, column in columns.items():
                 column.add(batch.column(name))
-            sample.append(batch.take(pa.array(np.arange(-first_row % stride, batch.num_rows, stride))))
+            sample.append(batch.take(pa.array(np.arange(-chunk.first_row % stride, batch.num_rows, stride))))
             progress.advance(batch.num_rows)
-    return LogProfile(file, num_rows, columns, pa.Table.from_batches(sample))
+    return LogProfile(file, log.num_rows, columns, pa.Table.from_batches(sample))
 
 
 def hashes_of(array: pa.Array) -> Hashes:

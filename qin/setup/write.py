@@ -10,7 +10,7 @@ import pyarrow as pa
 from qin.columns.schema import resolve_schema
 from qin.config import load_params
 from qin.errors import ConfigError, DataError
-from qin.raw.parquet import open_parquet
+from qin.raw.log import open_log
 from qin.runtime.files import atomic_file
 from qin.setup.outcome import Ask
 from qin.setup.plan import Plan, plan_settings
@@ -78,8 +78,7 @@ def _is_committed(path: Path) -> bool:
 def _columns(file: str, files: Files) -> pa.Schema | None:
     if file in files.missing:
         return None
-    with open_parquet(file) as opened:
-        return opened.schema_arrow
+    return open_log(file).schema
 
 
 def _header(file: str, files: Files) -> list[str]:

@@ -1,5 +1,6 @@
 """The ids of a file to predict: streamed to disk as text, checked to be all different."""
 
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -24,12 +25,11 @@ class IdWriter:
 
     Args:
         folder: Existing folder.
-        file: File that the ids come from, for messages.
-        column: Column that they come from, for messages.
+        at: What messages say of where the id of a row is: file, column, row.
     """
 
-    def __init__(self, folder: Path, *, file: str, column: str) -> None:
-        self._path, self._file, self._column = folder / IDS, file, column
+    def __init__(self, folder: Path, *, at: Callable[[int], str]) -> None:
+        self._path, self._at = folder / IDS, at
         self._seed = seed_of("id", 0)
         self._hashes: list[npt.NDArray[np.uint64]] = []
         self._pending: list[pa.Array] = []
@@ -59,8 +59,7 @@ class IdWriter:
         text = self._text(array, first_row)
         is_missing = pc.fill_null(pc.equal(text, ""), True).to_numpy(zero_copy_only=False)
         if is_missing.any():
-            row = first_row + int(np.flatnonzero(is_missing)[0])
-            raise DataError(f"{self._file}: column {self._column}, row {row}: id is missing")
+            raise DataError(f"{self._at(first_row + int(np.flatnonzero(is_missing)[0]))}: id is missing")
         self._hashes.append(hash_values(text, self._seed)[0])
         self._pending.append(text)
         num_pending = sum(len(part) for part in self._pending)
@@ -79,10 +78,7 @@ class IdWriter:
             return raw.cast(pa.string())
         except pa.ArrowInvalid as error:
             row = next(row for row, value in enumerate(raw.to_pylist()) if value is not None and not _is_utf8(value))
-            raise DataError(
-                f"{self._file}: column {self._column}, row {first_row + row}: id is no text in UTF-8: "
-                f"{raw[row].as_py()!r}"
-            ) from error
+            raise DataError(f"{self._at(first_row + row)}: id is no text in UTF-8: {raw[row].as_py()!r}") from error
 
     def _write(self, num_rows: int) -> None:
         """Write so many pending rows, in blocks that do not show how rows were batched."""
@@ -103,7 +99,7 @@ class IdWriter:
         is_first[np.unique(hashes, return_index=True)[1]] = True
         row = int(np.flatnonzero(~is_first)[0])
         value = read_ids(self._path.parent)[row].as_py()
-        raise DataError(f"{self._file}: column {self._column}, row {row}: id occurs twice: {value!r}")
+        raise DataError(f"{self._at(row)}: id occurs twice: {value!r}")
 
 
 def _is_utf8(value: bytes) -> bool:

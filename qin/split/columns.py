@@ -1,7 +1,7 @@
 """What the split needs to know of each row of the raw train file."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,10 +14,11 @@ from qin.config import DataParams, SplitParams
 from qin.errors import SchemaError
 from qin.features.ranks import first_times, group_rows
 from qin.raw.hashing import HashedColumn, Hashes, hash_column, hash_rows, seed_of
-from qin.raw.parquet import map_batches, open_parquet, read_batches
+from qin.raw.log import Chunk, map_batches, open_log, read_batches
 from qin.raw.times import TimeColumn
 from qin.raw.values import encode_label, refuse_rounded
-from qin.runtime.progress import Progress, log
+from qin.runtime.progress import Progress
+from qin.runtime.progress import log as logger
 
 _BATCH_ROWS = 4096
 _LONE_KEYS = frozenset({"group", "session", "impression"})  # where null is no value that rows could share
@@ -63,7 +64,7 @@ def read_split_columns(
     """Read the columns that the split needs, 17 to 43 bytes of memory per row.
 
     Args:
-        data: File, label and id.
+        data: Train log, label and id.
         split: Keys and seeds.
         target: Columns of the target item, for the cold share.
         features: Scalar input columns, which identify a row where nothing else does.
@@ -73,8 +74,8 @@ def read_split_columns(
         SchemaError: If a column that the settings name is not in the file.
         DataError: If a label or time is invalid.
     """
-    file = data.train
-    schema = open_parquet(file).schema_arrow
+    log = open_log(data.train)
+    schema = log.schema
     row_key = split.row_key or ([data.id] if data.id in schema.names else list(features))
     keys = {"target": list(target)}
     if split.group_key is not None:
@@ -92,26 +93,25 @@ def read_split_columns(
         "split.time_col": [split.time_col],
         "features.impression.key": list(impression or []),
     }
-    columns_read = _checked_columns(schema, named, file)
-    time_column = None if split.time_col is None else TimeColumn.of(file, split.time_col)
-    encoder = _SplitEncoder(file, data.label, {"row": row_key, **keys}, time_column, split.seed)
-    num_rows = open_parquet(file).num_rows
+    columns_read = _checked_columns(schema, named, log.name)
+    time_column = None if split.time_col is None else TimeColumn.of(log, split.time_col)
+    encoder = _SplitEncoder(data.label, {"row": row_key, **keys}, time_column, split.seed)
     arrays: dict[str, npt.NDArray[Any]] = {}
-    batches = read_batches(file, columns=columns_read, batch_rows=_BATCH_ROWS)
-    with Progress(num_rows, label=f"split {file}") as progress:
-        for first_row, batch, values in map_batches(encoder, batches, num_threads=1):
+    chunks = read_batches(log, columns=columns_read, batch_rows=_BATCH_ROWS)
+    with Progress(log.num_rows, label=f"split {log}") as progress:
+        for chunk, values in map_batches(encoder, chunks, num_threads=1):
             for name, part in values.items():
                 kind = np.result_type(part, arrays.get(name, part))  # text of numbers may turn to fractions
                 if name not in arrays:
-                    arrays[name] = np.empty(num_rows, kind)
+                    arrays[name] = np.empty(log.num_rows, kind)
                 arrays[name] = arrays[name].astype(kind, copy=False)
-                arrays[name][first_row : first_row + part.size] = part
-            progress.advance(batch.num_rows)
+                arrays[name][chunk.first_row : chunk.first_row + part.size] = part
+            progress.advance(chunk.batch.num_rows)
     missing = {key: arrays[f"missing.{key}"] for key in sorted(keys.keys() & _LONE_KEYS)}
     for key, mask in missing.items():
         if mask.any():
             share, names = f"{mask.mean():.2%}", " or ".join(keys[key])
-            log.info("%s: %s of the rows have no %s (%s); each is one of its own", file, share, key, names)
+            logger.info("%s: %s of the rows have no %s (%s); each is one of its own", log, share, key, names)
     return SplitColumns(
         label=arrays["label"],
         row_hash=arrays["row"],
@@ -132,24 +132,21 @@ class _SplitEncoder:
     """Labels, hashes and times of a batch.
 
     Attributes:
-        file: For messages.
         label: Column of the label.
         keys: Columns of each hash.
         time: The time column, or None.
         seed: Seed of the hashes.
     """
 
-    file: str
     label: str
     keys: Mapping[str, Sequence[str]]
     time: TimeColumn | None
     seed: int
 
-    def __call__(self, first_row: int, batch: pa.RecordBatch) -> dict[str, npt.NDArray[Any]]:
-        label, file = batch.column(self.label), self.file
-        values: dict[str, npt.NDArray[Any]] = {
-            "label": encode_label(label, file=file, column=self.label, first_row=first_row)
-        }
+    def __call__(self, chunk: Chunk) -> dict[str, npt.NDArray[Any]]:
+        batch, file, first_row = chunk.batch, chunk.part.name, chunk.row
+        label = encode_label(batch.column(self.label), file=file, column=self.label, first_row=first_row)
+        values: dict[str, npt.NDArray[Any]] = {"label": label}
         hashed = {name: hash_column(batch.column(name)) for name in set().union(*self.keys.values())}
         for key, columns in self.keys.items():
             values[key] = hash_rows([hashed[name] for name in columns], seed_of(f"split.{key}", self.seed))
@@ -161,7 +158,8 @@ class _SplitEncoder:
             values[key][is_missing] = hash_rows([alone], seed_of(f"split.{key}.row", self.seed))
             values[f"missing.{key}"] = is_missing
         if self.time is not None:
-            values["time"] = self.time.values(batch.column(self.time.name), first_row=first_row)
+            time = replace(self.time, file=file)
+            values["time"] = time.values(batch.column(time.name), first_row=first_row)
         return values
 
 

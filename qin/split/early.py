@@ -8,21 +8,23 @@ from qin.config import Params
 from qin.errors import SchemaError
 
 
-def check_later_columns(params: Params, *, train: pa.Schema, test: pa.Schema) -> None:
+def check_later_columns(params: Params, *, train: pa.Schema, test: pa.Schema | None) -> None:
     """Check the columns that calibrate, evaluate and predict read of the raw files.
 
     Args:
         params: Sections calibration, data and evaluate.
         train: The train file's Arrow schema.
-        test: The test file's.
+        test: The test file's; None without one.
 
     Raises:
         SchemaError: Naming each column that is missing, or whose values cannot be told apart.
     """
     data, by = params.data, params.calibration.by
-    named = [("evaluate.slices", name, data.train, train) for name in params.evaluate.slices]
+    named = [("evaluate.slices", name, data.train_name, train) for name in params.evaluate.slices]
     if by is not None:
-        named += [("calibration.by", by, data.train, train), ("calibration.by", by, data.test, test)]
+        named.append(("calibration.by", by, data.train_name, train))
+    if by is not None and test is not None:
+        named.append(("calibration.by", by, data.test_name, test))
     problems = []
     for key, name, file, columns in named:
         if name not in columns.names:

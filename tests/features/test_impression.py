@@ -22,7 +22,7 @@ NUM_ROWS = 500
 
 def numbers(name: str) -> Compared:
     return Compared(
-        name, (name,), lambda _, batch: batch.column(name).to_numpy(zero_copy_only=False).astype(np.float32)
+        name, (name,), lambda _file, _row, batch: batch.column(name).to_numpy(zero_copy_only=False).astype(np.float32)
     )
 
 

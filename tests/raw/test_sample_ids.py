@@ -23,7 +23,10 @@ def text_ids(*ids: str, cut: int = 2) -> pa.ChunkedArray:
 
 
 def match(wanted: pa.ChunkedArray, ids: pa.ChunkedArray) -> list[int]:
-    return list(match_ids(wanted, ids, file="sample.csv", column="ID", test="test.parquet").tolist())
+    def at(row: int) -> str:
+        return f"test.parquet: column ID, row {row}"
+
+    return list(match_ids(wanted, ids, file="sample.csv", column="ID", test="test.parquet", at=at).tolist())
 
 
 def test_header_and_ids_are_read_as_text(tmp_path: Path) -> None:

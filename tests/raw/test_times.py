@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qin.errors import DataError, SchemaError
-from qin.raw.parquet import read_batches
+from qin.raw.log import read_batches
 from qin.raw.times import TimeColumn, TimeForm
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -81,7 +81,7 @@ def test_int96_and_int64_are_the_same_times(folder: Path, *, store_schema: bool)
     for is_int96 in (True, False):
         file = folder / "log.parquet"
         pq.write_table(table, file, use_deprecated_int96_timestamps=is_int96, store_schema=store_schema)
-        _, batch = next(iter(read_batches(file, columns=["t"], batch_rows=9)))
+        batch = next(iter(read_batches(file, columns=["t"], batch_rows=9))).batch
         assert TimeColumn.of(file, "t").values(batch.column(0), first_row=0).tolist() == expected
 
 

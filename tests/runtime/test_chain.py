@@ -178,7 +178,7 @@ def test_raw_files_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     content = bytes(range(256)) * 64
     path.write_bytes(content)
     folder.mkdir()
-    (folder / "0").write_bytes(content)
+    (folder / "0.parquet").write_bytes(content)
     for whole in (1 << 20, 1 << 10):  # read whole; then in blocks
         monkeypatch.setattr(chain, "_WHOLE_BYTES", whole)
         monkeypatch.setattr(chain, "_BLOCK_BYTES", 64)
@@ -190,7 +190,7 @@ def test_raw_files_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             path.write_bytes(changed)
             assert raw_checksum(path) != before
     parts = raw_checksum(folder)
-    (folder / "1").write_bytes(b"more")
+    (folder / "1.parquet").write_bytes(b"more")
     assert raw_checksum(folder) != parts
 
 

@@ -11,9 +11,13 @@ from qin.shards import ids as ids_module
 from qin.shards.ids import IDS, IdWriter, read_ids
 
 
+def at(row: int) -> str:
+    return f"test.parquet: column ID, row {row}"
+
+
 def write(folder: Path, values: list[str], *, batch_rows: int) -> bytes:
     folder.mkdir(exist_ok=True)
-    with IdWriter(folder, file="test.parquet", column="ID") as writer:
+    with IdWriter(folder, at=at) as writer:
         for start in range(0, len(values), batch_rows):
             writer.append(pa.array(values[start : start + batch_rows]), first_row=start)
     return (folder / IDS).read_bytes()
@@ -57,7 +61,7 @@ def test_an_id_that_is_no_utf8_is_named(tmp_path: Path, kind: pa.DataType) -> No
     array = pa.Array.from_buffers(kind, 3, values.buffers()).slice(2)
     with (
         pytest.raises(DataError, match=r"^test\.parquet: column ID, row 7: id is no text in UTF-8: b'\\xff\\xfe'$"),
-        IdWriter(tmp_path, file="test.parquet", column="ID") as writer,
+        IdWriter(tmp_path, at=at) as writer,
     ):
         writer.append(array, first_row=7)
 
@@ -72,6 +76,6 @@ def test_an_id_that_is_no_utf8_is_named(tmp_path: Path, kind: pa.DataType) -> No
     ],
 )
 def test_ids_of_other_types_are_their_text(tmp_path: Path, array: pa.Array, texts: list[str]) -> None:
-    with IdWriter(tmp_path, file="test.parquet", column="ID") as writer:
+    with IdWriter(tmp_path, at=at) as writer:
         writer.append(array, first_row=0)
     assert read_ids(tmp_path).to_pylist() == texts
