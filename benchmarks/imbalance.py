@@ -33,7 +33,7 @@ from benchmarks.fitting import PreparedLog, fit_network, open_log
 from benchmarks.machine import describe, report
 from benchmarks.profile import changed, prepare
 from qin.config import Params, load_params
-from qin.model.build import build_model
+from qin.model.build import build_model, unfitted
 from qin.network.qin import QIN
 from qin.network.threads import fix_threads
 from qin.shards.files import RowReader, read_labels
@@ -256,8 +256,7 @@ def _endless(rows: TrainingRows) -> Iterator[Batch]:
 def _without_dropout(network: QIN, params: Params, reader: RowReader) -> QIN:
     """A copy whose gradient is no random number."""
     sizes = params.model.network.model_copy(update=dict.fromkeys(_DROPOUTS, 0.0))
-    zeros = [0.0] * len(reader.schema.numeric)
-    silent = build_model(reader.schema, sizes, mean=zeros, std=zeros, seed=0)
+    silent = build_model(reader.schema, sizes, unfitted(reader.schema, sizes), seed=0)
     silent.load_state_dict(network.state_dict())
     return silent
 

@@ -24,7 +24,7 @@ from benchmarks.machine import describe, report
 from benchmarks.measure import measure_module
 from qin.network.embedding import FusedEmbedding
 from qin.network.numeric import NumericNormalizer
-from qin.network.qin import QIN, QINInputs, QINSizes
+from qin.network.qin import QIN, FittedInputs, QINInputs, QINSizes
 from qin.train.optimizers import Optimizers, RowWiseAdam, clip_grad_norm
 
 DIM, NUM_FIELDS, NUM_ITEMS = 16, 40, 100
@@ -157,7 +157,7 @@ def _train(num_rows: int, *, steps: int) -> None:
     normalizer = NumericNormalizer(torch.empty(0), torch.empty(0))
     generator = torch.Generator().manual_seed(0)
     sizes = QINSizes(embedding_dim=DIM, sparse_embedding_grad=True)
-    model = QIN(inputs=inputs, sizes=sizes, normalizer=normalizer, generator=generator)
+    model = QIN(inputs=inputs, sizes=sizes, fitted=FittedInputs(normalizer=normalizer), generator=generator)
     table = model.embedding.embedding_table
     rest = [parameter for parameter in model.parameters() if parameter is not table]
     rows = RowWiseAdam([table], lr=_LR, weight_decay=_WEIGHT_DECAY)

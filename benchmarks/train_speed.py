@@ -50,8 +50,8 @@ from qin.shards.loader import Batch, BatchSource, iterate_in_order
 from qin.train.build import build_loader, build_optimizer
 from qin.train.checkpoint import CheckpointStore
 from qin.train.imbalance import TrainingRows
+from qin.train.inputs import fit_inputs
 from qin.train.loop import Budget, TrainingLoop
-from qin.train.moments import numeric_moments
 
 DROPOUT = 0.1
 _BUFFER_BATCHES = 4  # a buffer is read every few steps, so that each block pays for its share of the reading
@@ -273,9 +273,9 @@ def _params(case: Case, *, dropout: float | None) -> Params:
 
 
 def _initial_network(params: Params, reader: ShardReader) -> QIN:
-    moments = numeric_moments(reader, np.ones(reader.num_rows, np.bool_))
-    mean, std = moments.mean.tolist(), moments.std.tolist()
-    network = build_model(reader.schema, params.model.network, mean=mean, std=std, seed=params.train.seed)
+    sizes, seed = params.model.network, params.train.seed
+    fitted = fit_inputs(reader, np.ones(reader.num_rows, np.bool_), sizes, seed=seed)
+    network = build_model(reader.schema, sizes, fitted, seed=seed)
     network.set_base_rate(LABEL_RATE)
     return network
 

@@ -193,6 +193,7 @@ class NetworkParams(_Section):
     attention_scale: Annotated[float, Field(gt=0)] = 1.0
     target_values: bool = False
     separate_attention_embedding: bool = False
+    pooled_history: bool = False
     num_layers: Depth
     num_rows: Depth
     activation: Literal["after", "inside"] = "after"
@@ -202,6 +203,8 @@ class NetworkParams(_Section):
     embedding_dropout: Dropout = 0.0
     field_dropout: Dropout = 0.0
     num_frequencies: Annotated[int, Field(ge=0, le=2**12)] = 0
+    numeric_bins: Annotated[int, Field(ge=0, le=2**10)] = 0
+    min_count: Annotated[int, Field(ge=0, lt=2**31)] = 0
 
     @model_validator(mode="after")
     def _heads_divide(self) -> "NetworkParams":

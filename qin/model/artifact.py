@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from qin.columns.schema import Schema, differences
 from qin.config import NetworkParams
 from qin.errors import ArtifactError
-from qin.model.build import build_model
+from qin.model.build import build_model, unfitted
 from qin.network.qin import QIN
 from qin.runtime.chain import Origin, origin_entry
 from qin.runtime.files import check_file, file_crc32, read_exact_json, write_exact_json
@@ -89,8 +89,7 @@ def load_model(folder: Path) -> TrainedModel:
     check_file(weights, crc32=tree["weights_crc32"], stage="train", otherwise="of another model")
     try:
         schema, params = Schema.from_json(tree["schema"]), NetworkParams.model_validate(tree["params"])
-        zeros = [0.0] * len(schema.numeric)
-        network = build_model(schema, params, mean=zeros, std=zeros, seed=0)
+        network = build_model(schema, params, unfitted(schema, params), seed=0)
         network.load_state_dict(load_file(weights))
     except (KeyError, ValueError, RuntimeError) as error:  # whole, but from code with other settings or layers
         raise ArtifactError(f"{folder}: a model of another version; run the train stage again") from error

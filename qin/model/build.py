@@ -1,6 +1,5 @@
 """From a schema and settings to a network on its device."""
 
-from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
@@ -10,7 +9,7 @@ from qin.config import NetworkParams
 from qin.errors import ConfigError
 from qin.network.kernels.bf16 import has_bf16_units
 from qin.network.numeric import NumericNormalizer
-from qin.network.qin import EMBEDDING_STD, QIN, QINInputs, QINSizes
+from qin.network.qin import EMBEDDING_STD, QIN, FittedInputs, QINInputs, QINSizes
 
 # The authors' implementation of the published model (arXiv 2504.17699).
 PUBLISHED: dict[str, Any] = {
@@ -27,7 +26,10 @@ PUBLISHED: dict[str, Any] = {
     "row_dropout": 0.1,
     "embedding_dropout": 0.0,
     "field_dropout": 0.0,
+    "pooled_history": False,
     "num_frequencies": 0,
+    "numeric_bins": 0,
+    "min_count": 0,
 }
 
 
@@ -54,21 +56,28 @@ class Computing(Protocol):
         ...
 
 
-def build_model(
-    schema: Schema, params: NetworkParams, *, mean: Sequence[float], std: Sequence[float], seed: int
-) -> QIN:
+def build_model(schema: Schema, params: NetworkParams, fitted: FittedInputs, *, seed: int) -> QIN:
     """The network for a schema, with seeded initial weights.
 
     Args:
         schema: The resolved columns.
         params: Sizes and regularisation.
-        mean: Mean of each numeric field's signed log on the train fold.
-        std: Its standard deviation.
+        fitted: What is fitted on the train fold.
         seed: Seed of the initial weights.
     """
     inputs, sizes = resolve_inputs(schema), resolve_sizes(schema, params)
-    normalizer = NumericNormalizer(torch.tensor(mean, dtype=torch.float32), torch.tensor(std, dtype=torch.float32))
-    return QIN(inputs=inputs, sizes=sizes, normalizer=normalizer, generator=torch.Generator().manual_seed(seed))
+    return QIN(inputs=inputs, sizes=sizes, fitted=fitted, generator=torch.Generator().manual_seed(seed))
+
+
+def unfitted(schema: Schema, params: NetworkParams) -> FittedInputs:
+    """What is fitted on a train fold, in its shapes and without values, to be loaded with the weights."""
+    params, num_fields = resolve_preset(params), len(schema.numeric)
+    zeros = torch.zeros(num_fields)
+    return FittedInputs(
+        normalizer=NumericNormalizer(zeros, zeros),
+        edges=torch.arange(params.numeric_bins + 1.0).expand(num_fields, -1) if params.numeric_bins else None,
+        is_rare=torch.zeros(sum(schema.vocabularies.values()), dtype=torch.bool) if params.min_count > 1 else None,
+    )
 
 
 def resolve_inputs(schema: Schema) -> QINInputs:
@@ -87,7 +96,7 @@ def resolve_sizes(schema: Schema, params: NetworkParams) -> QINSizes:
     """The network's sizes and variants, with a preset's in place."""
     is_sparse = sum(schema.vocabularies.values()) >= SPARSE_TABLE_ROWS
     return QINSizes(
-        **resolve_preset(params).model_dump(include=set(NetworkParams.model_fields) - {"preset"}),
+        **resolve_preset(params).model_dump(include=set(NetworkParams.model_fields) - {"preset", "min_count"}),
         sparse_embedding_grad=is_sparse,
     )
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
-from qin.columns.buckets import FIRST_VALUE_BUCKET, PADDING_BUCKET
+from qin.columns.buckets import FIRST_VALUE_BUCKET, NULL_BUCKET, PADDING_BUCKET
 from qin.network.kernels.row_gradient import from_rows, sum_by_row
 
 
@@ -25,25 +25,33 @@ class FusedEmbedding(nn.Module):
         dim: width of an embedding.
         sparse: whether the table's gradient is a sparse tensor of the rows that were read, without a buffer of the
             table's size; for ``qin.train.optimizers.RowWiseAdam``. On a CPU each row is in it once, in ascending order.
+        is_rare: rows of the table that are never read, ``(table_rows,)``, bool: null is read in place of them.
 
     Raises:
-        ValueError: There is no vocabulary, one has fewer than 2 buckets, or ``dim`` is below 1.
+        ValueError: There is no vocabulary, one has fewer than 2 buckets, ``dim`` is below 1, or the shape of
+            ``is_rare`` is not the table's.
     """
 
     offsets: torch.Tensor
     num_buckets: torch.Tensor
+    is_rare: torch.Tensor | None
 
-    def __init__(self, num_buckets: Sequence[int], *, dim: int, sparse: bool = False) -> None:
+    def __init__(
+        self, num_buckets: Sequence[int], *, dim: int, sparse: bool = False, is_rare: torch.Tensor | None = None
+    ) -> None:
         if not num_buckets or min(num_buckets) < FIRST_VALUE_BUCKET:
             raise ValueError(f"every vocabulary needs at least {FIRST_VALUE_BUCKET} buckets, got {list(num_buckets)}")
         if dim < 1:
             raise ValueError(f"the embedding width must be at least 1, got {dim=}")
+        if is_rare is not None and (is_rare.shape != (sum(num_buckets),) or is_rare.dtype != torch.bool):
+            raise ValueError(f"is_rare must be bool, ({sum(num_buckets)},), got {is_rare.dtype} {tuple(is_rare.shape)}")
         super().__init__()
         self.dim = dim
         self.sparse = sparse
         sizes = torch.tensor(num_buckets, dtype=torch.int64)
         self.register_buffer("num_buckets", sizes, persistent=False)
         self.register_buffer("offsets", sizes.cumsum(0) - sizes, persistent=False)
+        self.register_buffer("is_rare", None if is_rare is None else is_rare.clone())
         self.embedding_table = nn.Parameter(torch.zeros(sum(num_buckets), dim))
 
     def forward(self, buckets: torch.Tensor) -> torch.Tensor:
@@ -86,20 +94,28 @@ class FusedEmbedding(nn.Module):
         return self._gather(rows)
 
     def field_index(self, buckets: torch.Tensor) -> torch.Tensor:
-        """The buckets ``(batch, fields)`` of the first ``fields`` vocabularies as int64, checked as in ``forward``."""
+        """The buckets ``(batch, fields)`` of the first ``fields`` vocabularies as int64, checked as in ``forward``.
+
+        A rare value is null here already, so that every reader of the table sees it so.
+        """
         if buckets.dim() != 2 or buckets.shape[1] > len(self.offsets):
             raise ValueError(
                 f"buckets must be (batch, fields) with at most {len(self.offsets)} fields, got {tuple(buckets.shape)}"
             )
-        return _checked(buckets, limit=self.num_buckets[: buckets.shape[1]])
+        index = _checked(buckets, limit=self.num_buckets[: buckets.shape[1]])
+        return self._known(index, self.offsets[: buckets.shape[1]])
 
     def sequence_index(self, buckets: torch.Tensor, *, field: int) -> torch.Tensor:
-        """The buckets ``(batch, seq)`` of one vocabulary as int64, checked as in ``read``."""
+        """The buckets ``(batch, seq)`` of one vocabulary as int64, checked as in ``read``; see ``field_index``."""
         if buckets.dim() != 2:
             raise ValueError(f"buckets must be (batch, seq), got {tuple(buckets.shape)}")
         if not 0 <= field < len(self.offsets):
             raise ValueError(f"field must be in [0, {len(self.offsets)}), got {field=}")
-        return _checked(buckets, limit=self.num_buckets[field])
+        return self._known(_checked(buckets, limit=self.num_buckets[field]), self.offsets[field])
+
+    def _known(self, index: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
+        """The buckets with null in place of rare ones."""
+        return index if self.is_rare is None else index.masked_fill(self.is_rare[index + offset], NULL_BUCKET)
 
     def _gather(self, rows: list[torch.Tensor]) -> list[torch.Tensor]:
         if rows[0].device.type != "cpu":

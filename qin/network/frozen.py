@@ -15,14 +15,18 @@ from qin.network.kernels.arrays import Float32Array, Int64Array
 from qin.network.kernels.bf16 import bits_of, round_rows
 from qin.network.kernels.products import padded, padded_width
 from qin.network.kernels.scoring import (
+    FrozenBins,
     FrozenOptions,
     advance,
     attend,
+    average,
+    embed_in_bins,
     multiply,
     multiply_by_vector,
     read_fields,
     standardise,
 )
+from qin.network.numeric import PiecewiseLinearEmbedding
 from qin.network.qin import QIN
 from qin.network.quadratic import QuadraticLayer
 
@@ -62,6 +66,8 @@ class FrozenQIN:
                 _FrozenAttention(attention, keys=keys, values=values, vocabulary=vocabulary)
                 for attention, vocabulary in zip(network.attentions, network.inputs.sequence_vocabulary, strict=True)
             ]
+            vocabularies = network.inputs.sequence_vocabulary if network.sizes.pooled_history else ()
+            self._pooled = [int(values.offset[vocabulary]) for vocabulary in vocabularies]
             self._numeric = _FrozenNumeric(network)
             self._layers = [
                 _FrozenLayer(*parts, dtype=self._product_type)
@@ -122,6 +128,9 @@ class FrozenQIN:
         for attention, history in zip(self._attentions, histories, strict=True):
             inputs[:, position : position + target.shape[1]] = attention(target, query, history.numpy())
             position += target.shape[1]
+        for offset, history in zip(self._pooled, histories, strict=bool(self._pooled)):
+            inputs[:, position : position + self._values.dim] = self._values.mean(history.numpy(), offset)
+            position += self._values.dim
         self._numeric.write(numeric, x[: len(numeric), position:])
         x[len(fields) :] = 0.0
 
@@ -137,6 +146,12 @@ class _Table:
         """Write some fields' embeddings into the first columns of `out`; return how many those are."""
         read_fields(buckets, fields, self.offset, self.weight, out)
         return fields.size * self.dim
+
+    def mean(self, history: Int64Array, offset: int) -> Float32Array:
+        """Means `(rows, dim)` of histories' buckets `(rows, seq)` in the vocabulary that begins at `offset`."""
+        out = np.empty((len(history), self.dim), np.float32)
+        average(history, offset, self.weight, out)
+        return out
 
 
 class _FrozenAttention:
@@ -190,10 +205,11 @@ class _FrozenAttention:
 
 
 class _FrozenNumeric:
-    """The numeric block: `NumericNormalizer` with its weights, then the periodic embedding if there is one."""
+    """The numeric block: `NumericNormalizer` with its weights, then the embeddings beside it that there are."""
 
     def __init__(self, network: QIN) -> None:
         self._normalizer, self._periodic = copy.deepcopy(network.normalizer), copy.deepcopy(network.periodic)
+        self._bins = None if network.bins is None else _frozen_bins(network.bins)
         self._weight = network.numeric_weight.detach().numpy().copy()
 
     def write(self, raw: torch.Tensor, out: torch.Tensor) -> None:
@@ -208,9 +224,19 @@ class _FrozenNumeric:
         rows = slice(num_rows * num_fields)
         numbers, logs = (part.numpy()[rows].reshape(num_rows, num_fields) for part in (values, log))
         standardise(numbers, logs, mean, std, self._weight, out[:, : 2 * num_fields].numpy())
+        position = 2 * num_fields
         if self._periodic is not None:
             whole = values[: height * num_fields].view(height, num_fields)
-            out[:, 2 * num_fields :] = self._periodic(self._normalizer(whole)[:, :num_fields])[:num_rows]
+            waves = self._periodic(self._normalizer(whole)[:, :num_fields])[:num_rows]
+            out[:, position : position + waves.shape[1]] = waves
+            position += waves.shape[1]
+        if self._bins is not None:
+            embed_in_bins(numbers, logs, mean, std, self._bins, out[:, position:].numpy())
+
+
+def _frozen_bins(bins: PiecewiseLinearEmbedding) -> FrozenBins:
+    lower, inverse_width = bins.bins()
+    return FrozenBins(*(part.detach().numpy().copy() for part in (lower, inverse_width, bins.weight)))
 
 
 class _FrozenLayer:

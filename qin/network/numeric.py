@@ -11,11 +11,17 @@ from qin.network.threads import one_thread
 
 _DIM = 4  # outputs of each field
 _FREQUENCY_STD = 0.3
+BIN_DIM = 1  # outputs of each field's bins
 
 
 def periodic_width(num_fields: int, num_frequencies: int) -> int:
     """Width of the embeddings of numeric fields, 0 without frequencies."""
     return num_fields * _DIM if num_frequencies else 0
+
+
+def bins_width(num_fields: int, num_bins: int) -> int:
+    """Width of the piecewise linear embeddings of numeric fields, 0 without bins."""
+    return num_fields * BIN_DIM if num_bins else 0
 
 
 class PeriodicEmbedding(nn.Module):
@@ -60,6 +66,56 @@ class PeriodicEmbedding(nn.Module):
         waves = torch.cat((angle.sin(), angle.cos()), dim=2)
         mixed = stacked_product(waves.transpose(0, 1), self.weight).transpose(0, 1)  # (batch, f, 4)
         return F.relu(mixed.flatten(1) + spread(self.bias.flatten(), batch))
+
+
+class PiecewiseLinearEmbedding(nn.Module):
+    """Maps each number to ``sum_t e_t w_t``, where ``e_t`` is the part of bin ``t`` that lies below the number.
+
+    So each output is a function of the number that is linear inside every bin, and starts at 0. A missing number has
+    an output of its own.
+
+    Source: Gorishniy et al. (2022), On embeddings for numerical features in tabular deep learning, equation 1, with a
+    linear map of each field's own.
+    NOTE[DIFF]: the first and the last bin are bounded on both sides: the plain value, which stands beside, goes on.
+
+    Args:
+        edges: ends of each field's bins in standardised units, ascending, ``(f, num_bins + 1)``; the last one again and
+            again where a field has fewer.
+        dim: outputs of each field.
+
+    Shape:
+        - input: ``(batch, 2 f)``, of ``NumericNormalizer``
+        - output: ``(batch, f * dim)``
+
+    Raises:
+        ValueError: The edges descend or are not finite, or there are fewer than two for each field.
+    """
+
+    edges: torch.Tensor
+
+    def __init__(self, edges: torch.Tensor, *, dim: int) -> None:
+        if edges.dim() != 2 or edges.shape[1] < 2:
+            raise ValueError(f"edges must be (fields, at least 2), got {tuple(edges.shape)}")
+        if not (edges.isfinite().all() and (edges.diff(dim=1) >= 0.0).all()):
+            raise ValueError("the edges of a field must be finite and ascend")
+        super().__init__()
+        self.register_buffer("edges", edges.detach().to(torch.float32, copy=True))
+        num_fields, num_edges = edges.shape
+        self.weight = nn.Parameter(torch.zeros(num_fields, num_edges, dim))  # of each bin, then of a missing number
+
+    def bins(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The lower end of each bin and one over its width, 0 where there is none, ``(f, num_bins)`` each."""
+        width = self.edges.diff(dim=1)
+        return self.edges[:, :-1].contiguous(), 1.0 / width.masked_fill(width == 0.0, torch.inf)
+
+    def forward(self, normalized: torch.Tensor) -> torch.Tensor:
+        """Embed ``(batch, 2 f)``; shapes as in the class description."""
+        num_fields = self.edges.shape[0]
+        value, is_missing = normalized[:, :num_fields].unsqueeze(2), normalized[:, num_fields:].unsqueeze(2)
+        lower, inverse_width = self.bins()
+        parts = ((value - lower) * inverse_width).clamp(0.0, 1.0) * (1.0 - is_missing)  # (batch, f, num_bins)
+        encoded = torch.cat((parts, is_missing), dim=2)
+        return stacked_product(encoded.transpose(0, 1), self.weight).transpose(0, 1).flatten(1)
 
 
 def signed_log(x: torch.Tensor) -> torch.Tensor:

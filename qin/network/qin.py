@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
@@ -12,7 +13,15 @@ from qin.network.attention import ScoreBias, ScoreNorm, TargetAttention
 from qin.network.dropout import dropout
 from qin.network.embedding import FusedEmbedding
 from qin.network.kernels.products import spread
-from qin.network.numeric import NumericNormalizer, PeriodicEmbedding, periodic_width
+from qin.network.numeric import (
+    BIN_DIM,
+    NumericNormalizer,
+    PeriodicEmbedding,
+    PiecewiseLinearEmbedding,
+    bins_width,
+    periodic_width,
+)
+from qin.network.pooling import history_mean
 from qin.network.quadratic import Activation, Norm, QuadraticNetwork
 
 EMBEDDING_STD = 1e-4  # of the authors' framework, FuxiCTR
@@ -54,6 +63,21 @@ class QINInputs:
             raise ValueError("a model with sequences needs at least one target field, got none")
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FittedInputs:
+    """What the network takes from the train fold before it is trained; part of its state like the weights.
+
+    Attributes:
+        normalizer: the fitted numeric normaliser; one of zero fields where there are none.
+        edges: see ``PiecewiseLinearEmbedding``; None without bins.
+        is_rare: see ``FusedEmbedding``; None where every value has an embedding of its own.
+    """
+
+    normalizer: NumericNormalizer
+    edges: torch.Tensor | None = None
+    is_rare: torch.Tensor | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class QINSizes:
     """Widths, depths, variants and dropout of the network; the defaults of variants are the published ones.
@@ -69,6 +93,7 @@ class QINSizes:
         target_values: see ``TargetAttention``.
         separate_attention_embedding: whether the attention's scores are made of embeddings of their own, in a second
             table (DARE, arXiv 2410.02604).
+        pooled_history: whether the mean of each history's embeddings stands beside the attention's output.
         num_layers: number of quadratic layers.
         num_rows: rows of each quadratic layer.
         activation: ``after`` the product or ``inside`` it.
@@ -80,6 +105,7 @@ class QINSizes:
         field_dropout: probability of dropping a whole field's embedding there, so that the network does not lean
             on identifiers alone.
         num_frequencies: learned frequencies of each numeric field; 0 gives the fields as they are alone.
+        numeric_bins: bins of each numeric field's piecewise linear embedding beside its value; 0: none.
         sparse_embedding_grad: whether the embedding table's gradient is sparse; for row-wise optimizers.
     """
 
@@ -92,6 +118,7 @@ class QINSizes:
     attention_scale: float = 1.0
     target_values: bool = False
     separate_attention_embedding: bool = False
+    pooled_history: bool = False
     num_layers: int = 3
     num_rows: int = 2
     activation: Activation = "after"
@@ -101,28 +128,32 @@ class QINSizes:
     embedding_dropout: float = 0.0
     field_dropout: float = 0.0
     num_frequencies: int = 0
+    numeric_bins: int = 0
     sparse_embedding_grad: bool = False
 
     def __post_init__(self) -> None:
         for name in ("embedding_dropout", "field_dropout"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
-        if self.num_frequencies < 0:
-            raise ValueError(f"num_frequencies must be at least 0, got {self.num_frequencies}")
+        for name in ("num_frequencies", "numeric_bins"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
 
 
 def network_width(inputs: QINInputs, sizes: QINSizes, *, num_numeric: int) -> int:
-    """Width of the quadratic network: embeddings, an attention output per sequence, and the numeric block."""
-    num_embedded = inputs.num_fields + len(inputs.sequence_vocabulary) * len(inputs.target_fields)
+    """Width of the quadratic network: embeddings, what is made of each sequence, and the numeric block."""
+    per_sequence = len(inputs.target_fields) + sizes.pooled_history
+    num_embedded = inputs.num_fields + len(inputs.sequence_vocabulary) * per_sequence
     # a numeric field enters as its value and as whether it is missing
-    return num_embedded * sizes.embedding_dim + 2 * num_numeric + periodic_width(num_numeric, sizes.num_frequencies)
+    beside = periodic_width(num_numeric, sizes.num_frequencies) + bins_width(num_numeric, sizes.numeric_bins)
+    return num_embedded * sizes.embedding_dim + 2 * num_numeric + beside
 
 
 class QIN(nn.Module):
     """Click logits from categorical fields, numeric fields and behaviour sequences.
 
     The quadratic network reads the flattened embeddings of all categorical fields, one attention output per
-    sequence, and the numeric block, in this order.
+    sequence, with ``pooled_history`` one mean per sequence, and the numeric block, in this order.
 
     With ``use_bf16`` the quadratic network's matrix products are made in bfloat16; sums, residuals, attention and the
     logit stay in float32.
@@ -140,32 +171,32 @@ class QIN(nn.Module):
     Args:
         inputs: which inputs the network reads.
         sizes: widths, depths, variants and dropout.
-        normalizer: the fitted numeric normaliser; one of zero fields where there are none.
+        fitted: what is fitted on the train fold.
         generator: seeded CPU generator for the initial parameters.
 
     Raises:
-        ValueError: A size is out of its range.
+        ValueError: A size is out of its range, or what is fitted is not of these sizes.
     """
 
-    def __init__(
-        self, *, inputs: QINInputs, sizes: QINSizes, normalizer: NumericNormalizer, generator: torch.Generator
-    ) -> None:
+    def __init__(self, *, inputs: QINInputs, sizes: QINSizes, fitted: FittedInputs, generator: torch.Generator) -> None:
+        if (0 if fitted.edges is None else fitted.edges.shape[1] - 1) != sizes.numeric_bins:
+            raise ValueError(f"edges of {sizes.numeric_bins} bins are needed, got {fitted.edges}")
         super().__init__()
         self.inputs, self.sizes = inputs, sizes
         self.use_bf16 = False
-        dim, num_numeric = sizes.embedding_dim, normalizer.num_fields
+        dim, num_numeric = sizes.embedding_dim, fitted.normalizer.num_fields
         target_dim = len(inputs.target_fields) * dim
         num_sequences = len(inputs.sequence_vocabulary)
-        self.normalizer = normalizer
+        self.normalizer = fitted.normalizer
         self.numeric_weight = nn.Parameter(torch.zeros(2 * num_numeric))
         with torch.random.fork_rng(devices=[]):  # nn.Linear draws when it is built; init_parameters draws again
-            self.embedding = FusedEmbedding(inputs.num_buckets, dim=dim, sparse=sizes.sparse_embedding_grad)
-            self.attention_embedding = (
-                FusedEmbedding(inputs.num_buckets, dim=dim, sparse=sizes.sparse_embedding_grad)
-                if sizes.separate_attention_embedding and num_sequences
-                else None
+            table = partial(
+                FusedEmbedding, inputs.num_buckets, dim=dim, sparse=sizes.sparse_embedding_grad, is_rare=fitted.is_rare
             )
+            has_own = sizes.separate_attention_embedding and num_sequences
+            self.embedding, self.attention_embedding = table(), table() if has_own else None
             self.periodic = PeriodicEmbedding(num_numeric, sizes.num_frequencies) if sizes.num_frequencies else None
+            self.bins = None if fitted.edges is None else PiecewiseLinearEmbedding(fitted.edges, dim=BIN_DIM)
             self.attentions = nn.ModuleList(
                 TargetAttention(
                     target_dim,
@@ -225,6 +256,8 @@ class QIN(nn.Module):
                 module.reset_parameters()
             elif isinstance(module, PeriodicEmbedding):
                 module.init_parameters(generator)
+            elif isinstance(module, PiecewiseLinearEmbedding):
+                module.weight.normal_(std=embedding_std, generator=generator)
 
     @torch.no_grad()
     def set_base_rate(self, base_rate: float) -> None:
@@ -283,7 +316,7 @@ class QIN(nn.Module):
         categorical: torch.Tensor,
         sequences: Sequence[torch.Tensor],
     ) -> list[torch.Tensor]:
-        """One attention output ``(batch, target_dim)`` per sequence."""
+        """One attention output ``(batch, target_dim)`` per sequence, then its mean ``(batch, dim)`` where wanted."""
         target, query = embedded[:, self._target_fields].flatten(1), None
         keys: Sequence[torch.Tensor | None] = [None] * len(sequences)
         if self.attention_embedding is not None:
@@ -293,7 +326,9 @@ class QIN(nn.Module):
         # Comparisons lack uint16, in which buckets come.
         is_valid = [buckets.to(torch.int64) != PADDING_BUCKET for buckets in sequences]
         parts = zip(self.attentions, histories, is_valid, keys, strict=True)
-        return [attention(target, *part, query=query, keys=key) for attention, *part, key in parts]
+        attended = [attention(target, *part, query=query, keys=key) for attention, *part, key in parts]
+        pooled = zip(histories, is_valid, strict=True) if self.sizes.pooled_history else ()
+        return attended + [history_mean(*part) for part in pooled]
 
     def _without_fields(self, embedded: torch.Tensor, first_row: int = 0) -> torch.Tensor:
         """Embeddings ``(batch, num_fields, dim)`` with whole fields dropped in training."""
@@ -308,6 +343,8 @@ class QIN(nn.Module):
         blocks = [normalized * spread(self.numeric_weight, len(raw))]
         if self.periodic is not None:
             blocks.append(self.periodic(normalized[:, : self.normalizer.num_fields]))
+        if self.bins is not None:
+            blocks.append(self.bins(normalized))
         return blocks
 
     def check_inputs(self, categorical: torch.Tensor, numeric: torch.Tensor, sequences: Sequence[torch.Tensor]) -> None:

@@ -23,6 +23,7 @@ class Stream(IntEnum):
     DOWNSAMPLING = 2  # negatives kept in an epoch
     STEP = 3  # dropout of a step
     SELECTION = 4  # hard negatives of a step and process
+    QUANTILES = 5  # rows whose numbers give the ends of bins
 
 
 HOLDOUT_SALT = 0x43414C4942524154  # "CALIBRAT": the half of the validation fold that no calibrator is fitted on

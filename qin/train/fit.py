@@ -27,9 +27,9 @@ from qin.shards.loader import iterate_in_order
 from qin.train.build import build_hard_negatives, build_loader, build_optimizer
 from qin.train.checkpoint import CheckpointStore
 from qin.train.imbalance import TrainingRows, num_drawn_rows, training_prior
+from qin.train.inputs import fit_inputs
 from qin.train.loop import HINT_DIVERGED, Budget, LoopResult, TrainingLoop, ValidationScores
 from qin.train.memory import check_memory, memory_bytes
-from qin.train.moments import numeric_moments
 from qin.train.pace import Pace, choose_pace
 
 # Rows of the selection half that a check scores: enough to tell a difference that matters from noise.
@@ -285,11 +285,9 @@ class _Run:
 
     def initial_network(self) -> QIN:
         """The network before training, its output at the base rate as the weighted loss sees it."""
-        moments = numeric_moments(self.reader, self.is_train)
-        mean, std = moments.mean.tolist(), moments.std.tolist()
-        network = build_model(
-            self.reader.schema, self.params.model.network, mean=mean, std=std, seed=self.params.train.seed
-        )
+        params, seed = self.params.model.network, self.params.train.seed
+        fitted = fit_inputs(self.reader, self.is_train, params, seed=seed)
+        network = build_model(self.reader.schema, params, fitted, seed=seed)
         start = prior_logit(self.prior.base_rate) - self.prior.offset
         network.set_base_rate(float(sigmoid(np.array([start]))[0]))
         return network

@@ -20,7 +20,7 @@ from benchmarks.published import (
 from benchmarks.reference_log import write_log
 from benchmarks.tables import _imbalance_table
 from qin.network.numeric import NumericNormalizer
-from qin.network.qin import QIN, QINInputs, QINSizes
+from qin.network.qin import QIN, FittedInputs, QINInputs, QINSizes
 from qin.shards.files import ShardReader
 from tests.project import ROOT, SMALL, set_params
 
@@ -41,7 +41,7 @@ PARTS = {
 def make_model(sizes: QINSizes = SIZES, inputs: QINInputs = INPUTS) -> QIN:
     generator = torch.Generator().manual_seed(0)
     normalizer = NumericNormalizer(torch.tensor([0.3, -0.2]), torch.tensor([1.7, 0.0]))
-    model = QIN(inputs=inputs, sizes=sizes, normalizer=normalizer, generator=generator).double()
+    model = QIN(inputs=inputs, sizes=sizes, fitted=FittedInputs(normalizer=normalizer), generator=generator).double()
     with torch.no_grad():
         model.numeric_weight.normal_(generator=generator)
     return model
@@ -117,7 +117,12 @@ def tiny_model() -> QIN:
     inputs = QINInputs(num_buckets=(4, 7), num_fields=2, sequence_vocabulary=(1,), target_fields=(1,))
     sizes = QINSizes(embedding_dim=2, attention_dim=5, num_layers=1, num_rows=3)
     normalizer = NumericNormalizer(torch.zeros(0), torch.zeros(0))
-    return QIN(inputs=inputs, sizes=sizes, normalizer=normalizer, generator=torch.Generator().manual_seed(0))
+    return QIN(
+        inputs=inputs,
+        sizes=sizes,
+        fitted=FittedInputs(normalizer=normalizer),
+        generator=torch.Generator().manual_seed(0),
+    )
 
 
 @pytest.mark.parametrize(("is_folded", "products"), [(True, 1), (False, 3)])

@@ -46,6 +46,33 @@ def test_equals_one_table_per_vocabulary(dtype: torch.dtype, sparse: bool) -> No
     torch.testing.assert_close(grad.to_dense(), torch.cat([t.grad for t in tables if t.grad is not None]))
 
 
+def test_null_is_read_in_place_of_rare_values() -> None:
+    """By fields and histories, forward and backward; padding, null and frequent values stay."""
+    plain = make()
+    is_rare = torch.tensor([0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0, 1, 0], dtype=torch.bool)
+    embedding = FusedEmbedding(NUM_BUCKETS, dim=3, is_rare=is_rare)
+    embedding.load_state_dict({**plain.state_dict(), "is_rare": is_rare})
+    buckets, history = torch.tensor([[0, 1, 5], [3, 0, 6], [2, 1, 2]]), torch.tensor([[2, 5, 0], [6, 2, 3]])
+    known, known_history = torch.tensor([[0, 1, 1], [1, 0, 6], [2, 1, 1]]), torch.tensor([[1, 1, 0], [6, 1, 3]])
+    weights = torch.arange(1.0, 28.0).view(3, 3, 3)
+    for one, fields, items in ((embedding, buckets, history), (plain, known, known_history)):
+        ((one(fields) * weights).sum() + lookup(one, items, field=2).square().sum()).backward()
+    assert torch.equal(embedding(buckets), plain(known))
+    assert torch.equal(lookup(embedding, history, field=2), lookup(plain, known_history, field=2))
+    assert embedding.embedding_table.grad is not None
+    assert plain.embedding_table.grad is not None
+    assert torch.equal(embedding.embedding_table.grad, plain.embedding_table.grad)
+    assert not embedding.embedding_table.grad[is_rare].any()
+    assert torch.equal(embedding.field_index(buckets), known)
+    assert torch.equal(embedding.sequence_index(history, field=2), known_history)
+
+
+def test_which_values_are_rare_is_said_of_every_row() -> None:
+    for is_rare in (torch.zeros(12, dtype=torch.bool), torch.zeros(13)):
+        with pytest.raises(ValueError, match=r"is_rare must be bool, \(13,\), got"):
+            FusedEmbedding(NUM_BUCKETS, dim=3, is_rare=is_rare)
+
+
 def test_leading_vocabularies_may_be_read_alone() -> None:
     embedding = make()
     buckets = torch.tensor([[2, 1], [3, 0]])

@@ -28,12 +28,16 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "recency": {"num_heads": 2, "attention_bias": "recency", "target_values": True},
     "separate": {"separate_attention_embedding": True, "attention_norm": "sqrt_length", "activation": "inside"},
     "periodic": {"num_frequencies": 3, "norm": "batch", "activation": "inside"},
+    "pooled": {"pooled_history": True, "attention_bias": "recency", "norm": "batch"},
+    "rare": {"is_rare": torch.arange(30) % 7 == 2, "separate_attention_embedding": True, "pooled_history": True},
+    "bins": {"numeric_bins": 4, "num_frequencies": 2, "activation": "inside"},
 }
 
 
 def make_trained(**variant: Any) -> QIN:
     """A network whose every parameter and running moment matters."""
-    model = make(INPUTS, QINSizes(**SIZES, **variant), num_numeric=3)
+    is_rare = variant.pop("is_rare", None)
+    model = make(INPUTS, QINSizes(**SIZES, **variant), num_numeric=3, is_rare=is_rare)
     model.normalizer.std[2] = 0.0
     generator = torch.Generator().manual_seed(5)
     for module in model.modules():
@@ -141,7 +145,7 @@ def test_a_loss_of_meaning_stays_visible() -> None:
 
 
 def test_later_training_does_not_change_it() -> None:
-    model, rows = make_trained(norm="batch", target_values=True, num_frequencies=2), make_rows(8)
+    model, rows = make_trained(norm="batch", target_values=True, num_frequencies=2, numeric_bins=3), make_rows(8)
     frozen = FrozenQIN(model)
     before = frozen(*rows)
     with torch.no_grad():

@@ -1,11 +1,12 @@
 """Periodic embeddings against their formula, number by number."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
 
-from qin.network.numeric import NumericNormalizer, PeriodicEmbedding, signed_log
+from qin.network.numeric import NumericNormalizer, PeriodicEmbedding, PiecewiseLinearEmbedding, signed_log
 
 
 def make(num_fields: int, num_frequencies: int) -> PeriodicEmbedding:
@@ -35,6 +36,71 @@ def test_no_fields_give_no_outputs() -> None:
 def test_a_frequency_is_needed() -> None:
     with pytest.raises(ValueError, match="num_frequencies must be at least 1"):
         PeriodicEmbedding(2, 0)
+
+
+EDGES = torch.tensor([[-1.5, -0.25, 0.5, 2.0], [0.0, 1.0, 1.0, 1.0], [0.7, 0.7, 0.7, 0.7]])
+
+
+def make_bins(dim: int = 2) -> PiecewiseLinearEmbedding:
+    module = PiecewiseLinearEmbedding(EDGES, dim=dim).double()
+    torch.nn.init.normal_(module.weight, generator=torch.Generator().manual_seed(0))
+    return module
+
+
+def make_normalized() -> torch.Tensor:
+    """Below, at and between the edges, above, and missing."""
+    value = torch.tensor([-9.0, -1.5, -0.7, -0.25, 0.0, 0.3, 0.5, 0.7, 1.0, 1.9, 2.0, 8.0, 0.0], dtype=torch.float64)
+    value = value.unsqueeze(1).expand(-1, 3)
+    is_missing = torch.zeros_like(value)
+    is_missing[-1] = 1.0
+    return torch.cat((value, is_missing), dim=1)
+
+
+def encoded_by_hand(value: float, edges: list[float]) -> list[float]:
+    """Equation 1, bounded at both ends; a bin that there is not is never reached."""
+    parts = []
+    for lower, upper in pairwise(edges):
+        is_there = upper > lower
+        parts.append(min(max((value - lower) / (upper - lower), 0.0), 1.0) if is_there else 0.0)
+    return parts
+
+
+def test_bins_equal_their_formula() -> None:
+    module, normalized = make_bins(), make_normalized()
+    normalized.requires_grad_(False)
+    output = module(normalized)
+    assert output.shape == (len(normalized), 3 * 2)
+    expected = torch.zeros_like(output)
+    grad = torch.zeros_like(module.weight)
+    above = torch.randn(output.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    for i, row in enumerate(normalized.tolist()):
+        for f, edges in enumerate(EDGES.tolist()):
+            parts = [0.0] * 3 if row[3 + f] else encoded_by_hand(row[f], edges)
+            encoded = torch.tensor([*parts, row[3 + f]], dtype=torch.float64)
+            expected[i, 2 * f : 2 * f + 2] = encoded @ module.weight[f].detach()
+            grad[f] += encoded[:, None] * above[i, 2 * f : 2 * f + 2]
+    torch.testing.assert_close(output, expected, rtol=1e-12, atol=1e-12)
+    output.backward(above)
+    torch.testing.assert_close(module.weight.grad, grad, rtol=1e-12, atol=1e-12)
+    assert not grad[2, :3].any()
+
+
+def test_bins_are_part_of_the_state() -> None:
+    other = PiecewiseLinearEmbedding(torch.arange(4.0).expand(3, -1), dim=2).double()
+    other.load_state_dict(make_bins().state_dict())
+    assert torch.equal(other(make_normalized()), make_bins()(make_normalized()))
+
+
+def test_no_fields_have_no_bins() -> None:
+    assert PiecewiseLinearEmbedding(torch.empty(0, 3), dim=2)(torch.empty(4, 0)).shape == (4, 0)
+
+
+def test_bad_edges_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"at least 2\), got \(3, 1\)"):
+        PiecewiseLinearEmbedding(torch.zeros(3, 1), dim=1)
+    for edges in ([0.0, -0.1, 1.0], [0.0, math.nan, 1.0], [0.0, 1.0, math.inf]):
+        with pytest.raises(ValueError, match="must be finite and ascend"):
+            PiecewiseLinearEmbedding(torch.tensor([edges]), dim=1)
 
 
 def test_numeric_block_equals_a_plain_loop() -> None:

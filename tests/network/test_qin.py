@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from qin.network.numeric import NumericNormalizer
-from qin.network.qin import QIN, QINInputs, QINSizes
+from qin.network.qin import QIN, FittedInputs, QINInputs, QINSizes
 from tests.network.lookup import lookup
 
 INPUTS = QINInputs(num_buckets=(5, 9, 4, 12), num_fields=3, sequence_vocabulary=(1, 3), target_fields=(1, 2))
@@ -19,11 +19,19 @@ Batch = tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]
 
 
 def make(
-    inputs: QINInputs = INPUTS, sizes: QINSizes = SIZES, *, num_numeric: int = 2, seed: int = 0, std: float = 0.5
+    inputs: QINInputs = INPUTS,
+    sizes: QINSizes = SIZES,
+    *,
+    num_numeric: int = 2,
+    seed: int = 0,
+    std: float = 0.5,
+    is_rare: torch.Tensor | None = None,
 ) -> QIN:
     generator = torch.Generator().manual_seed(seed)
     normalizer = NumericNormalizer(torch.full((num_numeric,), 0.3), torch.full((num_numeric,), 1.7))
-    model = QIN(inputs=inputs, sizes=sizes, normalizer=normalizer, generator=generator)
+    edges = torch.linspace(-1.0, 1.0, sizes.numeric_bins + 1).expand(num_numeric, -1) if sizes.numeric_bins else None
+    fitted = FittedInputs(normalizer=normalizer, edges=edges, is_rare=is_rare)
+    model = QIN(inputs=inputs, sizes=sizes, fitted=fitted, generator=generator)
     model.init_parameters(generator, embedding_std=std)
     return model
 
@@ -61,13 +69,23 @@ def by_hand(model: QIN, batch: Batch) -> torch.Tensor:
                     score = query @ attention.get_parameter("key.weight") @ x / math.sqrt(7)
                     total = total + score.relu() * (attention.get_parameter("value.weight") @ x)
             blocks.append(attention.get_parameter("output.weight") @ total + target)
-        rows.append(torch.cat((*blocks, model.normalizer(numeric[i : i + 1])[0] * model.numeric_weight)))
+        if model.sizes.pooled_history:
+            for vocabulary, tokens in zip((1, 3), sequences, strict=True):
+                items = [table[offsets[vocabulary] + token] for token in tokens[i].tolist() if token]
+                blocks.append(torch.stack(items).mean(dim=0) if items else torch.zeros(3, dtype=table.dtype))
+        normalized = model.normalizer(numeric[i : i + 1])
+        blocks.append(normalized[0] * model.numeric_weight)
+        if model.bins is not None:
+            blocks.append(model.bins(normalized)[0])
+        rows.append(torch.cat(blocks))
     logit: torch.Tensor = model.network(torch.stack(rows))
     return logit
 
 
-def test_equals_its_parts_put_together_by_hand() -> None:
-    model, batch = make().double(), make_batch()
+@pytest.mark.parametrize("variant", [{}, {"pooled_history": True}, {"pooled_history": True, "numeric_bins": 3}])
+def test_equals_its_parts_put_together_by_hand(variant: dict[str, Any]) -> None:
+    sizes = QINSizes(embedding_dim=3, attention_dim=7, num_layers=2, num_rows=2, **variant)
+    model, batch = make(sizes=sizes).double(), make_batch()
     parameters = list(model.parameters())
     ours, reference = model(*batch), by_hand(model, batch)
     torch.testing.assert_close(ours, reference, rtol=1e-12, atol=1e-12)
@@ -131,7 +149,12 @@ def test_initial_parameters_have_the_published_scales() -> None:
     inputs = QINInputs(num_buckets=(2000, 3000), num_fields=2, sequence_vocabulary=(1,), target_fields=(0, 1))
     sizes = QINSizes(embedding_dim=16, attention_dim=64, num_rows=3, norm="batch")
     normalizer = NumericNormalizer(torch.zeros(8), torch.ones(8))
-    model = QIN(inputs=inputs, sizes=sizes, normalizer=normalizer, generator=torch.Generator().manual_seed(0))
+    model = QIN(
+        inputs=inputs,
+        sizes=sizes,
+        fitted=FittedInputs(normalizer=normalizer),
+        generator=torch.Generator().manual_seed(0),
+    )
     table = model.embedding.embedding_table
     assert table[[0, 2000]].abs().sum() == 0
     assert table.std().item() == pytest.approx(1e-4, rel=0.02)
@@ -278,6 +301,37 @@ def test_field_dropout_and_frequencies_are_checked() -> None:
         QINSizes(field_dropout=1.0)
     with pytest.raises(ValueError, match="num_frequencies must be at least 0, got -1"):
         QINSizes(num_frequencies=-1)
+    with pytest.raises(ValueError, match="numeric_bins must be at least 0, got -1"):
+        QINSizes(numeric_bins=-1)
+
+
+def test_bins_need_the_edges_of_so_many() -> None:
+    fitted = FittedInputs(
+        normalizer=NumericNormalizer(torch.zeros(2), torch.ones(2)), edges=torch.arange(4.0).expand(2, -1)
+    )
+    for num_bins in (0, 2):
+        with pytest.raises(ValueError, match=f"edges of {num_bins} bins are needed"):
+            QIN(inputs=INPUTS, sizes=QINSizes(numeric_bins=num_bins), fitted=fitted, generator=torch.Generator())
+
+
+def test_rare_values_are_null_to_every_reader() -> None:
+    """Fields, target, histories and the attention's own embeddings."""
+    sizes = QINSizes(embedding_dim=3, attention_dim=7, separate_attention_embedding=True, pooled_history=True)
+    is_rare = torch.arange(30) % 4 == 3
+    is_rare[[0, 1, 5, 6, 14, 15, 18, 19]] = False
+    model, plain = make(sizes=sizes, is_rare=is_rare), make(sizes=sizes)
+    categorical, numeric, sequences = make_batch(64)
+    offsets = torch.tensor([0, 5, 14, 18])
+    known = categorical.masked_fill(is_rare[categorical + offsets[:3]], 1)
+    items = [
+        s.masked_fill(is_rare[s + offsets[v]], 1) for v, s in zip(INPUTS.sequence_vocabulary, sequences, strict=True)
+    ]
+    assert torch.equal(model(categorical, numeric, sequences), plain(known, numeric, items))
+    assert not torch.equal(plain(categorical, numeric, sequences), plain(known, numeric, items))
+    assert {name for name in model.state_dict() if "is_rare" in name} == {
+        "embedding.is_rare",
+        "attention_embedding.is_rare",
+    }
 
 
 def test_in_bf16_the_logit_is_not_rounded() -> None:

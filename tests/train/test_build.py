@@ -9,7 +9,7 @@ import torch
 
 from qin.config import HardNegativeParams, NetworkParams, TrainParams, load_params
 from qin.errors import ConfigError
-from qin.model.build import PUBLISHED, build_model, choose_bf16, choose_device, place, resolve_preset
+from qin.model.build import PUBLISHED, build_model, choose_bf16, choose_device, place, resolve_preset, unfitted
 from qin.network.qin import QIN
 from qin.train.build import build_hard_negatives, build_loader, build_optimizer
 from qin.train.optimizers import Optimizers
@@ -34,8 +34,7 @@ def hnm(**changes: Any) -> HardNegativeParams:
 
 
 def network(params: NetworkParams) -> QIN:
-    num_numeric = len(SCHEMA.numeric)
-    return build_model(SCHEMA, params, mean=[0.0] * num_numeric, std=[1.0] * num_numeric, seed=0)
+    return build_model(SCHEMA, params, unfitted(SCHEMA, params), seed=0)
 
 
 def make_batch(rows: int = 64) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
@@ -65,6 +64,14 @@ def test_the_published_preset_replaces_every_variant_and_keeps_the_sizes() -> No
     names = {name for name, _ in network(ours).named_parameters()}
     assert names == {name for name, _ in network(published.model_copy(update={"preset": "custom"})).named_parameters()}
     assert not [name for name in names if "score_bias" in name or "gate" in name]
+
+
+def test_the_published_preset_is_the_same_network_whatever_the_inputs_are_set_to() -> None:
+    plain = network(model(preset="published"))
+    other = network(model(preset="published", pooled_history=True, numeric_bins=8, min_count=5, num_frequencies=2))
+    assert other.sizes == plain.sizes
+    assert list(other.state_dict()) == list(plain.state_dict())
+    assert all(torch.equal(value, plain.state_dict()[name]) for name, value in other.state_dict().items())
 
 
 def test_custom_settings_are_taken_as_they_are() -> None:

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from qin.network.numeric import NumericNormalizer
-from qin.network.qin import QIN, QINInputs, QINSizes
+from qin.network.qin import QIN, FittedInputs, QINInputs, QINSizes
 from qin.prior import TrainingPrior
 from qin.shards.loader import Batch
 from qin.train.checkpoint import CheckpointStore
 from qin.train.imbalance import TrainingRows
-from qin.train.loop import TrainingLoop, ValidationScores, _step_seed
+from qin.train.loop import TrainingLoop, ValidationScores, _step_seed, moving_average
 from qin.train.mining import HardNegatives, selection_generator
 from tests.train.runs import plain_params
 
@@ -27,7 +27,12 @@ def make_model() -> QIN:
     sizes = QINSizes(embedding_dim=4, attention_dim=8, embedding_std=0.5, num_layers=2, embedding_dropout=0.3)
     inputs = QINInputs(num_buckets=(9, 7), num_fields=2, sequence_vocabulary=(1,), target_fields=(1,))
     normalizer = NumericNormalizer(torch.zeros(1), torch.ones(1))
-    return QIN(inputs=inputs, sizes=sizes, normalizer=normalizer, generator=torch.Generator().manual_seed(0))
+    return QIN(
+        inputs=inputs,
+        sizes=sizes,
+        fitted=FittedInputs(normalizer=normalizer),
+        generator=torch.Generator().manual_seed(0),
+    )
 
 
 def make_batch() -> Batch:
@@ -114,3 +119,36 @@ def test_a_step_descends_the_weighted_loss(tmp_path: Path, strength: float, mini
 
 def cross_entropy(probability: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return -(target * probability.log() + (1 - target) * (1 - probability).log())
+
+
+@pytest.mark.parametrize("decay", [0.5, 0.9, 0.999, 0.9999])
+def test_the_average_is_of_weights_and_moments_and_of_nothing_else(decay: float) -> None:
+    """Offsets, flags and ends of bins are the model's after any number of steps."""
+    inputs = QINInputs(num_buckets=(900, 7, 70_001), num_fields=3)
+    edges = torch.tensor([[-0.3, 0.1, 0.7, 0.7]])
+    fitted = FittedInputs(
+        normalizer=NumericNormalizer(torch.full((1,), 0.3), torch.full((1,), 1.7)),
+        edges=edges,
+        is_rare=torch.arange(70_908) % 3 == 2,
+    )
+    sizes = QINSizes(embedding_dim=2, num_layers=1, norm="batch", numeric_bins=3)
+    model = QIN(inputs=inputs, sizes=sizes, fitted=fitted, generator=torch.Generator().manual_seed(0))
+    average = moving_average(model, decay=decay)
+    expected = model.network.fc.weight.detach().clone()
+    for step in range(20):
+        with torch.no_grad():
+            model.network.fc.weight += 1.0
+        average.update_parameters(model)
+        new = model.network.fc.weight.detach()
+        expected = new.clone() if step == 0 else decay * expected + (1 - decay) * new
+    own, values = dict(average.module.named_buffers()), dict(model.named_buffers())
+    assert set(own) >= {
+        "embedding.offsets",
+        "embedding.num_buckets",
+        "embedding.is_rare",
+        "bins.edges",
+        "normalizer.std",
+    }
+    for name, value in values.items():
+        assert torch.equal(own[name], value), name
+    torch.testing.assert_close(average.module.network.fc.weight, expected)

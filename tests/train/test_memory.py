@@ -7,7 +7,7 @@ import pytest
 from qin.columns.schema import Field, FieldKind, Schema
 from qin.config import NetworkParams
 from qin.errors import ConfigError
-from qin.model.build import build_model, resolve_inputs, resolve_sizes
+from qin.model.build import build_model, resolve_inputs, resolve_sizes, unfitted
 from qin.network.qin import network_width
 from qin.train.memory import check_memory
 
@@ -27,7 +27,7 @@ def wide(*, num_categorical: int, num_numeric: int = 0, num_buckets: int = 100) 
 def test_what_is_counted_is_what_the_network_has(separate: bool) -> None:
     schema = wide(num_categorical=30, num_numeric=20)
     params = PARAMS.model_copy(update={"separate_attention_embedding": separate})
-    network = build_model(schema, params, mean=[0.0] * 20, std=[1.0] * 20, seed=0)
+    network = build_model(schema, params, unfitted(schema, params), seed=0)
     width = network_width(resolve_inputs(schema), resolve_sizes(schema, params), num_numeric=20)
     in_layers = sum(p.numel() for name, p in network.named_parameters() if name.startswith("network.layers"))
     in_tables = sum(p.numel() for name, p in network.named_parameters() if name.endswith("embedding_table"))

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from qin.network.numeric import NumericNormalizer
-from qin.network.qin import QIN, QINInputs, QINSizes
+from qin.network.qin import QIN, FittedInputs, QINInputs, QINSizes
 from qin.prior import TrainingPrior
 from qin.shards.loader import Batch
 from qin.train.checkpoint import CheckpointStore
@@ -33,7 +33,7 @@ def make_model(sizes: QINSizes = NO_DROPOUT) -> QIN:
     generator = torch.Generator().manual_seed(0)
     inputs = QINInputs(num_buckets=NUM_BUCKETS, num_fields=2, sequence_vocabulary=(1,), target_fields=(1,))
     normalizer = NumericNormalizer(torch.zeros(NUM_NUMERIC), torch.ones(NUM_NUMERIC))
-    network = QIN(inputs=inputs, sizes=sizes, normalizer=normalizer, generator=generator).double()
+    network = QIN(inputs=inputs, sizes=sizes, fitted=FittedInputs(normalizer=normalizer), generator=generator).double()
     with torch.no_grad():
         network.numeric_weight.normal_(generator=generator)
     network.set_base_rate(0.2)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from qin.network.numeric import NumericNormalizer
-from qin.network.qin import QIN, QINInputs, QINSizes
+from qin.network.qin import QIN, FittedInputs, QINInputs, QINSizes
 from qin.train.optimizers import Optimizers, RowWiseAdam, clip_grad_norm
 
 
@@ -17,7 +17,12 @@ def make_model(*, sparse: bool, embedding_std: float = 0.3) -> QIN:
     )
     inputs = QINInputs(num_buckets=(30, 5), num_fields=2, sequence_vocabulary=(0, 0), target_fields=(0,))
     normalizer = NumericNormalizer(torch.zeros(1), torch.ones(1))
-    return QIN(inputs=inputs, sizes=sizes, normalizer=normalizer, generator=torch.Generator().manual_seed(0))
+    return QIN(
+        inputs=inputs,
+        sizes=sizes,
+        fitted=FittedInputs(normalizer=normalizer),
+        generator=torch.Generator().manual_seed(0),
+    )
 
 
 def backward(model: QIN, *, seed: int) -> None:

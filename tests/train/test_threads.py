@@ -8,7 +8,7 @@ import torch
 
 from qin.network.embedding import FusedEmbedding
 from qin.network.numeric import NumericNormalizer
-from qin.network.qin import QIN, QINInputs, QINSizes
+from qin.network.qin import QIN, FittedInputs, QINInputs, QINSizes
 from qin.network.threads import one_thread
 from qin.train.loop import moving_average
 from qin.train.losses import self_ensemble, weighted_logistic_loss
@@ -29,6 +29,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "field_dropout": 0.1,
     },
     "sparse": {"sparse_embedding_grad": True},
+    "pooled, bins": {"pooled_history": True, "numeric_bins": 5},
 }
 
 
@@ -45,8 +46,13 @@ def trained(variant: dict[str, Any], *, in_bf16: bool) -> str:
     """A digest of the weights and of their moving average after two steps."""
     inputs = QINInputs(num_buckets=(30_000,) * 3, num_fields=3, sequence_vocabulary=(1,), target_fields=(0, 1))
     sizes = QINSizes(embedding_dim=5, embedding_std=0.3, attention_dim=6, num_layers=2, **variant)
-    normalizer = NumericNormalizer(torch.zeros(NUM_NUMERIC), torch.ones(NUM_NUMERIC))
-    network = QIN(inputs=inputs, sizes=sizes, normalizer=normalizer, generator=torch.Generator().manual_seed(1))
+    edges = torch.linspace(-1.0, 1.0, sizes.numeric_bins + 1).expand(NUM_NUMERIC, -1) if sizes.numeric_bins else None
+    fitted = FittedInputs(
+        normalizer=NumericNormalizer(torch.zeros(NUM_NUMERIC), torch.ones(NUM_NUMERIC)),
+        edges=edges,
+        is_rare=torch.arange(90_000) % 5 == 4 if sizes.pooled_history else None,
+    )
+    network = QIN(inputs=inputs, sizes=sizes, fitted=fitted, generator=torch.Generator().manual_seed(1))
     network.use_bf16 = in_bf16
     sparse = [m.embedding_table for m in network.modules() if isinstance(m, FusedEmbedding) and m.sparse]
     dense = [p for p in network.parameters() if not any(p is table for table in sparse)]

@@ -31,6 +31,20 @@ class FrozenOptions(NamedTuple):
     slope: float
 
 
+class FrozenBins(NamedTuple):
+    """Piecewise linear embeddings of numeric fields.
+
+    Attributes:
+        lower: Lower end of each bin in standardised units, `(fields, num_bins)`.
+        inverse_width: One over its width, 0 where there is no bin, `(fields, num_bins)`.
+        weight: Of each bin, then of a missing value, `(fields, num_bins + 1, dim)`.
+    """
+
+    lower: Float32Array
+    inverse_width: Float32Array
+    weight: Float32Array
+
+
 @njit(nogil=True)
 def read_fields(
     buckets: Int64Array, fields: Int64Array, offset: Int64Array, table: Float32Array, out: Float32Array
@@ -100,6 +114,28 @@ def attend(
                 total[d] /= divisor[length]
 
 
+@njit(nogil=True)
+def average(buckets: Int64Array, offset: int, table: Float32Array, out: Float32Array) -> None:
+    """Write the mean embedding of each history, zeros where it is empty.
+
+    Args:
+        buckets: `(n, seq)`, padding anywhere; inside their vocabulary.
+        offset: First row of the vocabulary in the table.
+        table: `(table_rows, dim)`.
+        out: `(n, dim)`.
+    """
+    for i in range(buckets.shape[0]):
+        total, length = out[i], 0
+        total[:] = 0.0
+        for position in range(buckets.shape[1]):
+            if buckets[i, position] != PADDING_BUCKET:
+                length += 1
+                for d in range(total.size):
+                    total[d] += table[buckets[i, position] + offset, d]
+        for d in range(total.size):
+            total[d] /= max(length, 1)
+
+
 @njit(nogil=True, fastmath=_SUMS_IN_REGISTERS)
 def multiply(rows: Float32Array, matrix: Float32Array, out: Float32Array) -> None:
     """`rows @ matrix` for a small matrix: BLAS rounds a row by its place among the others.
@@ -138,6 +174,35 @@ def standardise(
             value = (np.copysign(log[i, field], raw[i, field]) - mean[field]) / (std[field] or np.float32(1.0))
             out[i, field] = np.float32(0.0) if is_missing or std[field] == 0.0 else value * weight[field]
             out[i, num_fields + field] = weight[num_fields + field] if is_missing else np.float32(0.0)
+
+
+@njit(nogil=True)
+def embed_in_bins(
+    raw: Float32Array, log: Float32Array, mean: Float32Array, std: Float32Array, bins: FrozenBins, out: Float32Array
+) -> None:
+    """Piecewise linear embeddings, one field after the other.
+
+    Args:
+        raw: Values, NaN where missing, `(n, fields)`.
+        log: `log(1 + |raw|)`, `(n, fields)`.
+        mean: Of each field's signed log, `(fields,)`.
+        std: Its standard deviation, `(fields,)`.
+        bins: Of the fields.
+        out: `(n, fields * dim)`, not necessarily contiguous.
+    """
+    zero, one = np.float32(0.0), np.float32(1.0)
+    (num_fields, num_bins), dim = bins.lower.shape, bins.weight.shape[2]
+    for i in range(raw.shape[0]):
+        for field in range(num_fields):
+            is_missing = np.isnan(raw[i, field])
+            value = (np.copysign(log[i, field], raw[i, field]) - mean[field]) / (std[field] or one)
+            value = zero if std[field] == 0.0 else value
+            for d in range(dim):
+                total = bins.weight[field, num_bins, d] if is_missing else zero
+                for k in range(0 if is_missing else num_bins):
+                    part = (value - bins.lower[field, k]) * bins.inverse_width[field, k]
+                    total += min(max(part, zero), one) * bins.weight[field, k, d]
+                out[i, field * dim + d] = total
 
 
 @njit(nogil=True, fastmath=_SUMS_IN_REGISTERS)

@@ -1,0 +1,68 @@
+"""A saved model scores as it did, with all that it took from the train fold."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from qin.config import load_params
+from qin.errors import ArtifactError
+from qin.model.artifact import TrainedModel, load_model, save_model
+from qin.model.build import build_model
+from qin.runtime.files import file_crc32, read_exact_json, write_exact_json
+from qin.shards.loader import read_batch
+from qin.train.inputs import fit_inputs
+from tests.planted import SCHEMA, write_planted
+from tests.project import ROOT
+
+NUM_ROWS = 300
+VARIANTS: dict[str, dict[str, Any]] = {
+    "plain": {"pooled_history": False, "numeric_bins": 0, "min_count": 0},
+    "fitted": {"pooled_history": True, "numeric_bins": 5, "min_count": 4},
+    "separate": {"min_count": 4, "separate_attention_embedding": True},
+    "published": {"preset": "published", "pooled_history": True, "numeric_bins": 5, "min_count": 4},
+}
+
+
+def make_model(folder: Path, **variant: Any) -> tuple[TrainedModel, torch.Tensor]:
+    """A model, and its logits of some rows."""
+    reader = write_planted(folder / "log", num_rows=NUM_ROWS)
+    small = {"embedding_dim": 4, "attention_dim": 8, "num_layers": 2}
+    params = load_params(ROOT / "params.yaml").model.network.model_copy(update={**small, **variant})
+    is_train = np.arange(NUM_ROWS) < 200
+    network = build_model(SCHEMA, params, fit_inputs(reader, is_train, params, seed=0), seed=1)
+    network.init_parameters(torch.Generator().manual_seed(2), embedding_std=0.5)
+    network.eval()
+    batch = read_batch(reader, np.arange(NUM_ROWS))
+    with torch.no_grad():
+        return TrainedModel(network, SCHEMA, params, {}), network(batch.categorical, batch.numeric, batch.sequences)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_loaded_model_scores_as_the_saved_one(tmp_path: Path, variant: str) -> None:
+    model, expected = make_model(tmp_path, **VARIANTS[variant])
+    save_model(tmp_path, model)
+    loaded = load_model(tmp_path)
+    batch = read_batch(write_planted(tmp_path / "again", num_rows=NUM_ROWS), np.arange(NUM_ROWS))
+    with torch.no_grad():
+        assert torch.equal(loaded.network(batch.categorical, batch.numeric, batch.sequences), expected)
+    assert loaded.params == model.params
+    state = model.network.state_dict()
+    assert ("embedding.is_rare" in state) == (variant in ("fitted", "separate"))
+    assert ("bins.edges" in state) == (variant == "fitted")
+
+
+def test_weights_of_other_settings_are_refused(tmp_path: Path) -> None:
+    """What an earlier version wrote lacks what this one's settings ask for."""
+    model, _ = make_model(tmp_path, min_count=4)
+    save_model(tmp_path, model)
+    weights = load_file(tmp_path / "weights.safetensors")
+    del weights["embedding.is_rare"]
+    save_file(weights, tmp_path / "weights.safetensors")
+    tree = read_exact_json(tmp_path / "model.json")
+    write_exact_json(tmp_path / "model.json", {**tree, "weights_crc32": file_crc32(tmp_path / "weights.safetensors")})
+    with pytest.raises(ArtifactError, match="a model of another version; run the train stage again"):
+        load_model(tmp_path)
