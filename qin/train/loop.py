@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -358,14 +359,15 @@ def moving_average(model: QIN, *, decay: float) -> AveragedModel:
     average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
 
     @torch.no_grad()
-    def update(averages: list[torch.Tensor], values: list[torch.Tensor], num_averaged: torch.Tensor) -> None:
+    def update(averages: Any, values: Any, num_averaged: Any) -> None:
+        """Follow tensors of one type."""
         if averages[0].is_floating_point():
             average(averages, values, num_averaged)
             return
         for own, value in zip(averages, values, strict=True):
             own.copy_(value)
 
-    return AveragedModel(model, multi_avg_fn=update, use_buffers=True)  # type: ignore[no-untyped-call]
+    return AveragedModel(model, multi_avg_fn=update, use_buffers=True)
 
 
 def _step_seed(seed: int, step: int) -> int:

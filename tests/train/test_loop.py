@@ -151,4 +151,5 @@ def test_the_average_is_of_weights_and_moments_and_of_nothing_else(decay: float)
     }
     for name, value in values.items():
         assert torch.equal(own[name], value), name
+    assert isinstance(average.module, QIN)
     torch.testing.assert_close(average.module.network.fc.weight, expected)
