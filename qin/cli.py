@@ -4,6 +4,7 @@ qin compare HEAD workspace
 qin sweep -S model.dropout=0.0,0.1 --seeds 3
 qin overlay examples/kuairand/params.yaml
 qin init data/train.parquet
+qin score data/test.parquet scores.parquet --keep ID
 """
 
 import json
@@ -23,6 +24,7 @@ from qin.experiments.sweep import grid, run_sweep, table
 from qin.raw.segments import read_clusters
 from qin.runtime.paths import DVC_YAML, PARAMS
 from qin.runtime.progress import log, log_to_stderr
+from qin.serving.commands import score
 from qin.setup.command import files_of, prompt
 from qin.setup.dependencies import write_dependencies
 from qin.setup.settings import Purpose, summary
@@ -39,11 +41,13 @@ def commands() -> None:
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Print a QinError's lines and exit with status 1, as stages do."""
+    """Print a QinError's lines, or what a disk refused, and exit with status 1, as stages do."""
     try:
         yield
-    except QinError as error:
-        for line in error.lines:
+    except (QinError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is None:  # no word of the system, but a fault of ours
+            raise
+        for line in error.lines if isinstance(error, QinError) else [str(error)]:
             typer.echo(f"error: {line}", err=True)
         raise SystemExit(1) from error
 
@@ -134,6 +138,9 @@ def files() -> None:
     with one_line_errors():
         changed = write_dependencies(DVC_YAML, load_params(PARAMS).data)
         typer.echo(f"{DVC_YAML}: {'follows' if changed else 'is as'} data.train, data.test and data.sample_submission")
+
+
+app.command()(one_line_errors()(score))
 
 
 if __name__ == "__main__":

@@ -2,9 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
 from pydantic import ValidationError
 
 from qin.calibrate.report import CalibrationReport, read_calibration
@@ -14,10 +18,17 @@ from qin.errors import ArtifactError
 from qin.features.artifact import Statistics
 from qin.features.derived import Impressions
 from qin.members import Members
+from qin.metrics.logits import sigmoid
+from qin.prior import OutputPrior, shift_prior
+from qin.raw.segments import segments_of
 from qin.runtime import paths
 from qin.runtime.chain import Artifact, check_links, read_artifact
 from qin.runtime.files import fingerprint
-from qin.serving.encoding import without_statistics
+from qin.serving.columns import Column, columns_of, problems_of
+from qin.serving.encoding import BATCH_ROWS, RowEncoder, without_statistics
+from qin.shards.loader import Batch
+
+Tabular = TypeVar("Tabular", pa.Table, pa.RecordBatch)
 
 _ALWAYS = (paths.STATISTICS, paths.BLEND, paths.CALIBRATOR)
 _LEFT_OUT = ("data.drop", "data.ignore")
@@ -53,6 +64,48 @@ class Deployed:
         """Column whose values the calibrator shifts by."""
         shifts = self.calibration.deployed.segments
         return None if shifts is None else shifts.column
+
+    @cached_property
+    def columns(self) -> dict[str, Column]:
+        """The columns that raw rows must have, by name."""
+        return columns_of(self.schema, self.impressions, self.segment)
+
+    def problems(self, found: pa.Schema, *, may_miss: bool, name: str) -> list[str]:
+        """What is wrong with the columns of rows, a line each; see `problems_of`."""
+        fields = self.schema.columns
+        return problems_of(found, self.columns, fields, may_miss=may_miss, known=self.known, name=name)
+
+    def completed(self, rows: Tabular) -> Tabular:
+        """The columns that are read, in order, of rows without problems; those that are missing are null."""
+        for name in self.columns:
+            if rows.schema.get_field_index(name) < 0:
+                rows = rows.append_column(name, pa.nulls(rows.num_rows))
+        return rows.select(list(self.columns))
+
+    def encoder(self, name: str) -> RowEncoder:
+        """The encoder of rows that messages call by a name."""
+        return RowEncoder(self.schema, self.statistics, self.impressions, name=name)
+
+    def logit(self, batch: Batch, *, num_threads: int) -> npt.NDArray[np.float32]:
+        """The members' logits as they are blended, `(n,)`."""
+        return self.members.logit_of(batch, batch_size=BATCH_ROWS, num_threads=num_threads)
+
+    def probability(
+        self, logit: npt.NDArray[np.float32], segment: pa.Array | None, prior: OutputPrior
+    ) -> npt.NDArray[np.float64]:
+        """Calibrated probabilities, `(n,)`.
+
+        Args:
+            logit: Of the members, `(n,)`.
+            segment: The column that the calibrator shifts by, where there is one.
+            prior: Base rate of the probabilities.
+
+        Raises:
+            ValueError: If it is no prior.
+        """
+        segments = None if segment is None else segments_of(segment)
+        calibrated = self.calibration.deployed.apply(logit, segments)
+        return sigmoid(shift_prior(calibrated, base_rate=self.calibration.base_rate, prior=prior))
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """A table of raw rows as the arrays that members read, as prepare and the statistics of the train fold make them."""
 
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import replace
 
 import numpy as np
@@ -9,10 +10,11 @@ import torch
 
 from qin.columns.schema import Schema
 from qin.features.artifact import Statistics
-from qin.features.columns import ColumnTable
+from qin.features.columns import ColumnTable, RowColumns
 from qin.features.derived import Impressions
 from qin.prepare.encode import BatchEncoder
 from qin.prepare.impressions import impressions_of_batch
+from qin.raw.parts import RawPart
 from qin.shards.files import layout
 from qin.shards.loader import Batch
 
@@ -39,12 +41,18 @@ class RowEncoder:
         Raises:
             DataError: Naming the first bad value of a column.
         """
-        row, encoder = 0, self._encoder
+        row, encoder = 0, self
         if self._impressions is not None and table.num_rows:
-            encoder = encoder.with_impressions(self._features(table, self._impressions))
+            encoder = self.with_impressions(self._features(table, self._impressions))
         for batch in table.to_batches(max_chunksize=BATCH_ROWS):
-            yield self._encoded(encoder, row, batch)
+            yield encoder.encode(row, batch)
             row += batch.num_rows
+
+    def with_impressions(self, features: RowColumns) -> "RowEncoder":
+        """The same encoder for rows whose features of impressions are known."""
+        encoder = copy(self)
+        encoder._encoder = self._encoder.with_impressions(features)
+        return encoder
 
     def _features(self, table: pa.Table, impressions: Impressions) -> ColumnTable:
         needed = [*impressions.key, *impressions.columns]
@@ -52,8 +60,19 @@ class RowEncoder:
         [batch] = table.select(list(dict.fromkeys(needed))).combine_chunks().to_batches()
         return impressions_of_batch(batch, impressions, self._encoder, file=self._name)
 
-    def _encoded(self, encoder: BatchEncoder, row: int, batch: pa.RecordBatch) -> Batch:
-        arrays = encoder(row, batch).arrays
+    def of_part(self, part: RawPart) -> "RowEncoder":
+        """The encoder of one file of a log, whose rows count from its first."""
+        encoder = copy(self)
+        encoder._encoder = self._encoder.of_file(part.name, first_row=part.first_row)
+        return encoder
+
+    def encode(self, row: int, batch: pa.RecordBatch) -> Batch:
+        """Encode rows of a table or a file, from the given one on, whose impressions, if any, are known.
+
+        Raises:
+            DataError: Naming the first bad value of a column.
+        """
+        arrays = self._encoder(row, batch).arrays
         own, num_added = arrays["numeric"], len(self._statistics.names)
         numeric = own
         if num_added:

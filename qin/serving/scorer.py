@@ -11,14 +11,11 @@ import pyarrow as pa
 
 from qin.columns.types import type_of
 from qin.errors import SchemaError
-from qin.metrics.logits import sigmoid
-from qin.prior import OutputPrior, shift_prior
-from qin.raw.segments import segments_of
+from qin.prior import OutputPrior
 from qin.runtime.host import num_cores
 from qin.serving.candidates import with_user
-from qin.serving.columns import Column, columns_of, problems_of
+from qin.serving.columns import Column
 from qin.serving.deployed import Deployed, read_deployed
-from qin.serving.encoding import BATCH_ROWS, RowEncoder
 from qin.serving.tables import Rows, to_table
 
 OnMissing = Literal["error", "null"]
@@ -69,9 +66,7 @@ class Scorer:
 
     def __init__(self, deployed: Deployed, *, num_threads: int) -> None:
         self._deployed, self._num_threads = deployed, num_threads
-        self._encoder = RowEncoder(deployed.schema, deployed.statistics, deployed.impressions, name=_ROWS)
-        self._columns = columns_of(deployed.schema, deployed.impressions, deployed.segment)
-        self._fields = deployed.schema.columns
+        self._encoder = deployed.encoder(_ROWS)
         self._last_checked: pa.Schema | None = None
 
     @classmethod
@@ -94,7 +89,7 @@ class Scorer:
     @property
     def columns(self) -> Mapping[str, Column]:
         """The columns that rows must have, by name, with what they are and their Arrow type in training."""
-        return dict(self._columns)
+        return dict(self._deployed.columns)
 
     @property
     def version(self) -> str:
@@ -121,8 +116,8 @@ class Scorer:
         Args:
             num_rows: Of each try; none for 1, 32 and 512.
         """
-        kinds = {name: pa.string() for name in self._columns}
-        kinds |= {field.name: type_of(field.type) for field in self._fields}
+        kinds = {name: pa.string() for name in self._deployed.columns}
+        kinds |= {field.name: type_of(field.type) for field in self._deployed.schema.columns}
         for number in num_rows or (1, 32, 512):
             self.logits(pa.table({name: pa.nulls(number, kind) for name, kind in kinds.items()}))
 
@@ -189,7 +184,7 @@ class Scorer:
         """
         user_rows = [user] if isinstance(user, Mapping) else user
         may_miss = on_missing == "null"
-        parts = [to_table(part, self._columns, may_miss=may_miss, name=_ROWS) for part in (user_rows, items)]
+        parts = [to_table(part, self._deployed.columns, may_miss=may_miss, name=_ROWS) for part in (user_rows, items)]
         table = self._checked(with_user(*parts), on_missing=on_missing)
         return self._probabilities(table, self._logits(table), prior)
 
@@ -197,36 +192,27 @@ class Scorer:
         if on_missing not in ("error", "null"):
             raise ValueError(f"on_missing must be error or null: {on_missing=}")
         return self._checked(
-            to_table(rows, self._columns, may_miss=on_missing == "null", name=_ROWS), on_missing=on_missing
+            to_table(rows, self._deployed.columns, may_miss=on_missing == "null", name=_ROWS), on_missing=on_missing
         )
 
     def _checked(self, table: pa.Table, *, on_missing: OnMissing) -> pa.Table:
         """The columns that are read, in order; those that may be missing are null."""
-        schema, may_miss = table.schema, on_missing == "null"
+        schema = table.schema
         if self._last_checked is None or not schema.equals(self._last_checked):  # requests are mostly of one schema
-            problems = problems_of(
-                schema, self._columns, self._fields, may_miss=may_miss, known=self._deployed.known, name=_ROWS
-            )
+            problems = self._deployed.problems(schema, may_miss=on_missing == "null", name=_ROWS)
             if problems:
-                raise SchemaError("\n".join(problems))
-        names = list(self._columns)
-        missing = [name for name in names if schema.get_field_index(name) < 0]
-        for name in missing:
-            table = table.append_column(name, pa.nulls(table.num_rows))
-        if not missing:
-            self._last_checked = schema
-        table = table.select(names)
+                raise SchemaError(*problems)
+            if all(name in schema.names for name in self._deployed.columns):
+                self._last_checked = schema
+        table = self._deployed.completed(table)
         return table if table.column(0).num_chunks == 1 else table.combine_chunks()
 
     def _logits(self, table: pa.Table) -> Logits:
-        parts = [
-            self._deployed.members.logit_of(batch, batch_size=BATCH_ROWS, num_threads=self._num_threads)
-            for batch in self._encoder(table)
-        ]
+        parts = [self._deployed.logit(batch, num_threads=self._num_threads) for batch in self._encoder(table)]
         return np.concatenate(parts) if parts else np.empty(0, np.float32)
 
     def _probabilities(self, table: pa.Table, logit: Logits, prior: OutputPrior) -> Probabilities:
-        calibration, segment = self._deployed.calibration, self._deployed.segment
-        segments = None if segment is None else segments_of(table.column(segment).combine_chunks())
-        calibrated = calibration.deployed.apply(logit, segments)
-        return sigmoid(shift_prior(calibrated, base_rate=calibration.base_rate, prior=prior))
+        segment = self._deployed.segment
+        return self._deployed.probability(
+            logit, None if segment is None else table.column(segment).combine_chunks(), prior
+        )

@@ -69,7 +69,7 @@ def _of_pandas(frame: Any, columns: Mapping[str, Column], *, name: str) -> pa.Ta
         except (pa.ArrowException, TypeError, ValueError) as error:
             problems.append(f"{name}: column {label}: values of several types ({_first_line(error)})")
     if problems:
-        raise SchemaError("\n".join(problems))
+        raise SchemaError(*problems)
     return pa.Table.from_arrays(arrays, names=labels)
 
 
@@ -91,7 +91,7 @@ def _of_mappings(
         else:
             arrays[key] = array
     if problems:
-        raise SchemaError("\n".join(problems))
+        raise SchemaError(*problems)
     return pa.Table.from_arrays(list(arrays.values()), names=list(arrays)) if arrays else _without_columns(len(rows))
 
 

@@ -1,0 +1,53 @@
+"""Commands that use the deployed model: `qin score`, a log to a Parquet file."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from qin.errors import ConfigError
+from qin.metrics.logits import prior_logit
+from qin.prior import OutputPrior
+from qin.runtime.host import num_cores
+from qin.runtime.paths import ARTIFACTS
+
+Artifacts = Annotated[Path, typer.Option(help="Folder of artifacts, after `dvc repro`, or a copy of it.")]
+Threads = Annotated[int, typer.Option(min=0, help="0: one per core. The result does not depend on it.")]
+
+
+def score(
+    source: Annotated[str, typer.Argument(metavar="IN", help="Parquet file, folder of parts, or URI")],
+    path: Annotated[Path, typer.Argument(metavar="OUT", help="Parquet file to write")],
+    artifacts: Artifacts = ARTIFACTS,
+    keep: Annotated[str, typer.Option(help="Columns of IN to write beside the probability, divided by commas.")] = "",
+    column: Annotated[str, typer.Option(help="Name of the probability's column.")] = "probability",
+    prior: Annotated[str, typer.Option(help="Base rate: natural, balanced, or a number.")] = "natural",
+    on_missing: Annotated[Literal["error", "null"], typer.Option(help="What a column that IN lacks is.")] = "error",
+    threads: Threads = 0,
+) -> None:
+    """Score a log with the deployed model: calibrated probabilities, rows in the log's order."""
+    from qin.serving.deployed import read_deployed  # noqa: PLC0415 - it imports PyTorch
+    from qin.serving.files import Output, score_file  # noqa: PLC0415
+
+    num_threads = threads or num_cores()
+    output = Output(tuple(name.strip() for name in keep.split(",") if name.strip()), column, parse_prior(prior))
+    model = read_deployed(artifacts, num_threads=num_threads, precision=None)
+    num_rows = score_file(model, source, path, output, num_threads=num_threads, may_miss=on_missing == "null")
+    typer.echo(f"{path}: {num_rows} rows, model {model.version}")
+
+
+def parse_prior(text: str) -> OutputPrior:
+    """A base rate from the command line.
+
+    Raises:
+        ConfigError: If it is none.
+    """
+    if text == "natural":
+        return "natural"
+    if text == "balanced":
+        return "balanced"
+    try:
+        prior_logit(float(text))
+    except ValueError as error:
+        raise ConfigError(f"--prior: {text}: expected natural, balanced, or a number between 0 and 1") from error
+    return float(text)
