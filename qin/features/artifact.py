@@ -5,11 +5,11 @@ values that the fitted file's own rows were given, one column of float32 after t
 one read per column. `manifest.json` says what they are and what they were made from.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,32 +18,35 @@ from qin.columns.schema import Schema, differences
 from qin.errors import ArtifactError
 from qin.features.columns import ColumnFile
 from qin.features.counting import KeyCounts, Keys
+from qin.features.histories import HistoryPair, rates_of_keys
 from qin.features.rates import Prior, Values, find, measure
 from qin.runtime.chain import Origin, origin_entry
 from qin.runtime.files import file_crc32, fingerprint, read_array, read_exact_json, write_array, write_exact_json
 from qin.shards.files import ShardReader
 
 COLUMNS, MANIFEST = "columns.bin", "manifest.json"
-FORMAT = 1
+FORMAT = 2
 _TABLE = "<u8,<u4,<u4"  # key, clicks, rows
 _AGAIN = "run the train stage again"
 
 
 @dataclass(frozen=True)
 class Statistic:
-    """Clicks and rows by the value of one categorical field, or by the values of two.
+    """Clicks and rows by the value of one categorical field, by the values of two, or by value and history.
 
     Attributes:
-        fields: Names of the fields.
+        fields: Names of the fields; of a sequence and a categorical field where `is_history`.
         measures: Those of `rates.MEASURES` that are used.
         num_keys: Distinct keys of its table; 0 before it is fitted.
         crc32: Checksum of its table's file.
+        is_history: Whether each item of the history makes a pair with the value; see `histories`.
     """
 
     fields: tuple[str, ...]
     measures: tuple[str, ...]
     num_keys: int = 0
     crc32: int = 0
+    is_history: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -103,20 +106,44 @@ class KeyMaker:
         return key
 
 
+class _Lookup(Protocol):
+    """A statistic ready to be looked up."""
+
+    def columns(self, arrays: Mapping[str, npt.NDArray[Any]]) -> Iterable[Values]:
+        """Its measures of rows by their groups, `(n, width)` each."""
+        ...
+
+
 @dataclass(frozen=True)
-class _Lookup:
-    """A statistic ready to be looked up: keys `(num_keys,)`, and the values of each measure after that of no key."""
+class _ValueLookup:
+    """By value: keys `(num_keys,)`, and the values of each measure after that of no key."""
 
     make_keys: KeyMaker
     keys: Keys
     values: list[Values]
 
     @classmethod
-    def of(cls, statistic: Statistic, table: Table, schema: Schema, prior: Prior, num_fitted: int) -> "_Lookup":
+    def of(cls, statistic: Statistic, table: Table, schema: Schema, prior: Prior, num_fitted: int) -> "_ValueLookup":
         rows_so_far = np.array([num_fitted])
         values = [measure(name, table.counts, rows_so_far, prior) for name in statistic.measures]
         nothing = np.zeros(1, np.float32)  # at the end, where position -1 points
         return cls(KeyMaker(schema, statistic.fields), table.keys, [np.append(column, nothing) for column in values])
+
+    def columns(self, arrays: Mapping[str, npt.NDArray[Any]]) -> Iterable[Values]:
+        buckets = [arrays["categorical"][:, column] for column in self.make_keys.columns]
+        position = find(self.keys, self.make_keys(buckets))
+        return [values[position] for values in self.values]
+
+
+@dataclass(frozen=True)
+class _HistoryLookup:
+    """By value and history: the rate of each slot."""
+
+    pair: HistoryPair
+    rates: Values
+
+    def columns(self, arrays: Mapping[str, npt.NDArray[Any]]) -> Iterable[Values]:
+        return [self.pair.mean_rates(arrays, self.rates)]
 
 
 def write_manifest(
@@ -235,23 +262,28 @@ class Statistics:
         """
         self._columns.read_into(start, out)
 
-    def look_up(self, categorical: npt.NDArray[Any], out: npt.NDArray[np.float32]) -> None:
-        """Fill `out (n, num_names)` for rows of another file by their buckets `(n, num_categorical)`."""
-        number = 0
-        for lookup in self._lookups:
-            position = find(
-                lookup.keys, lookup.make_keys([categorical[:, column] for column in lookup.make_keys.columns])
-            )
-            for values in lookup.values:
-                out[:, number] = values[position]
-                number += 1
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Groups of a prepared file that looking up reads."""
+        histories = [f"sequence.{statistic.fields[0]}" for statistic in self.statistics if statistic.is_history]
+        return ("categorical", *dict.fromkeys(histories))
+
+    def look_up(self, arrays: Mapping[str, npt.NDArray[Any]], out: npt.NDArray[np.float32]) -> None:
+        """Fill `out (n, num_names)` for rows of another file by their `groups`, `(n, width)` each."""
+        columns = (column for lookup in self._lookups for column in lookup.columns(arrays))
+        for number, column in enumerate(columns):
+            out[:, number] = column
 
     @cached_property
     def _lookups(self) -> list[_Lookup]:
-        return [
-            _Lookup.of(statistic, self._table(number), self._encoding, self._prior, self._num_fitted)
-            for number, statistic in enumerate(self.statistics)
-        ]
+        return [self._lookup(number) for number in range(len(self.statistics))]
+
+    def _lookup(self, number: int) -> _Lookup:
+        statistic, table = self.statistics[number], self._table(number)
+        if statistic.is_history:
+            pair = HistoryPair.of(self._encoding, *statistic.fields)
+            return _HistoryLookup(pair, rates_of_keys(table.keys, table.counts, self._prior))
+        return _ValueLookup.of(statistic, table, self._encoding, self._prior, self._num_fitted)
 
     def _table(self, number: int) -> Table:
         statistic = self.statistics[number]
@@ -260,7 +292,7 @@ class Statistics:
 
 def _encoding(schema: Schema) -> Schema:
     """What of a schema decides the buckets, which are all that statistics read."""
-    return replace(schema, fields=schema.categorical)
+    return replace(schema, fields=(*schema.categorical, *schema.sequences))
 
 
 def _size(path: Path) -> int:

@@ -80,7 +80,9 @@ class JoinedRows:
         if self._is_stored:
             self._statistics.read_stored(start, added)
         elif added.size:
-            self._statistics.look_up(self._reader.read("categorical", start, start + len(out)), added)
+            stop = start + len(out)
+            arrays = {name: self._reader.read(name, start, stop) for name in self._statistics.groups}
+            self._statistics.look_up(arrays, added)
 
 
 def open_rows(prepared: Path, statistics: Path) -> JoinedRows:

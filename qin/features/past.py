@@ -11,8 +11,9 @@ Two orders are kept, that of being shown and that of becoming known, and for eac
 had come at its moment.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,22 @@ import numpy.typing as npt
 from qin.features.counting import KeyCounts, Keys, Labels, Rows, ordered_counts, out_of_part_counts
 
 NUM_PARTS = 5
+
+_NO_ROWS = np.empty(0, np.int64)
+
+
+class Step(NamedTuple):
+    """What happens to the rows that are known, and who reads them then.
+
+    Attributes:
+        learned: Rows that become known, `(n,)`.
+        hidden: Rows that are known no longer, `(m,)`.
+        read: Rows that know all that are known now, `(k,)`.
+    """
+
+    learned: Rows
+    hidden: Rows
+    read: Rows
 
 
 class Past(Protocol):
@@ -37,6 +54,10 @@ class Past(Protocol):
 
     def counts(self, keys: Keys, label: Labels) -> KeyCounts:
         """Clicks and rows of each row's key among the rows it knows of, `(num_rows,)`."""
+        ...
+
+    def steps(self) -> Iterator[Step]:
+        """The same as steps, from knowing nothing to knowing every fitted row; each fitted row reads once."""
         ...
 
 
@@ -89,6 +110,16 @@ class Earlier:
         """See `Past`."""
         return ordered_counts(keys, label, learn=self.learn, read=self.read, known=self.known)
 
+    def steps(self) -> Iterator[Step]:
+        """See `Past`: one step per block."""
+        starts = np.flatnonzero(np.diff(self.known, prepend=-1))
+        num_learned = 0
+        for start, stop in zip(starts, np.append(starts[1:], self.read.size), strict=True):
+            num_known = int(self.known[start])
+            yield Step(self.learn[num_learned:num_known], _NO_ROWS, self.read[start:stop])
+            num_learned = num_known
+        yield Step(self.learn[num_learned:], _NO_ROWS, _NO_ROWS)
+
     def quarter(self, number: int, *, max_rows: int) -> Rows:
         """Row numbers of a quarter of the fitted rows in time, 0 to 3; of more than `max_rows`, every so many."""
         start, stop = number * self.learn.size // 4, (number + 1) * self.learn.size // 4
@@ -133,3 +164,12 @@ class OtherParts:
     def counts(self, keys: Keys, label: Labels) -> KeyCounts:
         """See `Past`."""
         return out_of_part_counts(keys, label, self.fitted, part=self.part, num_parts=NUM_PARTS)
+
+    def steps(self) -> Iterator[Step]:
+        """See `Past`: one step per part, which is hidden from its own rows."""
+        learned = self.fitted
+        for number in range(NUM_PARTS):
+            own = self.fitted[self.part[self.fitted] == number]
+            yield Step(learned, own, own)
+            learned = own
+        yield Step(learned, _NO_ROWS, _NO_ROWS)

@@ -1,4 +1,4 @@
-"""Statistics of the train fold: click rate and share of rows by categorical value, and by pairs of values.
+"""Statistics of the train fold: click rate and share of rows by categorical value, by pairs, and by history.
 
 1. The buckets of a few fields at a time are read into memory, a column each.
 2. For each statistic, its key per row; from that the counts of each fitted row's past (see `past`), and the table of
@@ -12,7 +12,7 @@ of them training draws.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,14 @@ import numpy as np
 import numpy.typing as npt
 
 from qin.columns.schema import Schema
+from qin.errors import SchemaError
 from qin.features.artifact import COLUMNS, KeyMaker, Statistic, Table, table_file, write_manifest
 from qin.features.columns import ColumnFile
 from qin.features.counting import Labels, count_keys
 from qin.features.drift import MAX_ROWS, measure_drift
+from qin.features.histories import HistoryPair, fit_history
 from qin.features.past import Earlier, Past
-from qin.features.rates import MEASURES, Prior, Values, find, measure
+from qin.features.rates import MEASURES, RATE, Prior, Values, find, measure
 from qin.runtime.chain import Origin
 from qin.runtime.progress import Progress
 from qin.shards.files import ShardReader
@@ -68,14 +70,30 @@ def choose_statistics(
     Args:
         schema: The prepared file's.
         patterns: Globs of categorical fields; None for all.
-        pairs: Pairs of categorical fields; None for the user with each field of the target.
+        pairs: Pairs of a categorical field or a sequence with a categorical field; None for the user and each sequence
+            with each field of the target.
         user: Column that names a user, which counts where it is a categorical field.
+
+    Raises:
+        SchemaError: If a pair names anything else.
     """
     names = [field.name for field in schema.categorical]
+    sequences = [field.name for field in schema.sequences]
     singles = [name for name in names if patterns is None or any(fnmatchcase(name, p) for p in patterns)]
     if pairs is None:
         pairs = [(user, name) for name in schema.target if user in names and name != user and user is not None]
-    return tuple(Statistic(fields, MEASURES) for fields in (*((name,) for name in singles), *map(tuple, pairs)))
+        pairs += [(sequence, name) for sequence in sequences for name in schema.target]
+    for first, second in pairs:
+        if first not in (*names, *sequences) or second not in names:
+            raise SchemaError(
+                f"features.statistics.pairs: [{first}, {second}] must be a categorical column or a sequence, and a "
+                "categorical column"
+            )
+    return (
+        *(Statistic((name,), MEASURES) for name in singles),
+        *(Statistic(tuple(pair), MEASURES) for pair in pairs if pair[0] in names),
+        *(Statistic(tuple(pair), (RATE,), is_history=True) for pair in pairs if pair[0] in sequences),
+    )
 
 
 def fit_statistics(
@@ -110,8 +128,7 @@ def fit_statistics(
     columns = ColumnFile(folder / COLUMNS, reader.num_rows, 0)
     columns.path.touch()
     with Progress(len(statistics), label="statistics", unit="statistics") as progress:
-        for statistic, buckets in _with_buckets(reader, statistics):
-            table, values = fit.values(KeyMaker(reader.schema, statistic.fields)(buckets), statistic.measures)
+        for statistic, table, values in fit.each(reader, statistics):
             reasons = [fit.fault(*named) for named in zip(statistic.names, values, strict=True)]
             for name, column, reason in zip(statistic.names, values, reasons, strict=True):
                 if reason is None:
@@ -122,7 +139,7 @@ def fit_statistics(
             measures = [name for name, reason in zip(statistic.measures, reasons, strict=True) if reason is None]
             if measures:
                 crc32 = table.write(folder / table_file(len(kept)))
-                kept.append(Statistic(statistic.fields, tuple(measures), table.keys.size, crc32))
+                kept.append(replace(statistic, measures=tuple(measures), num_keys=table.keys.size, crc32=crc32))
             progress.advance(1)
     write_manifest(folder, kept, reader=reader, prior=prior, num_fitted=past.fitted.size, origin=origin)
     return FitReport(tuple(names), dropped)
@@ -137,6 +154,18 @@ class _Fit:
     past: Past
     prior: Prior
     keep: Keep
+
+    def each(
+        self, reader: ShardReader, statistics: Sequence[Statistic]
+    ) -> Iterator[tuple[Statistic, Table, list[Values]]]:
+        """Each statistic with its table and its measures of each row, `(num_rows,)`."""
+        for statistic, buckets in _with_buckets(reader, [one for one in statistics if not one.is_history]):
+            keys = KeyMaker(reader.schema, statistic.fields)(buckets)
+            yield statistic, *self.values(keys, statistic.measures)
+        for statistic in (one for one in statistics if one.is_history):
+            pair = HistoryPair.of(reader.schema, *statistic.fields)
+            keys, counts, values = fit_history(reader, pair, label=self.label, past=self.past, prior=self.prior)
+            yield statistic, Table(keys, counts), [values]
 
     def values(self, keys: npt.NDArray[np.uint64], measures: Sequence[str]) -> tuple[Table, list[Values]]:
         """The table of a statistic and its measures of each row, `(num_rows,)`."""

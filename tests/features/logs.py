@@ -13,24 +13,33 @@ from qin.shards.files import ShardReader, ShardWriter, layout
 NUM_BUCKETS = 70_000
 
 
-def bucket_schema(*names: str, target: tuple[str, ...] = ()) -> Schema:
-    """Categorical fields of many buckets, and one number."""
+def bucket_schema(*names: str, target: tuple[str, ...] = (), max_len: int = 0) -> Schema:
+    """Categorical fields of many buckets, one number, and where it may have items a history `seen`."""
     fields = [Field(name, FieldKind.CATEGORICAL, vocabulary=name, num_buckets=NUM_BUCKETS) for name in names]
-    return Schema((*fields, Field("price", FieldKind.NUMERIC)), target or names[-1:], "clicked", "ID", 0)
+    fields.append(Field("price", FieldKind.NUMERIC))
+    if max_len:
+        fields.append(Field("seen", FieldKind.SEQUENCE, vocabulary="seen", num_buckets=NUM_BUCKETS, max_len=max_len))
+    return Schema(tuple(fields), target or names[-1:], "clicked", "ID", 0)
 
 
 def write_buckets(
-    folder: Path, columns: dict[str, np.ndarray], label: np.ndarray, *, target: tuple[str, ...] = ()
+    folder: Path,
+    columns: dict[str, np.ndarray],
+    label: np.ndarray,
+    *,
+    target: tuple[str, ...] = (),
+    seen: np.ndarray | None = None,
 ) -> ShardReader:
-    """Prepared rows with these buckets; the number is the row's."""
+    """Prepared rows with these buckets, and those of a history `(num_rows, max_len)`; the number is the row's."""
     folder.mkdir(parents=True)
-    schema = bucket_schema(*columns, target=target)
+    schema = bucket_schema(*columns, target=target, max_len=0 if seen is None else seen.shape[1])
     writer = ShardWriter(folder, layout(schema, with_label=True), num_rows=label.size, shard_rows=1000)
     writer.append(
         {
             "categorical": np.column_stack(list(columns.values())).astype(np.int32),
             "numeric": np.arange(label.size, dtype=np.float32)[:, None],
             "label": label.astype(np.uint8)[:, None],
+            **({} if seen is None else {"sequence.seen": seen.astype(np.int32)}),
         }
     )
     writer.close(schema=schema)
