@@ -26,6 +26,7 @@ _URI = re.compile(r"[a-z][a-z0-9+.-]+://")
 _PARTITION = re.compile(r"([^=]+)=(.*)", re.DOTALL)
 _NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 _TABLES = (".parquet", ".parq", ".pq")
+TEXTS = (".csv", ".csv.gz", ".tsv", ".tsv.gz")
 _HIDDEN = ("_", ".")  # what writers leave beside the parts: _SUCCESS, .part-0.parquet.crc
 _SHOWN_CHARACTERS = 200
 
@@ -63,6 +64,27 @@ class SourceFile:
             raise DataError(f"{self.name}: is a folder, where a file was") from error
         except OSError as error:
             raise DataError(f"{self.name}: cannot be read ({first_line(error)})") from error
+
+    @property
+    def is_text(self) -> bool:
+        """Whether it is a CSV file, by its name; what is not is a Parquet file."""
+        return self.name.lower().endswith(TEXTS)
+
+    @property
+    def delimiter(self) -> str:
+        """What divides the cells of a CSV file."""
+        return "\t" if ".tsv" in Path(self.name).name.lower() else ","
+
+    def open_text(self) -> Any:
+        """Open it for reading from its beginning, decompressed by its name.
+
+        Raises:
+            DataError: If there is no such file, or it may not be read.
+        """
+        self.open().close()  # says in our words what is missing
+        if self.filesystem is None:
+            return _arrow("lib").input_stream(self.name, compression="detect")
+        return self.filesystem.open_input_stream(self.path)
 
     def state(self) -> tuple[int, ...]:
         """Size, time and place of its content, which tell that it has been edited.
@@ -221,7 +243,7 @@ def _is_hidden(name: str) -> bool:
 
 
 def _is_table(name: str) -> bool:
-    return name.lower().endswith(_TABLES)
+    return name.lower().endswith((*_TABLES, *TEXTS))
 
 
 def _ordered(root: str, found: Iterable[tuple[str, ...]]) -> list[tuple[str, ...]]:
@@ -236,11 +258,11 @@ def _ordered(root: str, found: Iterable[tuple[str, ...]]) -> list[tuple[str, ...
                 )
         if not _is_table(name):
             raise DataError(
-                f"{_join(root, [*folders, name])}: no Parquet file by its name; a folder of parts holds nothing but "
-                "*.parquet"
+                f"{_join(root, [*folders, name])}: no Parquet or CSV file by its name; a folder of parts holds "
+                "nothing but *.parquet, *.csv and *.csv.gz"
             )
     if not ordered:
-        raise DataError(f"{root}: an empty folder; expected a Parquet file or a folder of *.parquet")
+        raise DataError(f"{root}: an empty folder; expected a Parquet or CSV file, or a folder of them")
     expected = [name for name, _ in _partition(ordered[0])]
     for parts in ordered:
         columns = [name for name, _ in _partition(parts)]

@@ -56,9 +56,9 @@ def test_a_list_keeps_its_order(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ((), "log: an empty folder; expected a Parquet file or a folder of *.parquet"),
+        ((), "log: an empty folder; expected a Parquet or CSV file, or a folder of them"),
         (("old/0.parquet",), "log/old: a folder inside a folder of parts, and not named `column=value`; name"),
-        (("0.parquet", "notes.txt"), "log/notes.txt: no Parquet file by its name; "),
+        (("0.parquet", "notes.txt"), "log/notes.txt: no Parquet or CSV file by its name; "),
         (
             ("0.parquet", "day=1/0.parquet"),
             "log/day=1/0.parquet: in folders of day, but the first part is in those of no",

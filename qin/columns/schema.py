@@ -10,7 +10,17 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from qin.columns.patterns import expanded, matching
-from qin.columns.types import is_binary, is_groupable, is_list, is_number, is_string, may_differ, type_name, value_type
+from qin.columns.types import (
+    is_binary,
+    is_digits_of_text,
+    is_groupable,
+    is_list,
+    is_number,
+    is_string,
+    may_differ,
+    type_name,
+    value_type,
+)
 from qin.config import DataParams, FeatureParams, SequenceParams
 from qin.errors import SchemaError
 
@@ -227,12 +237,21 @@ _ADVICE = {FieldKind.SEQUENCE: "; text of divided tokens or a list of numbers or
 def _type_differences(file: str, columns: pa.Schema, train: pa.Schema, fields: Iterable[Field]) -> Iterator[str]:
     """One line for each categorical column whose equal values could hash apart: `3.0` as text and as a number."""
     for field in fields:
-        ours, theirs = columns.field(field.name).type, train.field(field.name).type
-        if field.kind == FieldKind.CATEGORICAL and may_differ(ours, theirs):
+        ours, theirs = columns.field(field.name), train.field(field.name)
+        if field.kind == FieldKind.CATEGORICAL and not _are_alike(ours, theirs):
             yield (
-                f"{file}: column {field.name}: type {value_type(ours)}, but {value_type(theirs)} in the train file; "
+                f"{file}: column {field.name}: type {value_type(ours.type)}, but {value_type(theirs.type)} in the train file; "
                 "equal values would be encoded apart, so store both as one type"
             )
+
+
+def _are_alike(ours: pa.Field, theirs: pa.Field) -> bool:
+    """Whether equal values of two columns have equal texts; integers of a CSV file are as they stood there."""
+    if not may_differ(ours.type, theirs.type):
+        return True
+    return any(
+        is_digits_of_text(one) and is_string(value_type(two.type)) for one, two in ((ours, theirs), (theirs, ours))
+    )
 
 
 def _columns_of_test_alone(

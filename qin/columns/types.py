@@ -132,6 +132,19 @@ def common_type(kind: pa.DataType, other: pa.DataType) -> pa.DataType | None:
         return None
 
 
+_DIGITS = {b"qin": b"digits of text"}
+
+
+def digits_field(name: str, kind: pa.DataType) -> pa.Field:
+    """A column of a text file; if its type is an integer, each value's text is its plain digits."""
+    return pa.field(name, kind, metadata=_DIGITS if pa.types.is_integer(kind) else None)
+
+
+def is_digits_of_text(field: pa.Field) -> bool:
+    """Whether a column holds integers that were text, so that they equal the same digits in a column of text."""
+    return pa.types.is_integer(field.type) and (field.metadata or {}).get(b"qin") == _DIGITS[b"qin"]
+
+
 def _families(kind: pa.DataType) -> frozenset[str]:
     """The families of types in which equal values have equal canonical texts; a type may be in two."""
     if isinstance(kind, pa.UuidType):

@@ -10,8 +10,9 @@ from typing import NamedTuple, TypeVar
 
 import pyarrow as pa
 
-from qin.columns.types import common_type
+from qin.columns.types import common_type, digits_field, is_digits_of_text
 from qin.errors import DataError, SchemaError
+from qin.raw.csv_files import converted
 from qin.raw.parts import RawPart, read_part
 from qin.sources import Source, SourceFile, list_files, source_name
 
@@ -83,7 +84,8 @@ def open_log(source: "Source | RawLog") -> RawLog:
         return source
     files, name = list_files(source), source_name(source)
     with ThreadPoolExecutor(min(_NUM_OPENED, len(files))) as pool:
-        parts = list(pool.map(read_part, files))
+        stored = converted([file for file in files if file.is_text], pool)
+        parts = list(pool.map(lambda file: read_part(file, stored=stored.get(file.name)), files))
     schema = _with_partitions(_common_schema(parts), files)
     placed, row = [], 0
     for part in parts:
@@ -99,6 +101,7 @@ def _common_schema(parts: Sequence[RawPart]) -> pa.Schema:
     """The columns of the first file, which all others must have, with types that agree."""
     first = parts[0]
     types = {field.name: field.type for field in first.schema}
+    plain = {field.name for part in parts for field in part.schema if not is_digits_of_text(field)}
     for part in parts[1:]:
         found = {field.name: field.type for field in part.schema}
         for name in {**types, **found}:
@@ -109,7 +112,9 @@ def _common_schema(parts: Sequence[RawPart]) -> pa.Schema:
             types[name] = common
     if len(parts) == 1:
         return first.schema  # as it is: a name that occurs twice is for others to tell
-    return pa.schema([pa.field(name, kind) for name, kind in types.items()])
+    return pa.schema(
+        [pa.field(name, kind) if name in plain else digits_field(name, kind) for name, kind in types.items()]
+    )
 
 
 def _with_partitions(schema: pa.Schema, files: Iterable[SourceFile]) -> pa.Schema:

@@ -1,4 +1,4 @@
-"""One Parquet file of a log: what it holds, and its rows by batches in bounded memory."""
+"""One file of a log: what it holds, and its rows by batches in bounded memory."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +22,7 @@ class RawPart:
 
     Attributes:
         file: Where it is.
+        stored: Where it is read: the same, or what a CSV file was converted to.
         schema: Its columns, and those that its folders are named by.
         num_rows: Its rows.
         first_row: Number of its first row in the log.
@@ -29,6 +30,7 @@ class RawPart:
     """
 
     file: SourceFile
+    stored: SourceFile
     schema: pa.Schema
     num_rows: int
     first_row: int = 0
@@ -55,7 +57,7 @@ class RawPart:
         row, stop = 0, self.num_rows if groups is None else sum(self.group_rows[group] for group in groups)
         own = [name for name in columns if name not in dict(self.file.partition)]
         options = {"columns": own, "use_threads": False, **({} if groups is None else {"row_groups": list(groups)})}
-        with open_part(self.file) as opened:
+        with open_part(self.stored) as opened:
             try:
                 for batch in opened.iter_batches(batch_rows, **options):
                     yield row, self._complete(batch, columns)
@@ -78,16 +80,21 @@ class RawPart:
         return pa.record_batch(arrays, names=list(columns))
 
 
-def read_part(file: SourceFile) -> RawPart:
+def read_part(file: SourceFile, *, stored: Path | None = None) -> RawPart:
     """Read what a file holds: its own columns, without those of its folders.
+
+    Args:
+        file: The file.
+        stored: The Parquet file that a CSV file was converted to.
 
     Raises:
         DataError: If it is missing, or is not a readable Parquet file.
     """
-    with open_part(file) as opened:
+    place = file if stored is None else SourceFile(str(stored))
+    with open_part(place) as opened:
         meta = opened.metadata
         groups = tuple(meta.row_group(number).num_rows for number in range(meta.num_row_groups))
-        return RawPart(file, opened.schema_arrow.remove_metadata(), meta.num_rows, group_rows=groups)
+        return RawPart(file, place, opened.schema_arrow.remove_metadata(), meta.num_rows, group_rows=groups)
 
 
 @contextmanager

@@ -247,8 +247,8 @@ def _names(settings: Settings) -> dict[str, str]:
 def raw_checksum(source: Source) -> str:
     """A name for the content of a raw file, or of all files of a log.
 
-    Files up to 64 MiB are read whole. Of a larger one the size, evenly spaced blocks and the end count, which in a
-    Parquet file holds the place, size and range of every column: another log differs there.
+    Files up to 64 MiB and CSV files are read whole. Of a larger Parquet file the size, evenly spaced blocks and the end
+    count, which holds the place, size and range of every column: another log differs there.
     """
     files = list_files(source)
     if len(files) == 1 and not files[0].inside:
@@ -263,7 +263,11 @@ def file_checksum(source: SourceFile) -> str:
     with source.open() as file:
         size = file.seek(0, os.SEEK_END)
         digest.update(str(size).encode())
-        starts = range(0, size - _TAIL_BYTES, (size - _TAIL_BYTES) // _NUM_BLOCKS) if size > _WHOLE_BYTES else ()
+        starts = (
+            range(0, size - _TAIL_BYTES, (size - _TAIL_BYTES) // _NUM_BLOCKS)
+            if size > _WHOLE_BYTES and not source.is_text
+            else ()
+        )
         for start in starts:
             file.seek(start)
             digest.update(file.read(_BLOCK_BYTES))

@@ -29,6 +29,7 @@ HEADLINE = METRICS / "run.json"
 PLOTS = Path("plots")
 PLOT_TEMPLATES = Path(".dvc/plots")
 SCRATCH = Path(".qin")
+CSV = SCRATCH / "csv"
 SWEEP_LOGS = SCRATCH / "sweep"
 # Elsewhere for experiments in temporary folders, so that a killed one can go on when it is run again.
 CHECKPOINTS = Path(os.environ.get("QIN_CHECKPOINTS", SCRATCH / "checkpoints"))

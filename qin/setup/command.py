@@ -8,7 +8,7 @@ import typer
 from qin.errors import DataError
 from qin.setup.outcome import Ask
 from qin.setup.settings import Files
-from qin.sources import exists, is_uri
+from qin.sources import TEXTS, exists, is_uri
 
 
 def files_of(train: str, *, test: str | None, submission: str | None) -> Files:
@@ -22,7 +22,8 @@ def files_of(train: str, *, test: str | None, submission: str | None) -> Files:
             raise DataError(f"{file}: file not found")
     beside = "data" if is_uri(train) else Path(train).parent.as_posix()  # the sample is read from here
     folder = train.rstrip("/").rpartition("/")[0] if is_uri(train) else beside
-    test = test or _inside(folder, "test.parquet")
+    ending = next((ending for ending in TEXTS if train.lower().endswith(ending)), ".parquet")
+    test = test or _inside(folder, f"test{ending}")
     submission = submission or _inside(beside, "sample_submission.csv")
     return Files(train, test, submission, tuple(file for file in (test, submission) if not exists(file)))
 

@@ -73,11 +73,13 @@ def test_a_folder_of_parts_is_one_log_in_the_order_of_the_names(tmp_path: Path, 
 
 def test_what_is_no_folder_of_equal_parts_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=r"empty: an empty folder; expected a Parquet file or a folder of \*\.parquet$"):
+    with pytest.raises(
+        DataError, match=r"empty: an empty folder; expected a Parquet or CSV file, or a folder of them$"
+    ):
         open_log(tmp_path / "empty")
     folder = write_parts(tmp_path / "a", make_log(60))
     (folder / "notes.txt").touch()
-    with pytest.raises(DataError, match=r"notes\.txt: no Parquet file by its name; "):
+    with pytest.raises(DataError, match=r"notes\.txt: no Parquet or CSV file by its name; "):
         open_log(folder)
     (folder / "notes.txt").unlink()
     other = pa.table(make_log(9))

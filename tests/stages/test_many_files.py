@@ -1,5 +1,6 @@
 """Logs of many files through the stages: folders named by a day, lists, object storage, no rows to predict."""
 
+import gzip
 import json
 import shutil
 from collections.abc import Iterator
@@ -8,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
 
@@ -89,6 +91,22 @@ def test_lists_and_uris_give_the_rows_of_one_file(project: Project, store: Objec
             run_in_process(stage)
         assert equal(rows(project), found)
         assert np.array_equal(np.load(project.folder / "data/split/fold.npy"), fold)
+
+
+def test_csv_gives_the_rows_of_parquet(project: Project) -> None:
+    project.test["cat"] = pa.array(["1"] * len(project.test["ID"]))  # text in train, digits here
+    project.run("prepare", "split")
+    before = rows(project), rows(project, "test"), np.load(project.folder / "data/split/fold.npy")
+    for name in ("train", "test"):
+        table = pq.read_table(project.folder / f"data/{name}.parquet")
+        with gzip.open(project.folder / f"data/{name}.csv.gz", "wb") as file:
+            pacsv.write_csv(table, file)
+    set_params(project.folder / "params.yaml", {f"data.{name}": f"data/{name}.csv.gz" for name in ("train", "test")})
+    for stage in ("prepare", "split"):
+        run_in_process(stage)
+    assert equal(rows(project), before[0])
+    assert equal(rows(project, "test"), before[1])
+    assert np.array_equal(np.load(project.folder / "data/split/fold.npy"), before[2])
 
 
 def test_a_bad_value_is_named_with_its_file_and_the_row_in_it(

@@ -1,0 +1,182 @@
+"""CSV files of a log, converted once to Parquet in `.qin/csv`, which all stages read in their place.
+
+1. A file is read once with all columns as text, and each column gets the narrowest type that holds all its values:
+   none, integers, numbers, text. Integers are plain (`-?(0|[1-9][0-9]*)`, up to 18 digits) and numbers have no zeros
+   in front, so that `007` stays text; moments stay text as well, which time columns read.
+2. The types of all files of the log are joined, so that its columns agree.
+3. A file is read again, its columns get these types, and it is written as Parquet, rows in their order.
+
+Both results are kept for as long as the file's size, time and place are what they were. An empty cell is null, a quoted
+one is an empty text; among numbers the words of `_NULL_WORDS` are null too. Memory is bounded by a block of the file.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+
+from qin.columns.types import digits_field
+from qin.errors import DataError
+from qin.runtime.files import atomic_file, fingerprint, read_exact_json, write_exact_json
+from qin.runtime.paths import CSV
+from qin.sources import SourceFile, first_line
+
+_VERSION = 1
+_BLOCK_BYTES = 1 << 22
+_GROUP_BYTES = 1 << 25
+_NULL_WORDS = pa.array(["NA", "N/A", "NaN", "nan", "null", "NULL", "None", "\\N"])
+_INTEGER = r"^(0|-?[1-9][0-9]{0,17})$"
+_NUMBER = r"^[-+]?((0|[1-9][0-9]{0,17})(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?$"
+_KINDS = ("null", "integer", "number", "text")  # each holds what those before it hold
+_TYPES = {"null": pa.null(), "integer": pa.int64(), "number": pa.float64(), "text": pa.string()}
+
+Kinds = Mapping[str, str]
+
+
+def converted(files: Sequence[SourceFile], pool: Executor) -> dict[str, Path]:
+    """The Parquet files of a log's CSV files, by name, made now where they are not there.
+
+    Args:
+        files: CSV files of one log.
+        pool: Does several at a time.
+
+    Raises:
+        DataError: If one is missing or is no CSV file.
+    """
+    kinds: dict[str, str] = {}
+    for found in pool.map(_kinds_of, files):
+        for name, kind in found.items():
+            kinds[name] = max(kinds.get(name, "null"), kind, key=_KINDS.index)
+    return dict(zip((file.name for file in files), pool.map(partial(_convert, kinds=kinds), files), strict=True))
+
+
+def _kinds_of(file: SourceFile) -> Kinds:
+    """The narrowest kind of each column of a file."""
+    known = _folder_of(file) / f"kinds-{_state_of(file)}.json"
+    if known.exists():
+        return dict(read_exact_json(known)["kinds"])
+    names = _header(file)
+    kinds = dict.fromkeys(names, "null")
+    for batch in _rows(file, names):
+        for name, column in zip(names, batch.columns, strict=True):
+            kinds[name] = _widened(kinds[name], column)
+    _make_room(known.parent, "kinds-*")
+    write_exact_json(known, {"kinds": kinds})
+    return kinds
+
+
+def _widened(kind: str, column: pa.Array) -> str:
+    if kind == "text":
+        return kind
+    values = column.drop_null()
+    values = values.filter(pc.invert(pc.is_in(values, value_set=_NULL_WORDS)))
+    if not len(values):
+        return "null" if kind == "null" and not len(column.drop_null()) else max(kind, "integer", key=_KINDS.index)
+    for narrowest, pattern in (("integer", _INTEGER), ("number", _NUMBER)):
+        if pc.all(pc.match_substring_regex(values, pattern)).as_py():
+            return max(kind, narrowest, key=_KINDS.index)
+    return "text"
+
+
+def _convert(file: SourceFile, *, kinds: Kinds) -> Path:
+    state, names = _state_of(file), _header(file)
+    place = _folder_of(file) / f"{fingerprint(state, [kinds[name] for name in names])}.parquet"
+    if place.exists():
+        return place
+    schema = pa.schema([digits_field(name, _TYPES[kinds[name]]) for name in names])
+    _make_room(place.parent, "*.parquet")
+    with atomic_file(place) as staging, pq.ParquetWriter(staging, schema) as writer:
+        for table in _groups(_rows(file, names), schema):
+            writer.write_table(table)
+    return place
+
+
+def _make_room(folder: Path, pattern: str) -> None:
+    """Drop what earlier states of a file were converted to."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob(pattern):
+        old.unlink(missing_ok=True)
+
+
+def _groups(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.Table]:
+    """Rows with their types, as row groups of some size."""
+    pending: list[pa.RecordBatch] = []
+    for batch in batches:
+        arrays = [_typed(column, field.type) for column, field in zip(batch.columns, schema, strict=True)]
+        pending.append(pa.record_batch(arrays, schema=schema))
+        if sum(part.nbytes for part in pending) >= _GROUP_BYTES:
+            yield pa.Table.from_batches(pending, schema=schema)
+            pending = []
+    if pending:
+        yield pa.Table.from_batches(pending, schema=schema)
+
+
+def _typed(column: pa.Array, kind: pa.DataType) -> pa.Array:
+    if pa.types.is_string(kind):
+        return column
+    if pa.types.is_null(kind):
+        return pa.nulls(len(column))
+    values = pc.if_else(pc.is_in(column, value_set=_NULL_WORDS), pa.scalar(None, pa.string()), column)
+    return pc.replace_substring_regex(values, r"^\+", "").cast(kind)
+
+
+def _header(file: SourceFile) -> list[str]:
+    with _said(file), file.open_text() as stream, pacsv.open_csv(stream, **_options(file)) as reader:
+        return list(reader.schema.names)
+
+
+def _rows(file: SourceFile, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """The rows of a file by batches, every column as text."""
+    convert = pacsv.ConvertOptions(
+        column_types=dict.fromkeys(names, pa.string()),
+        null_values=[""],
+        strings_can_be_null=True,
+        quoted_strings_can_be_null=False,
+    )
+    with file.open_text() as stream:
+        with _said(file):
+            reader = pacsv.open_csv(stream, convert_options=convert, **_options(file))
+        with reader:
+            while True:
+                try:
+                    with _said(file):
+                        batch = reader.read_next_batch()
+                except StopIteration:
+                    return
+                yield batch
+
+
+def _options(file: SourceFile) -> dict[str, Any]:
+    return {
+        "read_options": pacsv.ReadOptions(use_threads=False, block_size=_BLOCK_BYTES),  # with threads, no row is named
+        "parse_options": pacsv.ParseOptions(delimiter=file.delimiter, newlines_in_values=True),
+    }
+
+
+@contextmanager
+def _said(file: SourceFile) -> Iterator[None]:
+    """Put what the reader says, which names the row, into one line with the file.
+
+    Raises:
+        DataError: If the file is no CSV file, or cannot be read.
+    """
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{file.name}: not a readable CSV file ({first_line(error)})") from error
+
+
+def _folder_of(file: SourceFile) -> Path:
+    return CSV / fingerprint(file.name)
+
+
+def _state_of(file: SourceFile) -> str:
+    return fingerprint(_VERSION, json.dumps(file.state()))
