@@ -78,7 +78,7 @@ class RowEncoder:
         if num_added:
             numeric = np.empty((len(own), own.shape[1] + num_added), own.dtype)
             numeric[:, : own.shape[1]] = own
-            self._statistics.look_up(arrays["categorical"], numeric[:, own.shape[1] :])
+            self._statistics.look_up(arrays, numeric[:, own.shape[1] :])
         return Batch(
             np.arange(row, row + batch.num_rows),
             torch.from_numpy(arrays["categorical"]),
