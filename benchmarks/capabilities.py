@@ -33,7 +33,7 @@ from benchmarks.profile import CAPABILITIES, FILES, RESULTS, ROOT, changed
 from qin.calibrate.members import blend_members
 from qin.config import Params
 from qin.experiments.overlay import apply_overlays
-from qin.metrics.definitions import RANKING
+from qin.metrics.definitions import ranking_metrics
 from qin.metrics.paired import compare_logits
 from qin.network.threads import fix_threads
 from qin.raw.segments import read_clusters
@@ -158,7 +158,7 @@ class Log:
         rows, key = first.is_report == 1, self.base.split.group_key
         cluster = None if key is None else read_clusters(self.data / "train.parquet", key, first.row[rows])
         found = compare_logits(
-            first.natural[rows], second.natural[rows], first.label[rows], cluster=cluster, metrics=RANKING
+            first.natural[rows], second.natural[rows], first.label[rows], cluster=cluster, metrics=ranking_metrics()
         )
         differences = {name: one.difference for name, one in found.items()}
         return differences | {f"{name}_se": one.standard_error for name, one in found.items()}

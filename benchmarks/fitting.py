@@ -16,7 +16,7 @@ from benchmarks.profile import changed
 from qin.config import Params
 from qin.features.artifact import Statistics
 from qin.features.joined import JoinedRows
-from qin.metrics.definitions import LOG_LOSS, RANKING, Rows, values
+from qin.metrics.definitions import LOG_LOSS, Rows, ranking_metrics, values
 from qin.network.qin import QIN
 from qin.runtime import paths
 from qin.scored import ScoredRows
@@ -97,4 +97,4 @@ def fit_boosted_trees(params: Params, log: PreparedLog) -> tuple[ScoredRows, dic
 def report_figures(scored: ScoredRows) -> dict[str, float]:
     """AP, AUC and natural log loss of the report half."""
     rows = scored.is_report == 1
-    return values((*RANKING, LOG_LOSS), Rows(scored.natural[rows], scored.label[rows]))
+    return values((*ranking_metrics(), LOG_LOSS), Rows(scored.natural[rows], scored.label[rows]))

@@ -17,7 +17,7 @@ import numpy as np
 import typer
 
 from benchmarks.machine import describe, report
-from qin.metrics.definitions import AP, PROBABILITY, RANKING, Rows, estimates
+from qin.metrics.definitions import AP, Rows, estimates, probability_metrics, ranking_metrics
 from qin.metrics.gauc import grouped_auc
 from qin.metrics.logits import sigmoid
 from qin.metrics.paired import compare_logits
@@ -38,8 +38,10 @@ def main(
     label, user = rng.random(rows) < sigmoid(logit.astype(np.float64)), rng.integers(0, rows // _ROWS_PER_USER, rows)
     influence = AP.estimate(Rows(logit, label)).influence
     work: dict[str, Callable[[], object]] = {
-        "ap, auc": lambda: estimates(RANKING, Rows(logit, label)),
-        "log_loss, ne, wll, calibration_ratio": lambda: estimates(PROBABILITY, Rows(logit, label, base_rate=0.03)),
+        "ap, auc": lambda: estimates(ranking_metrics(), Rows(logit, label)),
+        "log_loss, ne, wll, calibration_ratio": lambda: estimates(
+            probability_metrics(), Rows(logit, label, base_rate=0.03)
+        ),
         "gauc": lambda: grouped_auc(logit, label, user),
         "one standard error, clustered": lambda: standard_error(influence, label, cluster=user),
         "paired comparison, clustered": lambda: compare_logits(logit, other, label, cluster=user),

@@ -16,7 +16,7 @@ from qin.calibrate.fits import (
 from qin.calibrate.methods import Method
 from qin.calibrate.report import CalibrationReport, Metrics
 from qin.calibrate.shifts import fit_shifts
-from qin.metrics.definitions import PROBABILITY, RANKING, Rows, values
+from qin.metrics.definitions import METRICS, Rows, values
 from qin.metrics.logits import BoolArray, FloatArray, LabelArray, positive_rows
 from qin.metrics.probability import calibration_figures
 from qin.prior import TrainingPrior
@@ -163,4 +163,4 @@ def _fit(rows: CalibrationRows, spec: CalibratorSpec, *, offset: float) -> Calib
 
 def _metrics(logit: FloatArray, label: LabelArray, *, base_rate: float) -> Metrics:
     rows = Rows(logit, label, base_rate=base_rate)
-    return {**values((*RANKING, *PROBABILITY), rows), **calibration_figures(logit, label)}
+    return {**values(METRICS.values(), rows), **calibration_figures(logit, label)}

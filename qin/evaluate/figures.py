@@ -6,7 +6,7 @@ from typing import Any
 from qin.evaluate.curves import Row, gains_curve, pr_curve, reliability_curve, roc_curve, score_histogram
 from qin.evaluate.fold import ReportHalf
 from qin.evaluate.slices import largest_segments, slice_calibration_rows, slice_figures
-from qin.metrics.definitions import PROBABILITY, RANKING, WLL, WLL_BALANCED, Rows, competition_estimate, estimates
+from qin.metrics.definitions import METRICS, WLL, WLL_BALANCED, Rows, competition_estimate, estimates, ranking_metrics
 from qin.metrics.gauc import grouped_auc
 from qin.metrics.probability import calibration_figures
 from qin.metrics.ranking import ranking_counts
@@ -29,7 +29,7 @@ def evaluate(half: ReportHalf, *, num_bins: int) -> dict[str, Any]:
     label = half.scored.label
     before = Rows(half.scored.logit, label)
     after = Rows(half.calibrated, label, base_rate=half.report.heldout_base_rate)
-    ranking, probability = estimates(RANKING, before), estimates((*RANKING, *PROBABILITY), after)
+    ranking, probability = estimates(ranking_metrics(), before), estimates(METRICS.values(), after)
     scores = {
         name: competition_estimate(ap=ranking["ap"], wll=probability[wll.name])
         for name, wll in (("natural", WLL), ("balanced", WLL_BALANCED))

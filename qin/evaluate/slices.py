@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from qin.evaluate.curves import Row
-from qin.metrics.definitions import CALIBRATION_RATIO, RANKING, Metric, Rows, estimates
+from qin.metrics.definitions import CALIBRATION_RATIO, Metric, Rows, estimates, ranking_metrics
 from qin.metrics.intervals import wilson_interval
 from qin.metrics.logits import FloatArray, IntArray, LabelArray, sigmoid
 from qin.metrics.standard_errors import values_with_errors
@@ -66,7 +66,7 @@ def slice_figures(
         figures[name] = {
             "rows": rows.size,
             "base_rate": float(label[rows].mean()),
-            **_with_errors(RANKING, logit, label, rows, cluster),
+            **_with_errors(ranking_metrics(), logit, label, rows, cluster),
             **_with_errors((CALIBRATION_RATIO,), calibrated, label, rows, cluster),
         }
     return figures

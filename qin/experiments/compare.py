@@ -8,7 +8,7 @@ import numpy as np
 
 from qin.errors import ConfigError, DataError, one_line
 from qin.experiments.runs import Run
-from qin.metrics.definitions import AP, AUC, LOG_LOSS, WLL, WLL_BALANCED, Rows, competition_estimate, estimates
+from qin.metrics.definitions import METRICS, Rows, compared_metrics, competition_estimate, estimates
 from qin.metrics.estimate import Estimate
 from qin.metrics.gauc import grouped_auc
 from qin.metrics.intervals import NORMAL_975, NORMAL_9995
@@ -16,11 +16,6 @@ from qin.metrics.logits import Float64Array, IntArray, LabelArray
 from qin.metrics.paired import Difference, paired_difference
 from qin.raw.segments import read_segments
 from qin.sources import Source
-
-_METRICS = (AP, AUC, LOG_LOSS, WLL, WLL_BALANCED)
-LOWER_IS_BETTER = frozenset(metric.name for metric in _METRICS if metric.lower_is_better)
-
-_ORDER = ("ap", "auc", "gauc", "log_loss", "wll", "wll_balanced", "score_natural", "score_balanced")
 
 _FIGURES = ("first", "second", "difference", "standard_error")
 _FOOTNOTE = (
@@ -114,8 +109,8 @@ def compare_runs(rows: SharedRows, *, cluster: IntArray | None = None) -> dict[s
         cluster: ndarray of shape (n,), codes from 0 of what is drawn independently, such as users; None for rows.
 
     Returns:
-        `ap`, `auc`, `gauc` (with clusters of which one at least holds both classes), `log_loss`, `wll`, `wll_balanced`,
-        and the competition score for both priors as `score_natural` and `score_balanced`.
+        Every metric that is compared, `gauc` behind those of the ranking (with clusters of which one at least holds
+        both classes), and the competition score for both priors as `score_natural` and `score_balanced`.
     """
     first, second = (
         _estimates(Rows(logit, rows.label, base_rate=base_rate), cluster=cluster)
@@ -123,20 +118,19 @@ def compare_runs(rows: SharedRows, *, cluster: IntArray | None = None) -> dict[s
     )
     is_positive = rows.label == 1
     return {
-        name: paired_difference(first[name], second[name], is_positive=is_positive, cluster=cluster)
-        for name in _ORDER
-        if name in first
+        name: paired_difference(first[name], second[name], is_positive=is_positive, cluster=cluster) for name in first
     }
 
 
 def _estimates(rows: Rows, *, cluster: IntArray | None) -> dict[str, Estimate]:
-    found = estimates(_METRICS, rows)
+    found = estimates(compared_metrics(), rows)
     grouped = None if cluster is None else grouped_auc(rows.logit, rows.label, cluster)
     return {
-        **found,
+        **{name: one for name, one in found.items() if METRICS[name].ranks},
+        **({} if grouped is None else {"gauc": grouped.estimate}),
+        **{name: one for name, one in found.items() if not METRICS[name].ranks},
         "score_natural": competition_estimate(ap=found["ap"], wll=found["wll"]),
         "score_balanced": competition_estimate(ap=found["ap"], wll=found["wll_balanced"]),
-        **({} if grouped is None else {"gauc": grouped.estimate}),
     }
 
 
@@ -154,7 +148,8 @@ def verdict(name: str, row: Difference) -> str:
     size = math.inf if row.z is None else abs(row.z)  # without any spread there is no chance
     if size < NORMAL_975:
         return "noise"
-    winner = "B" if (row.difference < 0.0) == (name in LOWER_IS_BETTER) else "A"
+    lower_is_better = name in METRICS and METRICS[name].lower_is_better
+    winner = "B" if (row.difference < 0.0) == lower_is_better else "A"
     return f"{winner} better" if size >= NORMAL_9995 else f"{winner} likely better"
 
 

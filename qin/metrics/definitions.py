@@ -1,6 +1,7 @@
 """Every metric once: what it is of rows (a statistic) and how each row moves it (its influence), side by side.
 
-To add a metric, add a `Metric`; its standard error, its interval and its paired comparison follow from the influence.
+To add a metric, add an entry to `METRICS`: `metrics/evaluate.json` has it with its standard error and `qin compare`
+with its paired difference, which both follow from the influence.
 """
 
 import math
@@ -86,14 +87,18 @@ class Metric:
         name: its key in the metrics files.
         statistic: its value.
         influence: `(n,)`, given its value: the influence function at each row over n, which sums to 0.
+        ranks: whether it reads the order of rows alone, so that a calibrator of all rows leaves it as it is.
         lower_is_better: whether it is a loss.
+        is_compared: whether `qin compare` shows it; one that says the same as another, or has no better side, is not.
         is_precision: whether it is an average precision, whose intervals need `qin.metrics.resampling`.
     """
 
     name: str
     statistic: Callable[[Rows], float]
     influence: Callable[[Rows, float], Float64Array]
+    ranks: bool = False
     lower_is_better: bool = False
+    is_compared: bool = True
     is_precision: bool = False
 
     def estimate(self, rows: Rows) -> Estimate:
@@ -235,16 +240,31 @@ def _calibration_ratio_influence(rows: Rows, value: float) -> Float64Array:
     return (rows.probability - value * rows.is_positive) / rows.num_positives
 
 
-AP = Metric("ap", lambda rows: rows.counts.average_precision(), _precision_influence, is_precision=True)
-AUC = Metric("auc", lambda rows: rows.counts.auc(), _auc_influence)
+AP = Metric("ap", lambda rows: rows.counts.average_precision(), _precision_influence, ranks=True, is_precision=True)
+AUC = Metric("auc", lambda rows: rows.counts.auc(), _auc_influence, ranks=True)
 LOG_LOSS = Metric("log_loss", _log_loss, _log_loss_influence, lower_is_better=True)
-NE = Metric("ne", _normalised_entropy, _normalised_entropy_influence, lower_is_better=True)
+NE = Metric("ne", _normalised_entropy, _normalised_entropy_influence, lower_is_better=True, is_compared=False)
 WLL = Metric("wll", _weighted_log_loss, _weighted_log_loss_influence, lower_is_better=True)
 WLL_BALANCED = Metric("wll_balanced", _balanced_log_loss, _balanced_log_loss_influence, lower_is_better=True)
-CALIBRATION_RATIO = Metric("calibration_ratio", _calibration_ratio, _calibration_ratio_influence)
+CALIBRATION_RATIO = Metric("calibration_ratio", _calibration_ratio, _calibration_ratio_influence, is_compared=False)
 
-RANKING = (AP, AUC)
-PROBABILITY = (LOG_LOSS, NE, WLL, WLL_BALANCED, CALIBRATION_RATIO)
+# By name, in the order of the files.
+METRICS = {metric.name: metric for metric in (AP, AUC, LOG_LOSS, NE, WLL, WLL_BALANCED, CALIBRATION_RATIO)}
+
+
+def ranking_metrics() -> tuple[Metric, ...]:
+    """Return those that read the order of rows alone."""
+    return tuple(metric for metric in METRICS.values() if metric.ranks)
+
+
+def probability_metrics() -> tuple[Metric, ...]:
+    """Return those that read probabilities."""
+    return tuple(metric for metric in METRICS.values() if not metric.ranks)
+
+
+def compared_metrics() -> tuple[Metric, ...]:
+    """Return those that `qin compare` shows."""
+    return tuple(metric for metric in METRICS.values() if metric.is_compared)
 
 
 def competition_score(*, ap: float, wll: float) -> float:

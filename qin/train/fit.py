@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from qin.config import Params
 from qin.errors import TrainingError
-from qin.metrics.definitions import LOG_LOSS, RANKING, Rows, values
+from qin.metrics.definitions import AP, AUC, LOG_LOSS, Rows, values
 from qin.metrics.logits import prior_logit, sigmoid
 from qin.model.artifact import TrainedModel
 from qin.model.build import build_model, choose_bf16, choose_device, place
@@ -224,7 +224,7 @@ class _SelectionHalf:
         if not np.isfinite(logit).all():  # the step before may have overflowed, and no later loss tells so
             raise TrainingError(f"the model's logits are not finite; {HINT_DIVERGED}")
         loss = LOG_LOSS.statistic(Rows(logit.astype(np.float64) + self.offset, label))
-        return ValidationScores(log_loss=loss, **values(RANKING, Rows(logit, label)))
+        return ValidationScores(log_loss=loss, **values((AP, AUC), Rows(logit, label)))
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qin.config import Params
-from qin.metrics.definitions import LOG_LOSS, RANKING, Rows, values
+from qin.metrics.definitions import AP, AUC, LOG_LOSS, Rows, values
 from qin.prior import TrainingPrior
 from qin.runtime.progress import Progress, log
 from qin.scored import ScoredRows
@@ -105,7 +105,7 @@ def _figures(
         "num_leaves": trees.num_leaves,
         "num_rounds": trees.num_rounds,
         "val_log_loss": LOG_LOSS.statistic(rows),
-        **{f"val_{name}": value for name, value in values(RANKING, rows).items()},
+        **{f"val_{name}": value for name, value in values((AP, AUC), rows).items()},
     }
 
 

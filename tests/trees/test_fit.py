@@ -8,7 +8,7 @@ import pytest
 
 from qin.config import TreeParams
 from qin.errors import ArtifactError
-from qin.metrics.definitions import RANKING, Rows, values
+from qin.metrics.definitions import Rows, ranking_metrics, values
 from qin.shards.files import ShardReader
 from qin.shards.loader import read_batch
 from qin.trees.artifact import DESCRIPTION, TREES, TreesArtifact, load_trees, save_trees
@@ -48,8 +48,8 @@ def test_they_come_close_to_what_their_columns_can_tell(log: ShardReader, fitted
     is_seen = (batch.sequences[1].long() == batch.categorical[:, 1:].long()).any(dim=1).numpy()
     visible = planted_logit(batch).numpy() - 1.5 * is_seen
     label = labels(log)[held]
-    found = values(RANKING, Rows(fitted.logit(log, held), label))["auc"]
-    assert found > values(RANKING, Rows(visible, label))["auc"] - 0.03
+    found = values(ranking_metrics(), Rows(fitted.logit(log, held), label))["auc"]
+    assert found > values(ranking_metrics(), Rows(visible, label))["auc"] - 0.03
 
 
 def test_they_stop_where_the_stopping_rows_are_best(log: ShardReader) -> None:
