@@ -4,12 +4,16 @@ import csv
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from qin.runtime.paths import PLOT_TEMPLATES, PLOTS
+from qin.runtime.progress import log
 
 _COLOUR = "#0072B2"  # the first revision's in the templates: Okabe and Ito's blue, told apart by any eye
 _REVISION = "rev"
+
+_CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,8 +140,19 @@ def read_chart(name: str) -> Chart:
     if path.exists():
         with path.open(encoding="utf-8", newline="") as file:
             points = list(csv.DictReader(file))
-    template = json.loads((PLOT_TEMPLATES / f"{plot.template or name}.json").read_text(encoding="utf-8"))
-    return Chart(name, plot, filled(template, points, plot) if points else None)
+    template = _template(plot.template or name) if points else None
+    return Chart(name, plot, filled(template, points, plot) if template else None)
+
+
+def _template(name: str) -> dict[str, Any] | None:
+    """A template of the project, or else of the checkout whose code runs; None, with a warning, where there is none."""
+    for folder in (Path(), _CHECKOUT):
+        path = folder / PLOT_TEMPLATES / f"{name}.json"
+        if path.exists():
+            found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            return found
+    log.warning("warning: no %s: the report has no such chart", PLOT_TEMPLATES / f"{name}.json")
+    return None
 
 
 def filled(template: dict[str, Any], points: Sequence[Mapping[str, str]], plot: Plot) -> dict[str, Any]:

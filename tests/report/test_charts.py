@@ -52,8 +52,25 @@ def test_a_chart_of_one_run_compiles_and_says_nothing_of_revisions(name: str) ->
     assert "#0072B2" in svg
 
 
+def test_templates_are_the_projects_or_else_those_of_the_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_csv(Path("plots/roc.csv"), [{"fpr": 0.0, "tpr": 0.5}])
+    of_the_code = read_chart("roc").spec
+    assert of_the_code is not None
+    Path(".dvc/plots").mkdir(parents=True)
+    Path(".dvc/plots/roc.json").write_text('{"title": 1, "mark": "bar"}')
+    assert read_chart("roc").spec == {"mark": "bar", "description": PLOT_OF["roc"].text}
+    Path(".dvc/plots/roc.json").unlink()
+    monkeypatch.setattr("qin.report.charts._CHECKOUT", tmp_path / "installed")
+    assert read_chart("roc").spec is None
+    assert [record.getMessage() for record in caplog.records] == [
+        "warning: no .dvc/plots/roc.json: the report has no such chart"
+    ]
+
+
 def test_a_file_without_rows_is_no_chart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qin.report.charts.PLOT_TEMPLATES", TEMPLATES)
     monkeypatch.chdir(tmp_path)
     write_csv(Path("plots/slices.csv"), [], columns=("column", "value"))
     assert read_chart("slices").spec is None
