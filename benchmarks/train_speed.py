@@ -39,9 +39,9 @@ from benchmarks.profile import kuairand_params
 from benchmarks.published import PublishedLoop, PublishedQIN, forward_flops, training_bytes
 from benchmarks.reference_log import LABEL_RATE, MAX_LEN, write_log
 from qin.config import Params
-from qin.model.build import PUBLISHED, build_model, place
+from qin.model.build import build_model, place, resolve_preset, resolve_sizes
 from qin.model.scoring import score
-from qin.network.qin import QIN, QINSizes
+from qin.network.qin import QIN
 from qin.network.threads import fix_threads
 from qin.prior import TrainingPrior
 from qin.runtime.host import largest_resident_bytes
@@ -209,7 +209,7 @@ class Published:
         params, reader = _params(case, dropout=DROPOUT), ShardReader(case.folder)
         self._knobs, self._clock = params.train, case.clock
         device = case.clock.device
-        sizes = QINSizes(**params.model.network.model_dump(exclude={"preset"}))
+        sizes = resolve_sizes(reader.schema, params.model.network)
         model = PublishedQIN(_initial_network(params, reader), sizes=sizes).to(device)
         loop = PublishedLoop(model, reader=reader, batch_size=case.batch_size, lr=self._knobs.lr, device=device)
         self._training, self._scoring = loop.train(), loop.score()
@@ -264,7 +264,8 @@ def _params(case: Case, *, dropout: float | None) -> Params:
     model: dict[str, Any] = {"preset": "custom", "num_layers": case.num_layers, "num_rows": case.num_rows}
     model |= {"embedding_dim": case.width, "embedding_std": 0.01, "attention_dim": 2 * case.width}
     if dropout is not None:
-        model |= {**PUBLISHED, "norm": "none", "dropout": dropout, "row_dropout": dropout}
+        variants = resolve_preset(params.model.network.model_copy(update={"preset": "published"}))
+        model = {**variants.model_dump(), **model, "norm": "none", "dropout": dropout, "row_dropout": dropout}
     train: dict[str, Any] = {"batch_size": case.batch_size, "buffer_rows": _BUFFER_BATCHES * case.batch_size}
     train |= {"device": case.clock.device.type, "ema_decay": None}
     train |= {"num_threads": 1} if case.clock.counts_cpu_time else {}

@@ -240,8 +240,8 @@ def _type_differences(file: str, columns: pa.Schema, train: pa.Schema, fields: I
         ours, theirs = columns.field(field.name), train.field(field.name)
         if field.kind == FieldKind.CATEGORICAL and not _are_alike(ours, theirs):
             yield (
-                f"{file}: column {field.name}: type {value_type(ours.type)}, but {value_type(theirs.type)} in the train file; "
-                "equal values would be encoded apart, so store both as one type"
+                f"{file}: column {field.name}: type {value_type(ours.type)}, but {value_type(theirs.type)} in the "
+                "train file; equal values would be encoded apart, so store both as one type"
             )
 
 

@@ -9,28 +9,12 @@ from qin.config import NetworkParams
 from qin.errors import ConfigError
 from qin.network.kernels.bf16 import has_bf16_units
 from qin.network.numeric import NumericNormalizer
-from qin.network.qin import EMBEDDING_STD, QIN, FittedInputs, QINInputs, QINSizes
+from qin.network.qin import QIN, FittedInputs, QINInputs, QINSizes
 
-# The authors' implementation of the published model (arXiv 2504.17699).
-PUBLISHED: dict[str, Any] = {
-    "embedding_std": EMBEDDING_STD,
-    "num_heads": 1,
-    "attention_norm": "none",
-    "attention_bias": "none",
-    "attention_scale": 1.0,
-    "target_values": False,
-    "separate_attention_embedding": False,
-    "activation": "after",
-    "norm": "batch",
-    "dropout": 0.1,
-    "row_dropout": 0.1,
-    "embedding_dropout": 0.0,
-    "field_dropout": 0.0,
-    "pooled_history": False,
-    "num_frequencies": 0,
-    "numeric_bins": 0,
-    "min_count": 0,
-}
+# The authors' implementation of the published model (arXiv 2504.17699) where it differs from the settings' defaults,
+# which are its other variants: what came later is off. Widths and depths stay as they are set.
+PUBLISHED: dict[str, Any] = {"embedding_std": 1e-4, "norm": "batch", "dropout": 0.1, "row_dropout": 0.1}
+_SIZES = ("embedding_dim", "attention_dim", "num_layers", "num_rows")
 
 
 # Rows of the embedding table from which row-wise updates cost less than dense ones (benchmarks/row_adam.py).
@@ -105,7 +89,8 @@ def resolve_preset(params: NetworkParams) -> NetworkParams:
     """The settings with a preset's variants in place; the widths and depths stay as they are set."""
     if params.preset == "custom":
         return params
-    return params.model_copy(update=PUBLISHED)
+    sizes = {name: getattr(params, name) for name in _SIZES}
+    return NetworkParams(preset=params.preset, **sizes, **PUBLISHED)
 
 
 def choose_device(params: Computing) -> torch.device:

@@ -24,8 +24,6 @@ from qin.network.numeric import (
 from qin.network.pooling import history_mean
 from qin.network.quadratic import Activation, Norm, QuadraticNetwork
 
-EMBEDDING_STD = 1e-4  # of the authors' framework, FuxiCTR
-
 
 @dataclass(frozen=True, kw_only=True)
 class QINInputs:
@@ -80,7 +78,7 @@ class FittedInputs:
 
 @dataclass(frozen=True, kw_only=True)
 class QINSizes:
-    """Widths, depths, variants and dropout of the network; the defaults of variants are the published ones.
+    """Widths, depths, variants and dropout of the network; their defaults are those of the settings.
 
     Attributes:
         embedding_dim: width of one embedding.
@@ -109,26 +107,26 @@ class QINSizes:
         sparse_embedding_grad: whether the embedding table's gradient is sparse; for row-wise optimizers.
     """
 
-    embedding_dim: int = 16
-    embedding_std: float = EMBEDDING_STD
-    attention_dim: int = 32
-    num_heads: int = 1
-    attention_norm: ScoreNorm = "none"
-    attention_bias: ScoreBias = "none"
-    attention_scale: float = 1.0
-    target_values: bool = False
-    separate_attention_embedding: bool = False
-    pooled_history: bool = False
-    num_layers: int = 3
-    num_rows: int = 2
-    activation: Activation = "after"
-    norm: Norm = "none"
-    dropout: float = 0.0
-    row_dropout: float = 0.0
-    embedding_dropout: float = 0.0
-    field_dropout: float = 0.0
-    num_frequencies: int = 0
-    numeric_bins: int = 0
+    embedding_dim: int
+    embedding_std: float
+    attention_dim: int
+    num_heads: int
+    attention_norm: ScoreNorm
+    attention_bias: ScoreBias
+    attention_scale: float
+    target_values: bool
+    separate_attention_embedding: bool
+    pooled_history: bool
+    num_layers: int
+    num_rows: int
+    activation: Activation
+    norm: Norm
+    dropout: float
+    row_dropout: float
+    embedding_dropout: float
+    field_dropout: float
+    num_frequencies: int
+    numeric_bins: int
     sparse_embedding_grad: bool = False
 
     def __post_init__(self) -> None:
@@ -225,7 +223,7 @@ class QIN(nn.Module):
     _target_fields: torch.Tensor
 
     @torch.no_grad()
-    def init_parameters(self, generator: torch.Generator, *, embedding_std: float = EMBEDDING_STD) -> None:
+    def init_parameters(self, generator: torch.Generator, *, embedding_std: float) -> None:
         """Draw all parameters again, as the authors' framework (FuxiCTR) does.
 
         Embeddings and numeric weights are normal with a standard deviation of 1e-4, padding rows zero; linear

@@ -22,10 +22,11 @@ from benchmarks.tables import _imbalance_table
 from qin.network.numeric import NumericNormalizer
 from qin.network.qin import QIN, FittedInputs, QINInputs, QINSizes
 from qin.shards.files import ShardReader
+from tests.network.sizes import make_sizes
 from tests.project import ROOT, SMALL, set_params
 
 INPUTS = QINInputs(num_buckets=(5, 9, 4, 12), num_fields=3, sequence_vocabulary=(1, 3), target_fields=(1, 2))
-SIZES = QINSizes(embedding_dim=3, embedding_std=0.5, attention_dim=7, num_layers=2, num_rows=3, dropout=0.0)
+SIZES = make_sizes(embedding_dim=3, embedding_std=0.5, attention_dim=7, num_layers=2, num_rows=3, dropout=0.0)
 PARTS = {
     "loader",
     "embedding",
@@ -64,8 +65,8 @@ def make_batch(batch: int = 11) -> tuple[torch.Tensor, torch.Tensor, list[torch.
 @pytest.mark.parametrize("batch_norm", [False, True])
 @pytest.mark.parametrize("training", [False, True])
 def test_published_network_equals_ours_with_gradients(batch_norm: bool, training: bool) -> None:
-    ours = make_model(QINSizes(**{**vars(SIZES), "norm": "batch" if batch_norm else "none"}))
-    published = PublishedQIN(ours, sizes=QINSizes(**{**vars(SIZES), "norm": "batch" if batch_norm else "none"}))
+    ours = make_model(make_sizes(**{**vars(SIZES), "norm": "batch" if batch_norm else "none"}))
+    published = PublishedQIN(ours, sizes=make_sizes(**{**vars(SIZES), "norm": "batch" if batch_norm else "none"}))
     ours.train(training)
     published.train(training)
     categorical, numeric, sequences = make_batch()
@@ -89,7 +90,7 @@ def test_published_network_equals_ours_with_gradients(batch_norm: bool, training
 
 def test_published_rows_have_dropout_of_their_own() -> None:
     """With x = 1, zero weights and biases 1, each of three rows adds 0 or 2; dropped together they would add 0 or 6."""
-    sizes = QINSizes(**{**vars(SIZES), "dropout": 0.5, "row_dropout": 0.5})
+    sizes = make_sizes(**{**vars(SIZES), "dropout": 0.5, "row_dropout": 0.5})
     layer = PublishedQIN(make_model(sizes), sizes=sizes).network.layers[0].float()
     assert isinstance(layer, PublishedQuadraticLayer)
     dim = layer.linear.in_features
@@ -101,7 +102,7 @@ def test_published_rows_have_dropout_of_their_own() -> None:
 
 
 def test_published_network_has_no_embedding_dropout() -> None:
-    sizes = QINSizes(**{**vars(SIZES), "embedding_dropout": 0.1})
+    sizes = make_sizes(**{**vars(SIZES), "embedding_dropout": 0.1})
     with pytest.raises(ValueError, match=r"embedding dropout, got 0\.1"):
         PublishedQIN(make_model(sizes), sizes=sizes)
 
@@ -115,7 +116,7 @@ def test_penalty_is_half_the_sum_of_squares_of_all_tables() -> None:
 def tiny_model() -> QIN:
     """Two fields of width 2, attention width 5, one sequence, no numeric fields: 3 x 2 = 6 inputs of the network."""
     inputs = QINInputs(num_buckets=(4, 7), num_fields=2, sequence_vocabulary=(1,), target_fields=(1,))
-    sizes = QINSizes(embedding_dim=2, attention_dim=5, num_layers=1, num_rows=3)
+    sizes = make_sizes(embedding_dim=2, attention_dim=5, num_layers=1, num_rows=3)
     normalizer = NumericNormalizer(torch.zeros(0), torch.zeros(0))
     return QIN(
         inputs=inputs,

@@ -12,7 +12,8 @@ from torch import nn
 from qin.network.frozen import FrozenQIN
 from qin.network.heights import TILE_ROWS
 from qin.network.kernels.scoring import attend
-from qin.network.qin import QIN, QINInputs, QINSizes
+from qin.network.qin import QIN, QINInputs
+from tests.network.sizes import make_sizes
 from tests.network.test_qin import INPUTS, make
 
 Rows = tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]
@@ -37,7 +38,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 def make_trained(**variant: Any) -> QIN:
     """A network whose every parameter and running moment matters."""
     is_rare = variant.pop("is_rare", None)
-    model = make(INPUTS, QINSizes(**SIZES, **variant), num_numeric=3, is_rare=is_rare)
+    model = make(INPUTS, make_sizes(**SIZES, **variant), num_numeric=3, is_rare=is_rare)
     model.normalizer.std[2] = 0.0
     generator = torch.Generator().manual_seed(5)
     for module in model.modules():

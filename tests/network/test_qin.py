@@ -12,9 +12,10 @@ from torch import nn
 from qin.network.numeric import NumericNormalizer
 from qin.network.qin import QIN, FittedInputs, QINInputs, QINSizes
 from tests.network.lookup import lookup
+from tests.network.sizes import make_sizes
 
 INPUTS = QINInputs(num_buckets=(5, 9, 4, 12), num_fields=3, sequence_vocabulary=(1, 3), target_fields=(1, 2))
-SIZES = QINSizes(embedding_dim=3, attention_dim=7, num_layers=2, num_rows=2)
+SIZES = make_sizes(embedding_dim=3, attention_dim=7, num_layers=2, num_rows=2)
 Batch = tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]
 
 
@@ -84,7 +85,7 @@ def by_hand(model: QIN, batch: Batch) -> torch.Tensor:
 
 @pytest.mark.parametrize("variant", [{}, {"pooled_history": True}, {"pooled_history": True, "numeric_bins": 3}])
 def test_equals_its_parts_put_together_by_hand(variant: dict[str, Any]) -> None:
-    sizes = QINSizes(embedding_dim=3, attention_dim=7, num_layers=2, num_rows=2, **variant)
+    sizes = make_sizes(embedding_dim=3, attention_dim=7, num_layers=2, num_rows=2, **variant)
     model, batch = make(sizes=sizes).double(), make_batch()
     parameters = list(model.parameters())
     ours, reference = model(*batch), by_hand(model, batch)
@@ -147,7 +148,7 @@ def test_parameters_come_from_the_generator_alone() -> None:
 
 def test_initial_parameters_have_the_published_scales() -> None:
     inputs = QINInputs(num_buckets=(2000, 3000), num_fields=2, sequence_vocabulary=(1,), target_fields=(0, 1))
-    sizes = QINSizes(embedding_dim=16, attention_dim=64, num_rows=3, norm="batch")
+    sizes = make_sizes(embedding_dim=16, attention_dim=64, num_rows=3, norm="batch")
     normalizer = NumericNormalizer(torch.zeros(8), torch.ones(8))
     model = QIN(
         inputs=inputs,
@@ -177,7 +178,7 @@ def test_the_base_rate_sets_the_first_prediction() -> None:
 
 
 def test_dropout_acts_in_training_only_and_follows_the_global_seed() -> None:
-    sizes = QINSizes(embedding_dim=3, attention_dim=7, num_layers=2, num_rows=2, dropout=0.3, embedding_dropout=0.3)
+    sizes = make_sizes(embedding_dim=3, attention_dim=7, num_layers=2, num_rows=2, dropout=0.3, embedding_dropout=0.3)
     plain = make()
     model = make(sizes=sizes)
     batch = make_batch()
@@ -205,7 +206,7 @@ def test_weights_survive_saving() -> None:
 def test_it_learns_whether_target_and_history_meet() -> None:
     """The label is 1 where target and history are the same item: without both, no loss is below the entropy."""
     inputs = QINInputs(num_buckets=(6,), num_fields=1, sequence_vocabulary=(0,), target_fields=(0,))
-    sizes = QINSizes(embedding_dim=8, attention_dim=16, num_layers=1, num_rows=1)
+    sizes = make_sizes(embedding_dim=8, attention_dim=16, num_layers=1, num_rows=1)
     model = make(inputs, sizes, num_numeric=0, std=0.5)
     pairs = torch.cartesian_prod(torch.arange(2, 6), torch.arange(2, 6))
     label = (pairs[:, 0] == pairs[:, 1]).float()
@@ -232,7 +233,7 @@ def test_it_learns_whether_target_and_history_meet() -> None:
         (lambda: QINInputs(num_buckets=(3, 3), num_fields=1, target_fields=(1,)), r"target field .* got 1"),
         (lambda: QINInputs(num_buckets=(3, 3), num_fields=2, target_fields=(1, 1)), "must not repeat"),
         (lambda: QINInputs(num_buckets=(3,), num_fields=1, sequence_vocabulary=(0,)), "at least one target field"),
-        (lambda: make(sizes=QINSizes(embedding_dropout=1.0)), r"embedding_dropout must be in \[0, 1\), got 1.0"),
+        (lambda: make(sizes=make_sizes(embedding_dropout=1.0)), r"embedding_dropout must be in \[0, 1\), got 1.0"),
         (lambda: make(std=0.0), "embedding_std must be positive and finite"),
         (lambda: make().set_base_rate(0.0), r"inside \(0, 1\), got base_rate=0.0"),
     ],
@@ -255,7 +256,7 @@ def test_bad_inputs_are_refused() -> None:
 
 
 def test_whole_fields_are_dropped_in_training_only() -> None:
-    model = make(sizes=QINSizes(embedding_dim=3, attention_dim=7, num_layers=1, num_rows=1, field_dropout=0.5))
+    model = make(sizes=make_sizes(embedding_dim=3, attention_dim=7, num_layers=1, num_rows=1, field_dropout=0.5))
     categorical = make_batch(200)[0]
     embedded = model.embedding(categorical)
     torch.manual_seed(0)
@@ -268,7 +269,7 @@ def test_whole_fields_are_dropped_in_training_only() -> None:
 
 
 def test_the_attention_may_have_embeddings_of_its_own() -> None:
-    sizes = QINSizes(embedding_dim=3, attention_dim=7, separate_attention_embedding=True)
+    sizes = make_sizes(embedding_dim=3, attention_dim=7, separate_attention_embedding=True)
     model, (categorical, numeric, sequences) = make(sizes=sizes).double(), make_batch()
     own = model.attention_embedding
     assert own is not None
@@ -286,7 +287,7 @@ def test_the_attention_may_have_embeddings_of_its_own() -> None:
 
 
 def test_periodic_numbers_stand_beside_the_plain_ones() -> None:
-    sizes = QINSizes(embedding_dim=3, attention_dim=7, num_frequencies=2)
+    sizes = make_sizes(embedding_dim=3, attention_dim=7, num_frequencies=2)
     model, batch = make(sizes=sizes), make_batch()
     plain, periodic = model._numeric(batch[1])
     assert model.periodic is not None
@@ -298,11 +299,11 @@ def test_periodic_numbers_stand_beside_the_plain_ones() -> None:
 
 def test_field_dropout_and_frequencies_are_checked() -> None:
     with pytest.raises(ValueError, match=r"field_dropout must be in \[0, 1\), got 1.0"):
-        QINSizes(field_dropout=1.0)
+        make_sizes(field_dropout=1.0)
     with pytest.raises(ValueError, match="num_frequencies must be at least 0, got -1"):
-        QINSizes(num_frequencies=-1)
+        make_sizes(num_frequencies=-1)
     with pytest.raises(ValueError, match="numeric_bins must be at least 0, got -1"):
-        QINSizes(numeric_bins=-1)
+        make_sizes(numeric_bins=-1)
 
 
 def test_bins_need_the_edges_of_so_many() -> None:
@@ -311,12 +312,12 @@ def test_bins_need_the_edges_of_so_many() -> None:
     )
     for num_bins in (0, 2):
         with pytest.raises(ValueError, match=f"edges of {num_bins} bins are needed"):
-            QIN(inputs=INPUTS, sizes=QINSizes(numeric_bins=num_bins), fitted=fitted, generator=torch.Generator())
+            QIN(inputs=INPUTS, sizes=make_sizes(numeric_bins=num_bins), fitted=fitted, generator=torch.Generator())
 
 
 def test_rare_values_are_null_to_every_reader() -> None:
     """Fields, target, histories and the attention's own embeddings."""
-    sizes = QINSizes(embedding_dim=3, attention_dim=7, separate_attention_embedding=True, pooled_history=True)
+    sizes = make_sizes(embedding_dim=3, attention_dim=7, separate_attention_embedding=True, pooled_history=True)
     is_rare = torch.arange(30) % 4 == 3
     is_rare[[0, 1, 5, 6, 14, 15, 18, 19]] = False
     model, plain = make(sizes=sizes, is_rare=is_rare), make(sizes=sizes)

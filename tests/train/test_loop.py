@@ -9,13 +9,14 @@ import pytest
 import torch
 
 from qin.network.numeric import NumericNormalizer
-from qin.network.qin import QIN, FittedInputs, QINInputs, QINSizes
+from qin.network.qin import QIN, FittedInputs, QINInputs
 from qin.prior import TrainingPrior
 from qin.shards.loader import Batch
 from qin.train.checkpoint import CheckpointStore
 from qin.train.imbalance import TrainingRows
 from qin.train.loop import TrainingLoop, ValidationScores, _step_seed, moving_average
 from qin.train.mining import HardNegatives, selection_generator
+from tests.network.sizes import make_sizes
 from tests.train.runs import plain_params
 
 ROWS, NEG_RATIO, POS_WEIGHT = 256, 0.5, 3.0
@@ -24,7 +25,7 @@ TWO_PASSES = replace(ONE_PASS, two_passes=True)
 
 
 def make_model() -> QIN:
-    sizes = QINSizes(embedding_dim=4, attention_dim=8, embedding_std=0.5, num_layers=2, embedding_dropout=0.3)
+    sizes = make_sizes(embedding_dim=4, attention_dim=8, embedding_std=0.5, num_layers=2, embedding_dropout=0.3)
     inputs = QINInputs(num_buckets=(9, 7), num_fields=2, sequence_vocabulary=(1,), target_fields=(1,))
     normalizer = NumericNormalizer(torch.zeros(1), torch.ones(1))
     return QIN(
@@ -131,7 +132,7 @@ def test_the_average_is_of_weights_and_moments_and_of_nothing_else(decay: float)
         edges=edges,
         is_rare=torch.arange(70_908) % 3 == 2,
     )
-    sizes = QINSizes(embedding_dim=2, num_layers=1, norm="batch", numeric_bins=3)
+    sizes = make_sizes(embedding_dim=2, num_layers=1, norm="batch", numeric_bins=3)
     model = QIN(inputs=inputs, sizes=sizes, fitted=fitted, generator=torch.Generator().manual_seed(0))
     average = moving_average(model, decay=decay)
     expected = model.network.fc.weight.detach().clone()

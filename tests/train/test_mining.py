@@ -21,10 +21,11 @@ from qin.train.loop import TrainingLoop, ValidationScores
 from qin.train.losses import weighted_logistic_loss
 from qin.train.mining import HardNegatives, is_batch_coupled, mined_loss, selection_generator, two_passes_save_time
 from qin.train.selection import MiningMode
+from tests.network.sizes import make_sizes
 from tests.train.runs import plain_params
 
 NUM_BUCKETS, NUM_NUMERIC, POS_WEIGHT = (20, 30), 3, 4.0
-NO_DROPOUT = QINSizes(embedding_dim=3, embedding_std=0.7, attention_dim=4, num_layers=1, num_rows=2)
+NO_DROPOUT = make_sizes(embedding_dim=3, embedding_std=0.7, attention_dim=4, num_layers=1, num_rows=2)
 DROPOUT = replace(NO_DROPOUT, dropout=0.2, row_dropout=0.2, embedding_dropout=0.2)
 PPS_TWO = HardNegatives(mode="pps", top_neg_frac=0.1, rest_frac=0.1, min_neg=4, warmup_steps=0, two_passes=True)
 

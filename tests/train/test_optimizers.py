@@ -7,12 +7,13 @@ import torch
 from torch import nn
 
 from qin.network.numeric import NumericNormalizer
-from qin.network.qin import QIN, FittedInputs, QINInputs, QINSizes
+from qin.network.qin import QIN, FittedInputs, QINInputs
 from qin.train.optimizers import Optimizers, RowWiseAdam, clip_grad_norm
+from tests.network.sizes import make_sizes
 
 
 def make_model(*, sparse: bool, embedding_std: float = 0.3) -> QIN:
-    sizes = QINSizes(
+    sizes = make_sizes(
         embedding_dim=4, attention_dim=4, num_layers=1, embedding_std=embedding_std, sparse_embedding_grad=sparse
     )
     inputs = QINInputs(num_buckets=(30, 5), num_fields=2, sequence_vocabulary=(0, 0), target_fields=(0,))

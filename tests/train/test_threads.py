@@ -8,11 +8,12 @@ import torch
 
 from qin.network.embedding import FusedEmbedding
 from qin.network.numeric import NumericNormalizer
-from qin.network.qin import QIN, FittedInputs, QINInputs, QINSizes
+from qin.network.qin import QIN, FittedInputs, QINInputs
 from qin.network.threads import one_thread
 from qin.train.loop import moving_average
 from qin.train.losses import self_ensemble, weighted_logistic_loss
 from qin.train.optimizers import Optimizers, RowWiseAdam, clip_grad_norm
+from tests.network.sizes import make_sizes
 
 BATCH, NUM_NUMERIC = 33_003, 7  # PyTorch divides an operation on more than 32,768 numbers among its threads
 
@@ -45,7 +46,7 @@ def draw_batch() -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor], torch.
 def trained(variant: dict[str, Any], *, in_bf16: bool) -> str:
     """A digest of the weights and of their moving average after two steps."""
     inputs = QINInputs(num_buckets=(30_000,) * 3, num_fields=3, sequence_vocabulary=(1,), target_fields=(0, 1))
-    sizes = QINSizes(embedding_dim=5, embedding_std=0.3, attention_dim=6, num_layers=2, **variant)
+    sizes = make_sizes(embedding_dim=5, embedding_std=0.3, attention_dim=6, num_layers=2, **variant)
     edges = torch.linspace(-1.0, 1.0, sizes.numeric_bins + 1).expand(NUM_NUMERIC, -1) if sizes.numeric_bins else None
     fitted = FittedInputs(
         normalizer=NumericNormalizer(torch.zeros(NUM_NUMERIC), torch.ones(NUM_NUMERIC)),
