@@ -1,6 +1,8 @@
-"""Commands beside the stages.
+"""Commands beside the stages; what a command needs is imported when it runs, so that help is there at once.
 
+qin check
 qin compare HEAD workspace
+qin summary
 qin sweep -S model.dropout=0.0,0.1 --seeds 3
 qin overlay examples/kuairand/params.yaml
 qin init data/train.parquet
@@ -11,31 +13,26 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from qin.config import load_params
 from qin.errors import QinError, one_line
-from qin.experiments.compare import compare_runs, comparison_json, comparison_text, shared_rows
-from qin.experiments.overlay import apply_overlays
-from qin.experiments.runs import read_run
-from qin.experiments.sweep import grid, run_sweep, table
-from qin.raw.segments import read_clusters
+from qin.runtime.logs import log, log_to_stderr
 from qin.runtime.paths import DVC_YAML, PARAMS
-from qin.runtime.progress import log, log_to_stderr
 from qin.serving.commands import score
-from qin.setup.command import files_of, prompt
-from qin.setup.dependencies import write_dependencies
-from qin.setup.settings import Purpose, summary
-from qin.setup.write import write_settings
 
-app = typer.Typer(add_completion=False, no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", pretty_exceptions_enable=False)
+
+Purpose = Literal["probabilities", "score"]
 
 
 @app.callback()
 def commands() -> None:
-    """Commands beside the stages of the pipeline; run them in the repository's root."""
+    """Commands beside the stages of the pipeline, which `dvc repro` runs; use them in the repository's root.
+
+    `QIN_LOG=json` turns every line of the log into a JSON object.
+    """
     log_to_stderr()
 
 
@@ -48,8 +45,23 @@ def one_line_errors() -> Iterator[None]:
         if isinstance(error, OSError) and error.errno is None:  # no word of the system, but a fault of ours
             raise
         for line in error.lines if isinstance(error, QinError) else [str(error)]:
-            typer.echo(f"error: {line}", err=True)
+            log.error("error: %s", line)
         raise SystemExit(1) from error
+
+
+@app.command()
+def check(
+    params: Annotated[Path, typer.Option(help="Params file to check.")] = PARAMS,
+) -> None:
+    """Check settings, files, columns and disk space, without running anything; exit status 1 if something is wrong.
+
+    Example: `qin check`
+    """
+    with one_line_errors():
+        from qin.checks import check_project
+
+        for line in check_project(params):
+            typer.echo(line)
 
 
 @app.command()
@@ -62,16 +74,29 @@ def compare(
     """Compare two runs on the validation rows that both have: is the difference more than noise?
 
     Standard errors are paired, and clustered by split.group_key of params.yaml here.
+
+    Example: `qin compare HEAD workspace`
     """
     with one_line_errors():
-        params = load_params(PARAMS) if PARAMS.exists() else None
-        train = params.data.train if params else None
-        rows = shared_rows(read_run(first), read_run(second), train=train)
-        key = params.split.group_key if params and not independent else None
-        cluster = read_clusters(train, key, rows.row) if train and key else None
-        clusters = None if cluster is None else {"column": key, "num": int(cluster.max()) + 1}
-        report = comparison_json(rows, compare_runs(rows, cluster=cluster), clusters=clusters)
+        from qin.experiments.compare import compared, comparison_text
+
+        report = compared(first, second, params=PARAMS, independent=independent)
         typer.echo(json.dumps(report, indent=2, allow_nan=False) if as_json else comparison_text(report))
+
+
+@app.command()
+def summary(
+    revision: Annotated[str, typer.Argument(help="What to compare with.")] = "HEAD",
+) -> None:
+    """Print the workspace's headline figures beside a revision's, with `noise` or `better`.
+
+    Example: `qin summary HEAD~1`
+    """
+    with one_line_errors():
+        from qin.experiments.summary import summary_lines
+
+        for line in summary_lines(revision, params=PARAMS):
+            typer.echo(line)
 
 
 @app.command()
@@ -83,9 +108,14 @@ def sweep(
     metric: Annotated[list[str] | None, typer.Option(help="Dotted path in metrics/evaluate.json; repeatable.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Run a grid of settings over seeds and print means with standard errors; exit status 1 if a run failed."""
+    """Run a grid of settings over seeds and print means with standard errors; exit status 1 if a run failed.
+
+    Example: `qin sweep -S model.dropout=0.0,0.1 --seeds 3`
+    """
     metrics = metric or ["ap", "auc", "after.log_loss"]
     with one_line_errors():
+        from qin.experiments.sweep import grid, run_sweep, table
+
         results = run_sweep(grid(set_param or []), num_seeds=seeds, metrics=metrics)
     typer.echo(json.dumps({"points": results}, indent=2) if as_json else table(results, metrics))
     failed = sum(run["error"] is not None for point in results for run in point["runs"])
@@ -98,8 +128,13 @@ def sweep(
 def overlay(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Settings that differ; the last file wins.")],
 ) -> None:
-    """Put the settings of overlays into params.yaml, whose comments stay; nothing changes if one breaks a rule."""
+    """Put the settings of overlays into params.yaml, whose comments stay; nothing changes if one breaks a rule.
+
+    Example: `qin overlay examples/kuairand/params.yaml`
+    """
     with one_line_errors():
+        from qin.experiments.overlay import apply_overlays
+
         apply_overlays(files, params=PARAMS)
         typer.echo(one_line(f"{PARAMS}: settings of {', '.join(map(str, files))}"))
 
@@ -120,22 +155,32 @@ def init_settings(
 ) -> None:
     """Read a log and write params.yaml for it: each choice with its reason, guesses marked, to be edited.
 
-    Example: qin init data/train.parquet --label clicked --for score
+    Example: `qin init data/train.parquet --label clicked --for score`
     """
     with one_line_errors():
+        from qin.setup.command import files_of, prompt
+        from qin.setup.settings import summary as summarised
+        from qin.setup.write import write_settings
+
         files = files_of(train, test=test, submission=sample_submission)
         profile, plan = write_settings(
             files, out=out, base=PARAMS, label=label, purpose=purpose, force=force, ask=prompt()
         )
-        for line in summary(profile, plan, purpose=purpose):
+        for line in summarised(profile, plan, purpose=purpose):
             typer.echo(one_line(line))
         typer.echo(one_line(f"{out}: written; look at the lines with CHECK, then `dvc repro`"))
 
 
 @app.command()
 def files() -> None:
-    """Let dvc.yaml depend on the files that params.yaml names now; DVC itself takes neither a list nor null there."""
+    """Let dvc.yaml depend on the files that params.yaml names now; DVC itself takes neither a list nor null there.
+
+    Example: `qin files`
+    """
     with one_line_errors():
+        from qin.config import load_params
+        from qin.setup.dependencies import write_dependencies
+
         changed = write_dependencies(DVC_YAML, load_params(PARAMS).data)
         typer.echo(f"{DVC_YAML}: {'follows' if changed else 'is as'} data.train, data.test and data.sample_submission")
 

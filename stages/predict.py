@@ -20,6 +20,7 @@ from qin.raw.log import open_log
 from qin.raw.sample_ids import match_ids, read_sample_ids
 from qin.raw.segments import read_segments
 from qin.runtime import paths
+from qin.runtime.closing import log_summary
 from qin.runtime.files import write_csv
 from qin.runtime.parent import end_with_dvc
 from qin.runtime.progress import log
@@ -32,7 +33,7 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def main() -> None:
-    """Write outputs/submission.csv."""
+    """Write outputs/submission.csv; then the run's figures stand beside the last commit's."""
     with run_stage("predict") as report:
         params = load_params(paths.PARAMS)
         data = params.data
@@ -62,6 +63,7 @@ def main() -> None:
         report.check_inputs()
         write_submission(paths.SUBMISSION, header=header, ids=wanted, probability=sigmoid(shifted)[rows])
         report.num_rows = reader.num_rows
+    log_summary()
 
 
 def _at(test: Source, column: str, row: int) -> str:

@@ -2,12 +2,15 @@
 
 import difflib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
 from qin.errors import shortened
+
+_NEAR = 0.6  # of difflib's ratio: a key that shares less with what was written is no suggestion
 
 # Keys of earlier versions, with what decides now what they decided: a params.yaml that still has them runs.
 RETIRED = {
@@ -52,7 +55,7 @@ def problem_lines(error: ValidationError, settings: type[BaseModel]) -> Iterator
         elif detail["type"] == "value_error":  # a rule between keys; its message names them
             message, shown[path] = detail["msg"].removeprefix("Value error, "), ""
         else:
-            message = detail["msg"]
+            message = detail["msg"] + _nearest_value(detail)
         by_path.setdefault(path, []).append(message)
     for path, messages in by_path.items():
         place = f"{path}: " if path else ""  # a rule between sections names them itself
@@ -93,10 +96,19 @@ def _is_section(annotation: Any) -> bool:
     return isinstance(annotation, type) and not get_args(annotation) and issubclass(annotation, BaseModel)
 
 
+def _nearest_value(detail: Mapping[str, Any]) -> str:
+    """The allowed value that a mistyped one is near to, if there is one."""
+    if detail["type"] != "literal_error" or not isinstance(detail["input"], str):
+        return ""
+    allowed = re.findall("'([^']*)'", detail["ctx"]["expected"])
+    matches = difflib.get_close_matches(detail["input"], allowed, n=1, cutoff=_NEAR)
+    return f", did you mean {matches[0]}?" if matches else ""
+
+
 def _nearest(location: Sequence[int | str], settings: type[BaseModel]) -> str:
     parent = _model_at(location[:-1], settings)
     if parent is None:
         return ""
-    matches = difflib.get_close_matches(str(location[-1]), list(parent.model_fields), n=1, cutoff=0.0)
+    matches = difflib.get_close_matches(str(location[-1]), list(parent.model_fields), n=1, cutoff=_NEAR)
     prefix = "".join(f"{part}." for part in location[:-1])
     return f", did you mean {prefix}{matches[0]}?" if matches else ""

@@ -2,19 +2,21 @@
 
 import math
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from qin.config import load_params
 from qin.errors import ConfigError, DataError, one_line
-from qin.experiments.runs import Run
+from qin.experiments.runs import Run, read_run
 from qin.metrics.definitions import METRICS, Rows, compared_metrics, competition_estimate, estimates
 from qin.metrics.estimate import Estimate
 from qin.metrics.gauc import grouped_auc
 from qin.metrics.intervals import NORMAL_975, NORMAL_9995
 from qin.metrics.logits import Float64Array, IntArray, LabelArray
 from qin.metrics.paired import Difference, paired_difference
-from qin.raw.segments import read_segments
+from qin.raw.segments import read_clusters, read_segments
 from qin.sources import Source
 
 _FIGURES = ("first", "second", "difference", "standard_error")
@@ -132,6 +134,27 @@ def _estimates(rows: Rows, *, cluster: IntArray | None) -> dict[str, Estimate]:
         "score_natural": competition_estimate(ap=found["ap"], wll=found["wll"]),
         "score_balanced": competition_estimate(ap=found["ap"], wll=found["wll_balanced"]),
     }
+
+
+def compared(first: str, second: str, *, params: Path, independent: bool = False) -> dict[str, Any]:
+    """Compare two runs by name; what `qin compare --json` prints.
+
+    Args:
+        first: `workspace`, a folder, a revision or an experiment.
+        second: The same.
+        params: Settings whose `split.group_key` clusters standard errors.
+        independent: Take rows as independent all the same.
+
+    Raises:
+        QinError: If a run is not found, or both have nothing to compare.
+    """
+    settings = load_params(params) if params.exists() else None
+    train = settings.data.train if settings else None
+    rows = shared_rows(read_run(first), read_run(second), train=train)
+    key = settings.split.group_key if settings and not independent else None
+    cluster = read_clusters(train, key, rows.row) if train and key else None
+    clusters = None if cluster is None else {"column": key, "num": int(cluster.max()) + 1}
+    return comparison_json(rows, compare_runs(rows, cluster=cluster), clusters=clusters)
 
 
 def verdict(name: str, row: Difference) -> str:

@@ -1,6 +1,5 @@
 """Progress of long work: a bar on a terminal, a line every ten seconds elsewhere."""
 
-import logging
 import sys
 import time
 from types import TracebackType
@@ -8,26 +7,14 @@ from typing import Self
 
 from tqdm import tqdm
 
-from qin.errors import one_line
+from qin.runtime.logs import log, log_to_stderr, logs_json
+
+__all__ = ["PASSING", "Progress", "log", "log_to_stderr"]
 
 _LINE_SECONDS = 10.0
 
 # `extra={PASSING: True}` marks a warning that says something of this machine or moment alone, nothing of the outputs.
 PASSING = "is_passing"
-
-log = logging.getLogger("qin")
-
-
-def log_to_stderr() -> None:
-    """Set up the process's log: each record is one line on standard error, whatever names and values it shows."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_OneLine())
-    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-
-
-class _OneLine(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        return one_line(record.getMessage())
 
 
 class Progress:
@@ -51,14 +38,11 @@ class Progress:
         if not _on_terminal() and now - self._last_line >= _LINE_SECONDS:
             self._last_line = now
             rate = self._done / (now - self._started)
+            left = (self._total - self._done) / rate if rate else float("inf")
             log.info(
-                "%s: %d of %d %s, %.0f per second%s",
-                self._label,
-                self._done,
-                self._total,
-                self._unit,
-                rate,
-                note and f", {note}",
+                "%s: %d of %d %s, %.0f per second, %s left%s",
+                *(self._label, self._done, self._total, self._unit, rate, _duration(left), note and f", {note}"),
+                extra={"fields": {"done": self._done, "total": self._total, "unit": self._unit}},
             )
 
     def __enter__(self) -> Self:
@@ -71,4 +55,12 @@ class Progress:
 
 
 def _on_terminal() -> bool:
-    return sys.stderr.isatty()
+    return sys.stderr.isatty() and not logs_json()
+
+
+def _duration(seconds: float) -> str:
+    """A time to wait, in the unit that fits."""
+    for unit, size in (("h", 3600.0), ("min", 60.0)):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}" if seconds < float("inf") else "?"
+    return f"{seconds:.0f} s"

@@ -19,8 +19,9 @@ from qin.runtime.chain import Artifact, Settings, check_chain, description_of, r
 from qin.runtime.edits import InputWatch
 from qin.runtime.files import write_json
 from qin.runtime.host import TreeMemory, largest_resident_bytes
+from qin.runtime.logs import log, log_to_stderr
 from qin.runtime.paths import PARAMS, SCRATCH
-from qin.runtime.progress import PASSING, log, log_to_stderr
+from qin.runtime.progress import PASSING
 from qin.runtime.replacing import put_back
 from qin.sources import Source
 
@@ -137,15 +138,12 @@ def run_stage(name: str) -> Iterator[StageReport]:
 
 def _close(name: str, report: StageReport, *, seconds: float, peak: int) -> None:
     rate = report.num_rows / max(seconds, 1e-9)
+    figures = {"num_rows": report.num_rows, "seconds": seconds, "rows_per_second": rate, "peak_memory_bytes": peak}
     log.info(
         "STAGE %s done: %d rows, %.1f s, %.0f rows/s, peak memory %.2f GiB",
-        name,
-        report.num_rows,
-        seconds,
-        rate,
-        peak / 2**30,
+        *(name, report.num_rows, seconds, rate, peak / 2**30),
+        extra={"fields": {"stage": name, **figures}},
     )
-    figures = {"num_rows": report.num_rows, "seconds": seconds, "rows_per_second": rate, "peak_memory_bytes": peak}
     write_json(SCRATCH / "stages" / f"{name}.json", figures)
 
 

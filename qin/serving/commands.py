@@ -25,7 +25,10 @@ def score(
     on_missing: Annotated[Literal["error", "null"], typer.Option(help="What a column that IN lacks is.")] = "error",
     threads: Threads = 0,
 ) -> None:
-    """Score a log with the deployed model: calibrated probabilities, rows in the log's order."""
+    """Score a log with the deployed model: calibrated probabilities, rows in the log's order.
+
+    Example: `qin score data/test.parquet scores.parquet --keep ID`
+    """
     from qin.serving.deployed import read_deployed  # noqa: PLC0415 - it imports PyTorch
     from qin.serving.files import Output, score_file  # noqa: PLC0415
 

@@ -1,0 +1,94 @@
+"""`qin check`: what a run would stumble over, found in a second without running anything."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from qin.columns.schema import Schema, check_test_columns, resolve_schema
+from qin.config import Params, load_params
+from qin.errors import DataError, QinError
+from qin.raw.log import open_log
+from qin.raw.sample_ids import read_sample_ids
+from qin.shards.files import layout
+from qin.split.early import check_later_columns
+
+_GIB = 2**30
+_CACHE_COPIES = 2  # the workspace's and DVC's; one where the file system can link
+
+Found = TypeVar("Found")
+
+
+def check_project(file: Path) -> list[str]:
+    """Check settings, files, columns and disk space.
+
+    Args:
+        file: The settings.
+
+    Returns:
+        Lines that say what is there.
+
+    Raises:
+        QinError: With a line for each problem that was found.
+    """
+    params = load_params(file)
+    problems: list[str] = []
+    lines = [f"{file}: valid"]
+    schema = _noted(problems, lambda: _columns(params))
+    _noted(problems, lambda: _check_ids(params))
+    data = params.data
+    if schema is not None:
+        num_train = open_log(data.train).num_rows
+        num_test = 0 if data.test is None else open_log(data.test).num_rows
+        lines.append(f"{data.train_name}: {num_train:,} rows; {data.test_name}: {num_test:,} rows")
+        lines.append(
+            f"columns: {len(schema.categorical)} categorical, {len(schema.numeric)} numeric, "
+            f"{len(schema.sequences)} sequences"
+        )
+        lines += _noted(problems, lambda: _space(schema, num_rows=num_train + num_test)) or []
+    if problems:
+        raise DataError(*problems)
+    return [*lines, "nothing is in the way of `dvc repro`"]
+
+
+def _noted(problems: list[str], work: Callable[[], Found]) -> Found | None:
+    """What a check finds, or None with its lines noted."""
+    try:
+        return work()
+    except QinError as error:
+        problems += error.args
+    except OSError as error:
+        problems.append(f"{error.filename}: {error.strerror}")
+    return None
+
+
+def _columns(params: Params) -> Schema:
+    """The schema that prepare will make of the files, and the columns that later stages read."""
+    data, features = params.data, params.features
+    train = open_log(data.train).schema
+    test = None if data.test is None else open_log(data.test).schema
+    schema = resolve_schema(train, data=data, features=features)
+    if test is not None:
+        check_test_columns(test, schema, data=data, features=features, train=train)
+    check_later_columns(params, train=train, test=test)
+    return schema
+
+
+def _check_ids(params: Params) -> None:
+    """The sample submission has as many ids as there are rows to predict."""
+    sample = params.data.sample_submission
+    if params.data.test is None or sample is None:
+        return
+    num_ids, num_rows = len(read_sample_ids(sample)[1]), open_log(params.data.test).num_rows
+    if num_ids != num_rows:
+        raise DataError(f"{sample}: {num_ids:,} ids, {params.data.test_name} has {num_rows:,} rows")
+
+
+def _space(schema: Schema, *, num_rows: int) -> list[str]:
+    """Disk that the prepared rows take, and what is free."""
+    row_bytes = sum(group.row_bytes for group in layout(schema, with_label=True))
+    needed, free = _CACHE_COPIES * row_bytes * num_rows, shutil.disk_usage(".").free
+    shown = f"disk: prepared rows take about {needed / _GIB:.2f} GiB with DVC's copy, {free / _GIB:.2f} GiB are free"
+    if needed > free:
+        raise DataError(shown)
+    return [shown]

@@ -1,0 +1,66 @@
+"""The workspace's headline figures beside a revision's, each difference with what it means."""
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from qin.errors import ArtifactError, QinError
+from qin.experiments.compare import compared
+from qin.runtime.files import read_json
+from qin.runtime.paths import HEADLINE
+
+# Figures of the headline whose differences `qin compare` judges, by their names there.
+_JUDGED = {"ap": "ap", "auc": "auc", "gauc": "gauc", "log_loss": "log_loss", "score": "score_balanced"}
+
+
+def summary_lines(revision: str, *, params: Path) -> list[str]:
+    """What to print: a heading, and a line per figure.
+
+    Args:
+        revision: A commit, branch, tag or experiment that has `metrics/run.json`.
+        params: The workspace's settings.
+
+    Raises:
+        ArtifactError: If either has no headline figures.
+    """
+    here, there = read_json(HEADLINE), _headline_of(revision)
+    if there is None:
+        raise ArtifactError(f"{revision}: has no {HEADLINE}; commit a run's metrics first")
+    verdicts, note = _verdicts(revision, params)
+    rows = [(name, _shown(there.get(name)), _shown(value), _change(there.get(name), value), verdicts.get(name, ""))
+            for name, value in here.items() if not name.endswith("_se")]  # fmt: skip
+    table = [("", revision, "workspace", "change", ""), *rows]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
+    return [*lines, *note]
+
+
+def _headline_of(revision: str) -> dict[str, Any] | None:
+    command = ["git", "show", f"{revision}:./{HEADLINE.as_posix()}"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:  # no git
+        return None
+    return json.loads(done.stdout) if done.returncode == 0 else None
+
+
+def _verdicts(revision: str, params: Path) -> tuple[dict[str, str], list[str]]:
+    """What each difference means, paired row by row, and a line about it; empty where outputs are not at hand."""
+    try:
+        report = compared(revision, "workspace", params=params)
+    except QinError as error:
+        return {}, [f"no verdicts: {error.lines[0]}"]
+    words = {name: report["metrics"].get(key, {}).get("verdict", "") for name, key in _JUDGED.items()}
+    sides = {"A": f"{revision} ", "B": ""}
+    return {
+        name: f"{sides[word[0]]}{word[2:]}" if word[:2] in ("A ", "B ") else word for name, word in words.items()
+    }, [f"{report['rows']['shared']:,} rows that both report; noise: |z| below 1.96, better: from 3.29"]
+
+
+def _shown(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
+
+
+def _change(before: float | None, now: float) -> str:
+    return "" if before is None else f"{now - before:+.2g}"
