@@ -1,6 +1,6 @@
 """What each capability of the default is worth, on several logs: one switched off at a time, over several seeds.
 
-    python -m benchmarks.capabilities sample_100k=data clicked=/logs/kuairand,examples/kuairand/params.yaml
+    python -m benchmarks.capabilities sample_100k=data trivago=/logs/trivago,benchmarks/logs/trivago.yaml
 
 Each argument is NAME=FOLDER of a log's files, followed by overlays of params.yaml after commas. The result of each log
 is `benchmarks/results/capabilities_NAME.json`. Network and trees are fitted on the train fold, stopped and blended on
@@ -56,9 +56,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no statistics of pairs": {"features.statistics.pairs": []},
     "no drift guard": {"features.statistics.drift_psi": None},
     "none of these features": _NO_FEATURES,
+    "pooled history": {"model.pooled_history": True},
     "no pooled history": {"model.pooled_history": False},
+    "8 numeric bins": {"model.numeric_bins": 8},
     "no numeric bins": {"model.numeric_bins": 0},
-    "rare values kept": {"model.min_count": 1},
+    "rare values as null": {"model.min_count": 3},
+    "rare values kept": {"model.min_count": 0},
     "batch of 1024": {"train.batch_size": 1024},
     "one check per epoch": {"train.checks_per_epoch": 1},
     "downsampling 0.2": _KEEP_FIFTH,

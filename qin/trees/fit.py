@@ -25,8 +25,8 @@ from qin.trees.columns import CHUNK_ROWS, Mask, Matrix, TreeColumns
 # Rows whose values decide the limits of the bins.
 _BIN_SAMPLE_ROWS = 100_000
 # Fewest rows of the rarer class that a leaf should see on average; sets the number of leaves of small logs.
-_CLASS_ROWS_PER_LEAF = 60
-_LEAVES = (7, 63)
+_CLASS_ROWS_PER_LEAF = 120
+_LEAVES = (7, 31)
 _SAMPLE = 0  # stream of the trees' seed
 
 
@@ -126,7 +126,7 @@ def fit_trees(
 
 
 def _leaves_for(label: npt.NDArray[np.uint8]) -> int:
-    """Leaves that the rarer class can fill: between 7 and 63."""
+    """Leaves that the rarer class can fill: between 7 and 31."""
     rarer = min(int(label.sum()), int(label.size - label.sum()))
     return int(np.clip(2 ** math.floor(math.log2(max(rarer / _CLASS_ROWS_PER_LEAF, 2.0))) - 1, *_LEAVES))
 
