@@ -267,7 +267,7 @@ def forward_flops(network: QIN, *, batch: int, seq: int, is_folded: bool) -> int
         is_folded: Whether a quadratic layer is one product, or one per row.
     """
     dim = network.network.dim
-    per_row = dim + sum(dim**2 * (1 if is_folded else layer.num_rows) for layer in _modules(network, QuadraticLayer))
+    per_row = dim + sum(dim**2 * (1 if is_folded else layer.num_linear) for layer in _modules(network, QuadraticLayer))
     for attention in _modules(network, TargetAttention):
         target_dim, sequence_dim = attention.query.in_features, attention.key.in_features
         per_row += 2 * attention.attention_dim * (target_dim + sequence_dim)  # query, direction, value, output
@@ -293,7 +293,7 @@ def training_bytes(network: QIN, *, batch: int, seq: int, is_folded: bool) -> in
     # A layer reads its input and writes its output; backward, it reads input and gradient and writes a gradient.
     # Each product is written and read, and so is its gradient.
     for layer in _modules(network, QuadraticLayer):
-        values += batch * network.network.dim * (5 + 4 * (1 if is_folded else layer.num_rows))
+        values += batch * network.network.dim * (5 + 4 * (1 if is_folded else layer.num_linear))
     # The optimizer reads and writes the weight and two moments; the gradient is written and read. Weights other than
     # the table are read whole, forward and backward.
     num_weights = sum(parameter.numel() for parameter in network.parameters())

@@ -160,8 +160,8 @@ class _GatherRowsSparsely(_GatherRows):
     def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         row = torch.cat([row.reshape(-1) for row in ctx.saved_tensors])
         grad = torch.cat([grad.reshape(-1, grad.shape[-1]) for grad in grad_outputs])
-        rows, sums = sum_by_row(row, grad, num_rows=ctx.table_rows, padding_row=0)
-        return from_rows(rows, sums, num_rows=ctx.table_rows), *(None for _ in grad_outputs)
+        rows, sums = sum_by_row(row, grad, table_rows=ctx.table_rows, padding_row=0)
+        return from_rows(rows, sums, table_rows=ctx.table_rows), *(None for _ in grad_outputs)
 
 
 def _checked(buckets: torch.Tensor, *, limit: torch.Tensor) -> torch.Tensor:

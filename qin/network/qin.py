@@ -93,7 +93,7 @@ class QINSizes:
             table (DARE, arXiv 2410.02604).
         pooled_history: whether the mean of each history's embeddings stands beside the attention's output.
         num_layers: number of quadratic layers.
-        num_rows: rows of each quadratic layer.
+        num_rows: number of linear functions that each quadratic layer sums (the paper's rows).
         activation: ``after`` the product or ``inside`` it.
         norm: what each quadratic product passes: ``none``, ``batch`` or ``rms``.
         dropout: probability of dropping an element of a quadratic layer's output.
@@ -211,7 +211,7 @@ class QIN(nn.Module):
             self.network = QuadraticNetwork(
                 network_width(inputs, sizes, num_numeric=num_numeric),
                 num_layers=sizes.num_layers,
-                num_rows=sizes.num_rows,
+                num_linear=sizes.num_rows,
                 activation=sizes.activation,
                 norm=sizes.norm,
                 dropout=sizes.dropout,

@@ -19,15 +19,15 @@ class QuadraticLayer(nn.Module):
     """Computes ``x * sum_r dropout(W_r x + b_r)``.
 
     Nothing stands between the rows and their sum when dropout is off, so the rows are folded into one matrix:
-    ``x * ((sum_r W_r) x + sum_r b_r)`` costs one product instead of ``num_rows``, and gives every row the same
-    gradient as before. The parameters stay ``(num_rows * dim, dim)``, row after row, because the optimizer's
+    ``x * ((sum_r W_r) x + sum_r b_r)`` costs one product instead of ``num_linear``, and gives every row the same
+    gradient as before. The parameters stay ``(num_linear * dim, dim)``, row after row, because the optimizer's
     path, and with it the effective step size, depends on their number. Rows differ in training only by dropout.
 
     Source: QIN (arXiv 2504.17699), the Khatri-Rao quadratic layer.
 
     Args:
         dim: width of the input and output.
-        num_rows: number of linear functions in the sum.
+        num_linear: number of linear functions in the sum.
         dropout: probability of dropping an element of one row, in [0, 1). It acts in training mode, through
             torch's global random generator, and costs the fold.
         rectified: whether the sum passes a relu before the product, ``x * relu(sum_r W_r x + b_r)``.
@@ -36,19 +36,19 @@ class QuadraticLayer(nn.Module):
         - input and output: ``(batch, dim)``
 
     Raises:
-        ValueError: ``dim`` or ``num_rows`` is below 1, or ``dropout`` is outside [0, 1).
+        ValueError: ``dim`` or ``num_linear`` is below 1, or ``dropout`` is outside [0, 1).
     """
 
-    def __init__(self, dim: int, *, num_rows: int, dropout: float, rectified: bool = False) -> None:
-        if min(dim, num_rows) < 1:
-            raise ValueError(f"sizes must be at least 1, got {dim=}, {num_rows=}")
+    def __init__(self, dim: int, *, num_linear: int, dropout: float, rectified: bool = False) -> None:
+        if min(dim, num_linear) < 1:
+            raise ValueError(f"sizes must be at least 1, got {dim=}, {num_linear=}")
         if not 0.0 <= dropout < 1.0:
             raise ValueError(f"dropout must be in [0, 1), got {dropout=}")
         super().__init__()
-        self.num_rows = num_rows
+        self.num_linear = num_linear
         self.dropout = dropout
         self.rectified = rectified
-        self.linear = nn.Linear(dim, num_rows * dim)
+        self.linear = nn.Linear(dim, num_linear * dim)
 
     def forward(self, x: torch.Tensor, first_row: int = 0) -> torch.Tensor:
         """Multiply ``(batch, dim)`` by the sum of its rows; ``first_row`` as of ``dropout``."""
@@ -60,14 +60,14 @@ class QuadraticLayer(nn.Module):
             dim = self.linear.in_features
             rows = _linear(x, self.linear.weight, self.linear.bias)
             kept = dropout(rows, self.dropout, self.training, first_row=first_row)
-            return kept.view(-1, self.num_rows, dim).sum(dim=1)
+            return kept.view(-1, self.num_linear, dim).sum(dim=1)
         return _linear(x, *self.folded())
 
     def folded(self) -> tuple[torch.Tensor, torch.Tensor]:
         """The sums of the rows' matrices, ``(dim, dim)``, and of their biases, ``(dim,)``."""
         dim = self.linear.in_features
-        weight = self.linear.weight.view(self.num_rows, dim, dim).sum(dim=0)
-        return weight, self.linear.bias.view(self.num_rows, dim).sum(dim=0)
+        weight = self.linear.weight.view(self.num_linear, dim, dim).sum(dim=0)
+        return weight, self.linear.bias.view(self.num_linear, dim).sum(dim=0)
 
 
 class QuadraticNetwork(nn.Module):
@@ -83,7 +83,7 @@ class QuadraticNetwork(nn.Module):
     Args:
         dim: width of the input and of every layer.
         num_layers: number of quadratic layers.
-        num_rows: rows of each quadratic layer.
+        num_linear: number of linear functions that each layer sums.
         activation: ``after`` the product (PReLU, published) or ``inside`` it (ReLU).
         norm: what each product passes: nothing, batch norm (published), or RMS norm.
         dropout: probability for each layer's output, in [0, 1).
@@ -102,7 +102,7 @@ class QuadraticNetwork(nn.Module):
         dim: int,
         *,
         num_layers: int,
-        num_rows: int,
+        num_linear: int,
         activation: Activation = "after",
         norm: Norm = "none",
         dropout: float = 0.0,
@@ -119,7 +119,8 @@ class QuadraticNetwork(nn.Module):
         self.dropout = dropout
         is_inside = activation == "inside"
         self.layers = nn.ModuleList(
-            QuadraticLayer(dim, num_rows=num_rows, dropout=row_dropout, rectified=is_inside) for _ in range(num_layers)
+            QuadraticLayer(dim, num_linear=num_linear, dropout=row_dropout, rectified=is_inside)
+            for _ in range(num_layers)
         )
         self.norms = nn.ModuleList(_make_norm(norm, dim) for _ in range(num_layers))
         self.activations = nn.ModuleList(nn.Identity() if is_inside else nn.PReLU() for _ in range(num_layers))

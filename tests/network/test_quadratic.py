@@ -23,7 +23,7 @@ def our_name(theirs: str) -> str:
 
 def unfolded(layer: QuadraticLayer, x: torch.Tensor) -> torch.Tensor:
     """The published form: one product per row, then the sum."""
-    rows = layer.linear(x).view(len(x), layer.num_rows, -1)
+    rows = layer.linear(x).view(len(x), layer.num_linear, -1)
     return torch.einsum("bd,brd->bd", x, rows)
 
 
@@ -38,7 +38,7 @@ def test_matches_the_authors_outputs_and_gradients(case: str) -> None:
     network = QuadraticNetwork(
         dim,
         num_layers=sum(name.startswith("activations") for name in state),
-        num_rows=num_outputs // dim,
+        num_linear=num_outputs // dim,
         norm="batch" if "norms.0.weight" in state else "none",
         dropout=0.0,
     ).double()
@@ -57,10 +57,10 @@ def test_matches_the_authors_outputs_and_gradients(case: str) -> None:
         torch.testing.assert_close(parameter.grad, grads[name], rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("num_rows", [1, 2, 5])
-def test_folded_rows_equal_unfolded_rows_with_gradients(num_rows: int) -> None:
-    generator = torch.Generator().manual_seed(num_rows)
-    layer = QuadraticLayer(7, num_rows=num_rows, dropout=0.0).double()
+@pytest.mark.parametrize("num_linear", [1, 2, 5])
+def test_folded_rows_equal_unfolded_rows_with_gradients(num_linear: int) -> None:
+    generator = torch.Generator().manual_seed(num_linear)
+    layer = QuadraticLayer(7, num_linear=num_linear, dropout=0.0).double()
     for parameter in layer.parameters():
         nn.init.normal_(parameter, generator=generator)
     x = torch.randn(9, 7, dtype=torch.float64, generator=generator, requires_grad=True)
@@ -77,7 +77,7 @@ def test_folded_rows_equal_unfolded_rows_with_gradients(num_rows: int) -> None:
 
 def test_dropout_acts_on_each_row_alone_and_only_in_training() -> None:
     """With x = 1, zero weights and biases 1 and 10, the four sums of kept rows are known."""
-    layer = QuadraticLayer(1, num_rows=2, dropout=0.5)
+    layer = QuadraticLayer(1, num_linear=2, dropout=0.5)
     with torch.no_grad():
         layer.linear.weight.zero_()
         layer.linear.bias.copy_(torch.tensor([1.0, 10.0]))
@@ -92,7 +92,7 @@ def test_dropout_acts_on_each_row_alone_and_only_in_training() -> None:
 
 def test_dropout_acts_after_the_activation_too() -> None:
     """With one row whose sum is the constant 1, the layer's output dropout is all that is left to see."""
-    network = QuadraticNetwork(1, num_layers=1, num_rows=1, dropout=0.25)
+    network = QuadraticNetwork(1, num_layers=1, num_linear=1, dropout=0.25)
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(0)
         network.layers[0].get_parameter("linear.weight").zero_()
@@ -106,7 +106,7 @@ def test_dropout_acts_after_the_activation_too() -> None:
 
 def test_a_network_without_products_is_linear_in_its_input() -> None:
     """Zero rows leave the residual alone, so the logit is fc(x)."""
-    network = QuadraticNetwork(5, num_layers=3, num_rows=2, dropout=0.0).double()
+    network = QuadraticNetwork(5, num_layers=3, num_linear=2, dropout=0.0).double()
     for layer in network.layers:
         nn.init.zeros_(layer.get_parameter("linear.weight"))
         nn.init.zeros_(layer.get_parameter("linear.bias"))
@@ -115,13 +115,13 @@ def test_a_network_without_products_is_linear_in_its_input() -> None:
 
 
 def test_bad_arguments_are_refused() -> None:
-    with pytest.raises(ValueError, match="num_rows=0"):
-        QuadraticLayer(3, num_rows=0, dropout=0.0)
+    with pytest.raises(ValueError, match="num_linear=0"):
+        QuadraticLayer(3, num_linear=0, dropout=0.0)
     with pytest.raises(ValueError, match=r"dropout must be in \[0, 1\), got dropout=1.0"):
-        QuadraticLayer(3, num_rows=1, dropout=1.0)
+        QuadraticLayer(3, num_linear=1, dropout=1.0)
     with pytest.raises(ValueError, match="num_layers=0"):
-        QuadraticNetwork(3, num_layers=0, num_rows=1, dropout=0.0)
-    network = QuadraticNetwork(3, num_layers=1, num_rows=1, dropout=0.0)
+        QuadraticNetwork(3, num_layers=0, num_linear=1, dropout=0.0)
+    network = QuadraticNetwork(3, num_layers=1, num_linear=1, dropout=0.0)
     with pytest.raises(ValueError, match=r"must be \(batch, 3\), got \(2, 4\)"):
         network(torch.zeros(2, 4))
 
@@ -130,7 +130,7 @@ def test_bad_arguments_are_refused() -> None:
 def test_the_activation_inside_the_product(norm: Literal["none", "rms"]) -> None:
     """``x + norm(x * relu(W x + b))``, row by row, folded or not."""
     generator = torch.Generator().manual_seed(0)
-    network = QuadraticNetwork(5, num_layers=2, num_rows=2, activation="inside", norm=norm).double()
+    network = QuadraticNetwork(5, num_layers=2, num_linear=2, activation="inside", norm=norm).double()
     for parameter in network.parameters():
         nn.init.normal_(parameter, generator=generator)
     x = torch.randn(4, 5, dtype=torch.float64, generator=generator)
@@ -148,6 +148,6 @@ def test_the_activation_inside_the_product(norm: Literal["none", "rms"]) -> None
 
 def test_unknown_options_are_refused() -> None:
     with pytest.raises(ValueError, match="unknown option, got activation='between'"):
-        QuadraticNetwork(3, num_layers=1, num_rows=1, activation="between")  # type: ignore[arg-type]
+        QuadraticNetwork(3, num_layers=1, num_linear=1, activation="between")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"dropout must be in \[0, 1\), got dropout=1.0"):
-        QuadraticNetwork(3, num_layers=1, num_rows=1, dropout=1.0)
+        QuadraticNetwork(3, num_layers=1, num_linear=1, dropout=1.0)

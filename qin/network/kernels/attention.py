@@ -113,7 +113,7 @@ def _attend(arrays: Arrays, bias: Float32Array, bias_of_age: Int64Array, out: Fl
             for position in range(length):
                 if not is_valid[i, position]:
                     continue
-                age -= 1
+                age -= 1  # items come oldest first, and a bias belongs to an age: 0 is the newest
                 total = np.float32(0.0)
                 for d in range(dim):
                     total += direction[i, head, d] * keys[i, position, d]
@@ -154,7 +154,7 @@ def _attend_back(
             age -= 1
             for head in range(direction.shape[1]):
                 weight = score[i, position, head]
-                if weight <= 0.0:
+                if weight <= 0.0:  # the relu was closed: nothing flows back, which is so for half of all items
                     continue
                 grad_score = np.float32(0.0)
                 for d in range(dim):

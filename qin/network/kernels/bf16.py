@@ -41,6 +41,8 @@ def round_row(x: Float32Array, bits: ProductArray) -> None:
         for d in range(x.size):
             bits[d] = x[d]
         return
+    # bfloat16 is the upper half of a float32. Adding 0x7FFF carries into it from just above a half on; the bit that
+    # will be its last one decides a tie. A NaN with its payload in the lower half would become infinity.
     for d in range(x.size):
         word = np.float32(x[d]).view(np.uint32)
         rounded = (word + np.uint32(0x7FFF) + (word >> np.uint32(16) & np.uint32(1))) >> np.uint32(16)

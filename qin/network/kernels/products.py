@@ -98,6 +98,7 @@ class _Product(torch.autograd.Function):
                 return None
             return (above.t() @ _operand(x[rows], ctx.dtype))[:num_outputs, :width].to(weight.dtype)
 
+        # A weight's gradient is a sum over rows: of each tile, then of the tiles in order, on any number of threads.
         tiles = in_tiles(len(x), work, tile_rows=_TILE_ROWS)
         return grad_x, _added_up(tiles, like=weight) if needs_weight else None, None
 

@@ -102,6 +102,7 @@ def attend(
             # Views, and no branch on the score, which is negative as often as not: twice as fast.
             query, total = direction[i, head], out[i, head]
             total[:] = 0.0
+            # A score is used once, right away: an item is added up while its row is in the cache.
             for k in range(length):
                 score = np.float32(0.0)
                 for d in range(dim):

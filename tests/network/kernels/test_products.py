@@ -96,7 +96,7 @@ def test_what_is_not_finite_stays_in_its_row(width: int, value: float, position:
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_networks_of_any_width_do_not_depend_on_threads(variant: str, dim: int, num_threads: None) -> None:
     """Large enough for PyTorch to divide every sum of its own among threads."""
-    network = QuadraticNetwork(dim, num_layers=2, num_rows=2, **VARIANTS[variant])
+    network = QuadraticNetwork(dim, num_layers=2, num_linear=2, **VARIANTS[variant])
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in network.parameters():
@@ -119,7 +119,7 @@ def test_networks_of_any_width_do_not_depend_on_threads(variant: str, dim: int, 
 @pytest.mark.parametrize("dim", WIDTHS)
 @pytest.mark.parametrize("in_bf16", [False, True])
 def test_an_infinite_row_leaves_the_others_of_a_network(dim: int, in_bf16: bool) -> None:
-    network = QuadraticNetwork(dim, num_layers=2, num_rows=2, activation="inside").eval()
+    network = QuadraticNetwork(dim, num_layers=2, num_linear=2, activation="inside").eval()
     x = draw(512, dim)
     x[1, 0] = float("inf")
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=in_bf16):
@@ -186,7 +186,7 @@ def test_every_product_of_training_is_made_by_one_thread_on_padded_copies(
     variant: str, in_bf16: bool, monkeypatch: pytest.MonkeyPatch, num_threads: None
 ) -> None:
     torch.set_num_threads(3)
-    network = QuadraticNetwork(37, num_layers=2, num_rows=2, **VARIANTS[variant])
+    network = QuadraticNetwork(37, num_layers=2, num_linear=2, **VARIANTS[variant])
     x = draw(700, 37).requires_grad_()
     with watched(monkeypatch) as mode:
         with torch.autocast("cpu", torch.bfloat16, enabled=in_bf16):

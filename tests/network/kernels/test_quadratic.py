@@ -25,7 +25,7 @@ def network(request: pytest.FixtureRequest) -> QuadraticNetwork:
 
 
 def make(**variant: Any) -> QuadraticNetwork:
-    network = QuadraticNetwork(DIM, num_layers=3, num_rows=2, **variant)
+    network = QuadraticNetwork(DIM, num_layers=3, num_linear=2, **variant)
     generator = torch.Generator().manual_seed(0)
     for parameter in network.parameters():
         nn.init.normal_(parameter, std=0.1, generator=generator)

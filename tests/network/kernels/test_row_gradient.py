@@ -29,7 +29,7 @@ def draw(*, reads: int, num_rows: int, dim: int, seed: int = 0) -> tuple[torch.T
 )
 def test_sums_equal_add_at(reads: int, num_rows: int, dim: int, seed: int) -> None:
     row, grad = draw(reads=reads, num_rows=num_rows, dim=dim, seed=seed)
-    rows, sums = sum_by_row(row, grad.double(), num_rows=num_rows)
+    rows, sums = sum_by_row(row, grad.double(), table_rows=num_rows)
     expected_rows, position = np.unique(row.numpy(), return_inverse=True)
     expected = np.zeros((expected_rows.size, dim))
     np.add.at(expected, position, grad.double().numpy())
@@ -44,18 +44,18 @@ def test_sums_are_those_of_a_dense_gradient_at_any_number_of_threads(num_threads
     try:
         torch.set_num_threads(num_threads)
         assert even_cuts(len(row)).size == num_threads + 1
-        rows, sums = sum_by_row(row, grad, num_rows=5000)
+        rows, sums = sum_by_row(row, grad, table_rows=5000)
     finally:
         torch.set_num_threads(before)
     dense = torch.zeros(5000, 8).index_add_(0, row, grad)
     assert torch.equal(sums, dense[rows])
-    assert torch.equal(from_rows(rows, sums, num_rows=5000).to_dense(), dense)
+    assert torch.equal(from_rows(rows, sums, table_rows=5000).to_dense(), dense)
 
 
 @pytest.mark.parametrize("padding_row", [row_gradient.NO_PADDING, 0, 3])
 def test_torch_path_equals_the_kernel(padding_row: int) -> None:
     row, grad = draw(reads=2000, num_rows=50, dim=4)
-    rows, sums = sum_by_row(row, grad, num_rows=50, padding_row=padding_row)
+    rows, sums = sum_by_row(row, grad, table_rows=50, padding_row=padding_row)
     expected_rows, expected = row_gradient._sum_with_torch(row, grad, padding_row)
     assert padding_row not in rows.tolist()
     assert torch.equal(rows, expected_rows)
@@ -64,13 +64,13 @@ def test_torch_path_equals_the_kernel(padding_row: int) -> None:
 
 def test_types_without_a_kernel_take_the_torch_path() -> None:
     row = torch.tensor([3, 1, 3])
-    rows, sums = sum_by_row(row, torch.tensor([[1.0], [2.0], [4.0]], dtype=torch.bfloat16), num_rows=4)
+    rows, sums = sum_by_row(row, torch.tensor([[1.0], [2.0], [4.0]], dtype=torch.bfloat16), table_rows=4)
     assert rows.tolist() == [1, 3]
     assert sums.tolist() == [[2.0], [5.0]]
 
 
 def test_only_padding_leaves_no_row() -> None:
-    rows, sums = sum_by_row(torch.zeros(4, dtype=torch.int64), torch.ones(4, 3), num_rows=2, padding_row=0)
+    rows, sums = sum_by_row(torch.zeros(4, dtype=torch.int64), torch.ones(4, 3), table_rows=2, padding_row=0)
     assert rows.shape == (0,)
     assert sums.shape == (0, 3)
 
@@ -100,13 +100,13 @@ def test_merged_keeps_values_whose_rows_are_in_order() -> None:
 def test_bad_arguments_are_refused() -> None:
     grad = torch.ones(2, 3)
     with pytest.raises(ValueError, match=r"a row must be in \[0, 5\), got 1 to 5"):
-        sum_by_row(torch.tensor([1, 5]), grad, num_rows=5)
+        sum_by_row(torch.tensor([1, 5]), grad, table_rows=5)
     with pytest.raises(ValueError, match=r"got -1 to 2"):
-        sum_by_row(torch.tensor([2, -1]), grad, num_rows=5)
+        sum_by_row(torch.tensor([2, -1]), grad, table_rows=5)
     with pytest.raises(ValueError, match=r"got \(3,\) and \(2, 3\)"):
-        sum_by_row(torch.tensor([2, 1, 1]), grad, num_rows=5)
+        sum_by_row(torch.tensor([2, 1, 1]), grad, table_rows=5)
     with pytest.raises(ValueError, match=r"2\*\*32 rows"):
-        sum_by_row(torch.tensor([2, 1]), grad, num_rows=2**32 + 1)
+        sum_by_row(torch.tensor([2, 1]), grad, table_rows=2**32 + 1)
 
 
 def test_an_error_in_a_thread_is_raised() -> None:
