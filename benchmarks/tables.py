@@ -114,7 +114,7 @@ def tables() -> dict[str, str]:
     return {
         "peers": _markdown([PEERS_HEADER, *(_peers(name, run) for name, run in runs.items())]),
         "results": "\n\n".join(
-            _markdown([header, *((RUNS[name], *cells(run)) for name, run in runs.items())])
+            _markdown([header, *((_run_title(name, run), *cells(run)) for name, run in runs.items())])
             for header, cells in ((ACCURACY_HEADER, _accuracy), (COST_HEADER, _cost))
         ),
         "capabilities": _capability_tables(),
@@ -178,7 +178,11 @@ def _speed_table(result: dict[str, Any]) -> str:
 
 
 def _scale_table() -> str:
-    return "\n\n".join(f"## {title}\n\n{_stages(_read(name))}" for name, title in SCALES.items())
+    results = {title: _read(name) for name, title in SCALES.items()}
+    return "\n\n".join(
+        f"## {title if 'trees' in result['stages'] else f'{title} †'}\n\n{_stages(result)}"
+        for title, result in results.items()
+    )
 
 
 def _stages(result: dict[str, Any]) -> str:
@@ -240,7 +244,7 @@ def _peers(name: str, result: dict[str, Any]) -> tuple[str, ...]:
     published = _read(PUBLISHED[name])["summary"]["published"]["auc"] if name in PUBLISHED else None
     limit = result.get("limit")
     return (
-        RUNS[name],
+        _run_title(name, result),
         f"{result['val_auc']:.4f} ± {result['val_auc_se']:.4f}",
         f"{_trees(result)['auc']:.4f}",
         "" if published is None else f"{published:.4f}",
@@ -273,6 +277,11 @@ def _against_trees(result: dict[str, Any], metric: str) -> tuple[str, str]:
         f"{result[f'val_{metric}']:.4f} ± {result[f'val_{metric}_se']:.4f}",
         f"{difference[metric]:+.4f} ± {difference[f'{metric}_se']:.4f}",
     )
+
+
+def _run_title(name: str, result: dict[str, Any]) -> str:
+    """The run, marked where it is of the code before trees were a member: a network alone, six stages."""
+    return RUNS[name] if "members" in result else f"{RUNS[name]} †"
 
 
 def _trees(result: dict[str, Any]) -> dict[str, Any]:

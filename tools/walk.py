@@ -1,4 +1,4 @@
-"""Run the commands of README.md and docs/experiments.md, in order, in one copy of the project, and compare the output.
+"""Run the commands of `PAGES`, in order, in one copy of the project, and compare the output.
 
 `python -m tools.walk` does so with the default log and settings, which takes about ten minutes; `--write` puts what was
 printed into the pages. A page shows excerpts: each of its lines must be printed, in its order, by its command.
@@ -18,7 +18,7 @@ import typer
 from tools.console import Command, matched, shown_commands
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("README.md", "docs/experiments.md")
+PAGES = ("README.md", "docs/terminal.md", "docs/experiments.md")
 _QUEUE_SECONDS = 1800
 _IDENTITY = ("-c", "user.name=reader", "-c", "user.email=reader@example.com")
 
