@@ -30,13 +30,14 @@ def main() -> None:
         inputs = report.reads(paths.PREPARED_TRAIN, paths.FOLDS, paths.STATISTICS, settings=settings)
         rows = open_rows(paths.PREPARED_TRAIN, paths.heldout(paths.STATISTICS))
         rows.verify()
+        if refit:
+            Statistics(paths.STATISTICS).verify()  # now, though they are read when the first fit has ended
         fold = read_folds(paths.FOLDS, num_rows=rows.num_rows)
         facts = RowFacts.read(paths.FOLDS, num_rows=rows.num_rows)
         is_report = report_half(facts.unit, seed=params.split.seed)
         heldout, scored, curve = fit_heldout(params, rows, fold, is_report=is_report)
         deployed = heldout
         if refit:
-            Statistics(paths.STATISTICS).verify()  # the rows beside them are whole: `rows` has been verified
             deployed = fit_on_all(params, open_rows(paths.PREPARED_TRAIN, paths.STATISTICS), fold != EXCLUDED, heldout)
         origin = origin_of("trees", settings, artifacts=inputs)
         with atomic_directory(paths.TREES) as folder:

@@ -24,8 +24,6 @@ from qin.sources import Source
 
 SIZE, RANK, RELATIVE = "impression.size", "rank", "relative"
 
-_SEED = seed_of("impression", 0)
-_LONE_SEED = seed_of("impression.row", 0)
 
 Values = npt.NDArray[np.float32]
 
@@ -57,10 +55,10 @@ def impression_hashes(columns: Sequence[HashedColumn], *, first_row: int) -> Has
         columns: The key's columns.
         first_row: Number of the first row in the file.
     """
-    hashes = hash_rows(columns, _SEED)
+    hashes = hash_rows(columns, seed_of("impression", 0))
     is_alone = np.logical_or.reduce([column.is_null for column in columns])
     rows = HashedColumn((first_row + np.flatnonzero(is_alone)).astype(np.uint64), np.zeros(is_alone.sum(), np.bool_))
-    hashes[is_alone] = hash_rows([rows], _LONE_SEED)
+    hashes[is_alone] = hash_rows([rows], seed_of("impression.row", 0))
     return hashes
 
 

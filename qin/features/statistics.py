@@ -13,13 +13,14 @@ of them training draws.
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from qin.columns.counted import counted_problems
+from qin.columns.patterns import expanded
 from qin.columns.schema import Schema
 from qin.errors import SchemaError
 from qin.features.artifact import COLUMNS, KeyMaker, Statistic, Table, table_file, write_manifest
@@ -75,20 +76,18 @@ def choose_statistics(
         user: Column that names a user, which counts where it is a categorical field.
 
     Raises:
-        SchemaError: If a pair names anything else.
+        SchemaError: If a pattern names none of the fields, or a pair anything else.
     """
     names = [field.name for field in schema.categorical]
     sequences = [field.name for field in schema.sequences]
-    singles = [name for name in names if patterns is None or any(fnmatchcase(name, p) for p in patterns)]
+    wanted = {name for _, name in expanded(["*"] if patterns is None else patterns, names)}
+    singles = [name for name in names if name in wanted]
     if pairs is None:
         pairs = [(user, name) for name in schema.target if user in names and name != user and user is not None]
         pairs += [(sequence, name) for sequence in sequences for name in schema.target]
-    for first, second in pairs:
-        if first not in (*names, *sequences) or second not in names:
-            raise SchemaError(
-                f"features.statistics.pairs: [{first}, {second}] must be a categorical column or a sequence, and a "
-                "categorical column"
-            )
+    problems = counted_problems(patterns, pairs, categorical=names, sequences=sequences)
+    if problems:
+        raise SchemaError(*problems)
     return (
         *(Statistic((name,), MEASURES) for name in singles),
         *(Statistic(tuple(pair), MEASURES) for pair in pairs if pair[0] in names),

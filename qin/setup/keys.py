@@ -34,7 +34,6 @@ _NO_EVENT = re.compile(
     r".*(birth|register|signup|release|publish|created|upload|expire|watch|dwell|duration|_len).*", re.IGNORECASE
 )
 _SAMPLED_ROWS = 1 << 19
-_SEED = seed_of("impression of setup", 0)
 _PLAIN_DIGITS = ((19000101, 21001231), (1900010100, 2100123123), (70010100, 99123123), (190001, 210012))
 _FIRST_EPOCH, _LAST_EPOCH = 6e8, 4.2e9  # 1989 to 2103, in seconds
 
@@ -92,7 +91,7 @@ def rows_together(log: LogProfile, key: Sequence[str], label: str) -> Together:
     for chunk in read_batches(log.file, columns=[*key, label], batch_rows=1 << 15):
         batch = chunk.batch
         columns = [hash_column(batch.column(name)) for name in key]
-        rows = hash_rows(columns, _SEED)
+        rows = hash_rows(columns, seed_of("impression of setup", 0))
         is_kept = (rows <= limit) & ~np.logical_or.reduce([column.is_null for column in columns])
         hashes = np.concatenate([hashes, rows[is_kept]])
         clicked = np.concatenate([clicked, (numbers_of(batch.column(label)) == 1)[is_kept]])

@@ -17,7 +17,6 @@ from qin.setup.outcome import LEAK, SUSPICIOUS, Ask, Label, choose_label, is_oth
 from qin.setup.profile import ColumnProfile, LogProfile
 from qin.setup.tokens import Shared, Tokens, find_tokens, shared_column
 
-_SEED = seed_of("row key of setup", 0)
 _FEWEST_KEYS, _MOST_KEYS = 3, 8
 
 
@@ -324,7 +323,7 @@ def _is_rounded(column: ColumnProfile) -> bool:
 
 def _hashed(log: LogProfile, names: Iterable[str]) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
     columns: list[HashedColumn] = [hash_column(log.sample_of(name)) for name in names]
-    return hash_rows(columns, _SEED)
+    return hash_rows(columns, seed_of("row key of setup", 0))
 
 
 def _size_buckets(log: LogProfile, plan: Plan) -> None:

@@ -17,7 +17,6 @@ from qin.setup.sketch import Hashes, ValueSketch
 
 _BATCH_ROWS = 32768
 _SAMPLE_ROWS = 20_000
-_SEED = seed_of("setup", 0)
 
 
 @dataclass
@@ -85,7 +84,7 @@ class ColumnProfile:
         if not is_groupable(array.type):
             self.num_nulls += array.null_count
             return
-        hashes, is_null = hash_values(array, _SEED)
+        hashes, is_null = hash_values(array, seed_of("setup", 0))
         self.num_nulls += int(is_null.sum())
         self.values.add(hashes[~is_null])
         if self.is_number:
@@ -143,7 +142,7 @@ def profile_log(file: str) -> LogProfile:
 
 def hashes_of(array: pa.Array) -> Hashes:
     """Hashes of the values that are not null, comparable with those of a column's sketch."""
-    hashes, is_null = hash_values(array, _SEED)
+    hashes, is_null = hash_values(array, seed_of("setup", 0))
     return hashes[~is_null]
 
 

@@ -2,17 +2,18 @@
 
 import pyarrow as pa
 
-from qin.columns.patterns import did_you_mean
+from qin.columns.counted import counted_problems
+from qin.columns.patterns import did_you_mean, expanded
 from qin.columns.types import is_groupable
 from qin.config import Params
 from qin.errors import SchemaError
 
 
 def check_later_columns(params: Params, *, train: pa.Schema, test: pa.Schema | None) -> None:
-    """Check the columns that calibrate, evaluate and predict read of the raw files.
+    """Check the columns that train counts by, and that calibrate, evaluate and predict read of the raw files.
 
     Args:
-        params: Sections calibration, data and evaluate.
+        params: Sections calibration, data, evaluate and features.
         train: The train file's Arrow schema.
         test: The test file's; None without one.
 
@@ -31,5 +32,18 @@ def check_later_columns(params: Params, *, train: pa.Schema, test: pa.Schema | N
             problems.append(f"{file}: {key}: no column {name}{did_you_mean(name, columns.names)}")
         elif not is_groupable(columns.field(name).type):
             problems.append(f"{file}: {key}: column {name}: type {columns.field(name).type} cannot group rows")
+    problems += [f"params.yaml: {problem}" for problem in _statistics_problems(params, train.names)]
     if problems:
         raise SchemaError(*problems)
+
+
+def _statistics_problems(params: Params, names: list[str]) -> list[str]:
+    features, knobs = params.features, params.features.statistics
+    if not knobs.enable:
+        return []
+    return counted_problems(
+        knobs.fields,
+        None if knobs.pairs == "auto" else knobs.pairs,
+        categorical=[name for _, name in expanded(features.categorical, dict.fromkeys(names))],
+        sequences=[sequence.name for sequence in features.sequences],
+    )

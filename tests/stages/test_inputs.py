@@ -279,6 +279,20 @@ def test_a_second_prepare_at_the_same_time_is_refused(project: Project, capfd: p
             {"evaluate__slices": ["parts"]},
             ["data/train.parquet: evaluate.slices: column parts: type list<element: int64> cannot group rows"],
         ),
+        (
+            {"features__statistics.fields": ["catt", "it*", "seq"]},
+            [
+                "params.yaml: features.statistics.fields: catt: no categorical column, did you mean cat?",
+                "params.yaml: features.statistics.fields: seq: no categorical column",
+            ],
+        ),
+        (
+            {"features__statistics.pairs": [["seq", "item"], ["item", "item"]]},
+            [
+                "params.yaml: features.statistics.pairs: [item, item] must be a categorical column or a sequence, and "
+                "another categorical column",
+            ],
+        ),
         ({"split__row_key": ["usr"]}, ["data/train.parquet: split.row_key: no column usr, did you mean user?"]),
         (
             {"split__method": "group_user", "split__group_key": "usr"},
