@@ -8,6 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
+from benchmarks.profile import RESULTS
+from benchmarks.tables import PAGES
+from tools.settings_page import DEFAULTS, PAGE
 from tools.walk import ROOT
 
 
@@ -69,3 +72,16 @@ def test_templates_of_issues_have_what_a_form_needs(path: Path) -> None:
     identifiers = [field["id"] for field in form["body"]]
     assert len(set(identifiers)) == len(identifiers)
     assert all(field["attributes"]["label"] for field in form["body"])
+
+
+def test_a_page_that_is_made_is_made_again_when_its_sources_change() -> None:
+    (repository,) = load(".pre-commit-config.yaml")["repos"]
+    files = {hook["id"]: hook.get("files", "") for hook in repository["hooks"]}
+    sources = {
+        "settings": [ROOT / "params.yaml", ROOT / "dvc.yaml", ROOT / "qin/config/params.py", PAGE, DEFAULTS],
+        "tables": [*set(PAGES.values()), RESULTS / "sample_1m.json"],
+    }
+    for hook, paths in sources.items():
+        for path in paths:
+            assert path.exists()
+            assert re.search(files[hook], path.relative_to(ROOT).as_posix()), (hook, path)

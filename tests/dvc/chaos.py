@@ -2,7 +2,7 @@
 
     python -m tests.dvc.chaos --kills 20 --seed 0 --out benchmarks/results/chaos.json
 
-Each kill starts from a copy of the project as it was before one of the six stages, so that nothing of the later stages
+Each kill starts from a copy of the project as it was before one of the stages, so that nothing of the later stages
 is in DVC's cache. `dvc repro` is killed with SIGKILL at a random moment of that stage: the stage alone, `dvc` alone, or
 both. Then a plain `dvc repro` must end with the bytes of the uninterrupted run, and leave no temporary file behind.
 """
@@ -33,8 +33,8 @@ from tests.project import digests, dvc, dvc_command, git_project, set_params
 Victim = Literal["stage", "dvc", "both"]
 VICTIMS: tuple[Victim, ...] = ("stage", "dvc", "both")
 
-# Who gets one kill more where their number is no multiple of six: the stages that work longest.
-_FIRST = ("train", "prepare", "predict", "split", "evaluate", "calibrate")
+# Who gets one kill more where their number is no multiple of that of the stages: those that work longest.
+_FIRST = ("train", "prepare", "trees", "evaluate", "predict", "split", "calibrate")
 
 # A stage whose parent died gets SIGTERM; what it may take to end.
 _PATIENCE_SECONDS = 30.0
