@@ -25,6 +25,7 @@ from qin.shards.folds import TRAIN, Folds, read_folds, report_half
 from qin.shards.row_facts import RowFacts
 from qin.train.fit import Trained, fit_model
 from qin.train.statistics import fit_train_statistics
+from qin.train.watch import Watch
 from qin.trees.run import fit_heldout
 
 
@@ -75,7 +76,7 @@ def train_network(params: Params, log: PreparedLog, folder: Path) -> tuple[Train
         log.fold,
         is_report=log.is_report,
         checkpoints=folder / "checkpoints",
-        on_check=lambda _: None,
+        watch=Watch(),
     )
     trained.checkpoints.remove()
     return trained, scored

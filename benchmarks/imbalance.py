@@ -46,6 +46,7 @@ from qin.train.loop import Budget, TrainingLoop
 from qin.train.losses import weighted_logistic_loss
 from qin.train.mining import HardNegatives, mined_loss, selection_generator
 from qin.train.pace import Pace, choose_pace
+from qin.train.watch import Watch
 
 ALL_ROWS, UNWEIGHTED = "all rows", "downsampling 0.1, weight 1"
 _DOWNSAMPLING = {"imbalance.use_neg_downsampling": True, "imbalance.neg_downsample_ratio": 0.1}
@@ -96,7 +97,7 @@ class Variant:
             hard_negatives=self.hard_negatives,
             stop=Budget(num_steps=num_made),
             checkpoints=CheckpointStore(Path("none"), "none"),  # no step is due
-            on_check=lambda _: None,
+            watch=Watch(),
         ).run()
         return turn.seconds[1:]
 

@@ -52,6 +52,7 @@ from qin.train.checkpoint import CheckpointStore
 from qin.train.imbalance import TrainingRows
 from qin.train.inputs import fit_inputs
 from qin.train.loop import Budget, TrainingLoop
+from qin.train.watch import Watch
 
 DROPOUT = 0.1
 _BUFFER_BATCHES = 4  # a buffer is read every few steps, so that each block pays for its share of the reading
@@ -197,7 +198,7 @@ class Ours:
                 hard_negatives=None,
                 stop=Budget(num_steps=sys.maxsize),  # the block ends it
                 checkpoints=CheckpointStore(Path(folder), "block"),
-                on_check=lambda _: None,
+                watch=Watch(),
             ).run()
         return block
 

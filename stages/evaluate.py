@@ -31,6 +31,7 @@ from qin.runtime.replacing import put_back
 from qin.runtime.stage import run_stage
 from qin.scored import ScoredRows
 from qin.shards.files import ShardReader
+from qin.tracking.tracking import open_tracking
 
 app = typer.Typer(add_completion=False)
 log = logging.getLogger("qin")
@@ -83,6 +84,10 @@ def main() -> None:
         write_json(paths.EVALUATION, figures)
         write_json(paths.HEADLINE, headline(figures))
         write_report(paths.REPORT, origin=origin)
+        track = params.track
+        with open_tracking(track.to, project=track.project, settings=settings, proceed=True) as tracking:
+            tracking.summarise(figures)
+            tracking.add_files(paths.REPORT, *sorted(paths.METRICS.glob("*.json")), *sorted(paths.PLOTS.glob("*.csv")))
         report.num_rows = scored.label.size
 
 

@@ -3,6 +3,8 @@
 python -m stages train
 """
 
+from functools import partial
+
 import typer
 
 from qin.config import load_params
@@ -18,8 +20,10 @@ from qin.runtime.stage import run_stage
 from qin.shards.files import ShardReader
 from qin.shards.folds import EXCLUDED, TRAIN, read_folds, report_half
 from qin.shards.row_facts import RowFacts
+from qin.tracking.tracking import Tracking, open_tracking
 from qin.train.fit import fit_model, refit_model
 from qin.train.statistics import fit_train_statistics
+from qin.train.watch import History, Watch
 
 app = typer.Typer(add_completion=False)
 
@@ -36,9 +40,10 @@ def main() -> None:
         reader.verify()
         fold = read_folds(paths.FOLDS, num_rows=reader.num_rows)
         facts = RowFacts.read(paths.FOLDS, num_rows=reader.num_rows)
-        refit = params.train.refit == "all"
+        refit, track = params.train.refit == "all", params.track
         origin = origin_of("statistics", settings, artifacts=inputs)
-        with atomic_directory(paths.STATISTICS) as fitted, atomic_directory(paths.MODEL) as model:
+        tracking = open_tracking(track.to, project=track.project, settings=settings, proceed=False)
+        with tracking, atomic_directory(paths.STATISTICS) as fitted, atomic_directory(paths.MODEL) as model:
             heldout = paths.heldout_place(fitted, refit=refit)
             statistics = fit_train_statistics(params, reader, fold == TRAIN, facts, heldout, origin=origin)
             trained, scored = fit_model(
@@ -47,20 +52,23 @@ def main() -> None:
                 fold,
                 is_report=report_half(facts.unit, seed=params.split.seed),
                 checkpoints=paths.CHECKPOINTS,
-                on_check=lambda history: write_csv(paths.PLOTS / "train.csv", history),
+                watch=Watch(partial(_tell_check, tracking), tracking.step("train/"), track.every_steps),
             )
             runs = [trained]
             if refit:
                 everything, kept = fold != EXCLUDED, statistics.kept
                 fit_train_statistics(params, reader, everything, facts, fitted, only=kept, origin=origin)
                 rows = JoinedRows(reader, Statistics(fitted))
-                runs.append(refit_model(params, rows, fold, heldout=trained, checkpoints=paths.CHECKPOINTS))
+                watch = Watch(on_step=tracking.step("refit/"), every_steps=track.every_steps)
+                refitted = refit_model(params, rows, fold, heldout=trained, checkpoints=paths.CHECKPOINTS, watch=watch)
+                runs.append(refitted)
             joined = [*inputs, read_artifact(paths.STATISTICS, at=fitted)]
             origin = origin_of("train", settings, artifacts=joined)
             if refit:
                 save_model(paths.heldout_place(model, refit=refit), trained.model, origin=origin)
             save_model(model, runs[-1].model, origin=origin)
             report.check_inputs()
+            tracking.summarise(trained.figures)
         with atomic_directory(paths.VALIDATION) as folder:
             scored.write(folder, origin=origin_of("train", settings, artifacts=[read_artifact(paths.MODEL)]))
         figures = {**trained.figures, "statistics": statistics.to_json(), "warnings": report.warnings}
@@ -68,6 +76,11 @@ def main() -> None:
         for run in runs:
             run.checkpoints.remove()
             report.num_rows += run.num_rows_seen
+
+
+def _tell_check(tracking: Tracking, history: History) -> None:
+    write_csv(paths.PLOTS / "train.csv", history)
+    tracking.check(history)
 
 
 if __name__ == "__main__":

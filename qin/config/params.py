@@ -331,6 +331,14 @@ class PredictParams(_Section):
     batch_size: RowCount
 
 
+class TrackParams(_Section):
+    """Trackers of other projects that are told about training; they change no output."""
+
+    to: list[Literal["none", "dvclive", "tensorboard", "wandb", "mlflow"]] = []
+    every_steps: Count = 20
+    project: Annotated[str, Field(min_length=1)] = "qin"
+
+
 class Params(_Section):
     """All of params.yaml."""
 
@@ -346,6 +354,7 @@ class Params(_Section):
     calibration: CalibrationParams
     evaluate: EvaluateParams
     predict: PredictParams
+    track: TrackParams = TrackParams()
 
     @model_validator(mode="after")
     def _segments_are_known_before_the_click(self) -> "Params":

@@ -31,11 +31,10 @@ from qin.train.inputs import fit_inputs
 from qin.train.loop import HINT_DIVERGED, Budget, LoopResult, TrainingLoop, ValidationScores
 from qin.train.memory import check_memory, memory_bytes
 from qin.train.pace import Pace, choose_pace
+from qin.train.watch import SILENT, Watch
 
 # Rows of the selection half that a check scores: enough to tell a difference that matters from noise.
 _CHECK_ROWS = 200_000
-
-OnCheck = Callable[[list[dict[str, float]]], None]
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,7 @@ def fit_model(
     *,
     is_report: npt.NDArray[np.bool_],
     checkpoints: Path,
-    on_check: OnCheck,
+    watch: Watch,
 ) -> tuple[Trained, ScoredRows]:
     """Fit a model on the train fold, stopped by the selection half of the validation fold.
 
@@ -113,7 +112,7 @@ def fit_model(
         fold: Fold of each row.
         is_report: Rows of the report half, `(num_rows,)`; see `qin.shards.folds.report_half`.
         checkpoints: Root folder of checkpoints.
-        on_check: Called with the history after each check.
+        watch: Who is told of steps and checks.
 
     Returns:
         The run, and its logits of the whole validation fold.
@@ -137,7 +136,7 @@ def fit_model(
         choose_pace(params.train, num_rows=num_drawn_rows(label[is_train], prior)),
     )
     provenance = run.provenance(fold, stop=decides)
-    trained = run.train(provenance, stop=stop.scores, checkpoints=checkpoints, on_check=on_check)
+    trained = run.train(provenance, stop=stop.scores, checkpoints=checkpoints, watch=watch)
     scored = ScoredRows(
         row=np.flatnonzero(is_val),
         logit=score_rows(trained.model.network, reader, is_val, batch_size=params.train.eval_batch_size),
@@ -148,7 +147,9 @@ def fit_model(
     return trained, scored
 
 
-def refit_model(params: Params, reader: RowReader, fold: Folds, *, heldout: Trained, checkpoints: Path) -> Trained:
+def refit_model(
+    params: Params, reader: RowReader, fold: Folds, *, heldout: Trained, checkpoints: Path, watch: Watch = SILENT
+) -> Trained:
     """Train anew on every row of the train and the validation fold, for as many passes as the held-out run chose.
 
     Nothing judges this model. Its figures are those of the held-out run, whose calibration it takes over; so batch
@@ -160,6 +161,7 @@ def refit_model(params: Params, reader: RowReader, fold: Folds, *, heldout: Trai
         fold: Fold of each row.
         heldout: The held-out run.
         checkpoints: Root folder of checkpoints.
+        watch: Who is told of steps.
 
     Raises:
         ConfigError: If the model does not fit into memory.
@@ -175,7 +177,7 @@ def refit_model(params: Params, reader: RowReader, fold: Folds, *, heldout: Trai
         plateau_steps=tuple(round(step * growth) for step in heldout.result.plateau_steps),
     )
     run = _Run(params, reader, label, is_fitted, prior, heldout.pace)
-    return run.train(run.provenance(fold, stop=budget), stop=budget, checkpoints=checkpoints, on_check=lambda _: None)
+    return run.train(run.provenance(fold, stop=budget), stop=budget, checkpoints=checkpoints, watch=watch)
 
 
 def score_rows(
@@ -250,7 +252,7 @@ class _Run:
         *,
         stop: Callable[[QIN], ValidationScores] | Budget,
         checkpoints: Path,
-        on_check: OnCheck,
+        watch: Watch,
     ) -> Trained:
         """Train a new network to its end; the checkpoint of the ended run stays until the outputs are written."""
         knobs = self.params.train
@@ -269,7 +271,7 @@ class _Run:
             ),
             stop=stop,
             checkpoints=store,
-            on_check=on_check,
+            watch=watch,
         )
         result = loop.run()
         if knobs.refit != "none" and not isinstance(stop, Budget):

@@ -22,6 +22,7 @@ from qin.train.imbalance import TrainingRows
 from qin.train.losses import forward_ensemble, weighted_logistic_loss
 from qin.train.mining import HardNegatives, mined_loss, selection_generator
 from qin.train.optimizers import Optimizers, clip_grad_norm
+from qin.train.watch import Watch
 
 HINT_DIVERGED = "lower train.lr or train.gradient_clip"
 
@@ -102,7 +103,7 @@ class TrainingLoop:
         hard_negatives: Mining inside each batch, or None.
         stop: Scores the model on the rows that decide when to stop, or a budget.
         checkpoints: Where to keep the newest state; an existing one is resumed.
-        on_check: Called with the history after each check.
+        watch: Who is told of steps and checks.
     """
 
     def __init__(
@@ -115,13 +116,15 @@ class TrainingLoop:
         hard_negatives: HardNegatives | None,
         stop: Callable[[QIN], ValidationScores] | Budget,
         checkpoints: CheckpointStore,
-        on_check: Callable[[list[dict[str, float]]], None],
+        watch: Watch,
     ) -> None:
         self._model, self._optimizer, self._rows, self._params = model, optimizer, rows, params
         self._hard_negatives = hard_negatives
         self._budget = stop if isinstance(stop, Budget) else None
         self._validate = None if isinstance(stop, Budget) else stop
-        self._checkpoints, self._on_check = checkpoints, on_check
+        self._checkpoints, self._watch = checkpoints, watch
+        self._grad_norm: torch.Tensor | None = None
+        self._num_rows_seen = 0
         self._lr: float = optimizer.param_groups[0]["lr"]
         self._state = LoopState()
         if self._budget is not None:
@@ -187,6 +190,7 @@ class TrainingLoop:
                 self._set_learning_rate(num_steps)
                 loss = self._train_step(batch)
                 progress.advance(batch.rows.size, note=f"loss {loss:.4f}")
+                self._tell_step(loss, batch.rows.size)
                 if state.step_in_epoch in checks:
                     self._check(num_steps)
                 if self._is_over:
@@ -213,7 +217,7 @@ class TrainingLoop:
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         if self._params.gradient_clip is not None:
-            clip_grad_norm(self._model.parameters(), max_norm=self._params.gradient_clip)
+            self._grad_norm = clip_grad_norm(self._model.parameters(), max_norm=self._params.gradient_clip)
         self._optimizer.step()
         if self._average is not None:
             with one_thread():  # vector registers round otherwise than the rest of a thread's share
@@ -225,6 +229,13 @@ class TrainingLoop:
         state.step += 1
         state.step_in_epoch += 1
         return value
+
+    def _tell_step(self, loss: float, num_rows: int) -> None:
+        self._num_rows_seen += num_rows
+        if self._watch.is_due(self._state.step):
+            norm = {} if self._grad_norm is None else {"grad_norm": self._grad_norm.item()}
+            lr = self._optimizer.param_groups[0]["lr"]
+            self._watch.on_step(self._state.step, {"loss": loss, "lr": lr, "rows": self._num_rows_seen, **norm})
 
     def _loss(self, batch: Batch, weight: torch.Tensor) -> torch.Tensor:
         mining, step, denominator = self._hard_negatives, self._state.step, self._rows.batch_weight
@@ -282,7 +293,7 @@ class TrainingLoop:
                 state.plateau_steps.append(state.step)
         state.loss_sum = state.weight_sum = 0.0
         self._model.train()  # scoring has put it in evaluation mode
-        self._on_check(state.history)
+        self._watch.on_check(state.history)
 
     def _keep_as_best(self, model: QIN) -> None:
         """Copy the weights in place: a second copy of a large table would not fit."""
@@ -338,7 +349,7 @@ class TrainingLoop:
         if self._average is not None:
             self._average.load_state_dict(saved["average"])
         self._best, self._last_saved_step = saved["best"], self._state.step
-        self._on_check(self._state.history)
+        self._watch.on_check(self._state.history)
         log.info("resuming at epoch %d, step %d", self._state.epoch + 1, self._state.step)
 
 

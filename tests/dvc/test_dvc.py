@@ -20,7 +20,10 @@ from tests.stages.run import run_in_process
 PACKAGES = {"qin/__init__.py", "stages/__init__.py"}
 
 # They change speed and memory or when a checkpoint is written, never an output.
-NOT_TRACKED = {"prepare.batch_rows", "prepare.num_threads", "train.checkpoint_seconds", "train.checkpoint_steps"}
+NOT_TRACKED = {
+    *("prepare.batch_rows", "prepare.num_threads", "train.checkpoint_seconds", "train.checkpoint_steps"),
+    *("track.to", "track.every_steps", "track.project"),
+}
 
 # Settings under which a stage reads what it does not read by default.
 VARIANTS: dict[str, list[dict[str, Any]]] = {

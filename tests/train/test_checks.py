@@ -22,6 +22,7 @@ from qin.shards.loader import Batch
 from qin.train.checkpoint import CheckpointStore
 from qin.train.imbalance import TrainingRows
 from qin.train.loop import Budget, LoopResult, TrainingLoop, ValidationScores
+from qin.train.watch import Watch
 from tests.train.runs import plain_params
 
 BATCH_SIZE = 4
@@ -111,7 +112,7 @@ def run(
         hard_negatives=None,
         stop=stop,
         checkpoints=CheckpointStore(folder, "run"),
-        on_check=lambda history: reported.append(len(history)),
+        watch=Watch(lambda history: reported.append(len(history))),
     ).run()
     return Run(result, network.total.item(), optimizer.rates, rows.asked, reported)
 
@@ -289,7 +290,7 @@ def test_an_ended_run_that_was_saved_is_not_made_again(tmp_path: Path) -> None:
             hard_negatives=None,
             stop=script,
             checkpoints=CheckpointStore(tmp_path / name, "run"),
-            on_check=lambda _: None,
+            watch=Watch(),
         )
         first = loop.run()
         loop.save()

@@ -24,6 +24,7 @@ from qin.train.checkpoint import CheckpointStore
 from qin.train.imbalance import TrainingRows, auto_pos_weight
 from qin.train.loop import TrainingLoop, ValidationScores
 from qin.train.mining import HardNegatives
+from qin.train.watch import Watch
 from tests.train.runs import plain_params
 
 BATCH_SIZE, NUM_BATCHES, NUM_EPOCHS, BASE_RATE = 64, 100, 25, 0.02
@@ -92,7 +93,7 @@ def gradients_at(
         hard_negatives=mining,
         stop=lambda _: ValidationScores(log_loss=0.0, ap=0.0, auc=0.0),
         checkpoints=CheckpointStore(folder, "intercept"),
-        on_check=lambda _: None,
+        watch=Watch(),
     ).run()
     return np.array(optimizer.gradients), [record["train_loss"] for record in result.history]
 

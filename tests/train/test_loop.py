@@ -16,6 +16,7 @@ from qin.train.checkpoint import CheckpointStore
 from qin.train.imbalance import TrainingRows
 from qin.train.loop import TrainingLoop, ValidationScores, _step_seed, moving_average
 from qin.train.mining import HardNegatives, selection_generator
+from qin.train.watch import Watch
 from tests.network.sizes import make_sizes
 from tests.train.runs import plain_params
 
@@ -59,7 +60,7 @@ def step_gradients(folder: Path, *, self_ensemble: float, mining: HardNegatives 
         hard_negatives=mining,
         stop=lambda _: ValidationScores(log_loss=0.0, ap=0.0, auc=0.0),
         checkpoints=CheckpointStore(folder, "step"),
-        on_check=lambda _: None,
+        watch=Watch(),
     )
     loop.run()
     return {name: before[name] - parameter.detach() for name, parameter in model.named_parameters()}

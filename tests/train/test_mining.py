@@ -21,6 +21,7 @@ from qin.train.loop import TrainingLoop, ValidationScores
 from qin.train.losses import weighted_logistic_loss
 from qin.train.mining import HardNegatives, is_batch_coupled, mined_loss, selection_generator, two_passes_save_time
 from qin.train.selection import MiningMode
+from qin.train.watch import Watch
 from tests.network.sizes import make_sizes
 from tests.train.runs import plain_params
 
@@ -245,6 +246,6 @@ def test_mining_begins_after_the_warm_up_of_the_run(tmp_path: Path, monkeypatch:
             hard_negatives=replace(PPS_TWO, warmup_steps=4),
             stop=lambda _: ValidationScores(log_loss=1.0, ap=0.5, auc=0.5),
             checkpoints=CheckpointStore(tmp_path, "run"),
-            on_check=lambda _: None,
+            watch=Watch(),
         ).run()
     assert seeds == [selection_generator(5, step=step, rank=0).initial_seed() for step in (4, 5, 6, 7, 8)]

@@ -22,6 +22,7 @@ from qin.train.fit import Trained, fit_model, refit_model
 from qin.train.loop import Budget, LoopResult, TrainingLoop
 from qin.train.moments import numeric_moments
 from qin.train.statistics import fit_train_statistics
+from qin.train.watch import Watch
 from tests.planted import SCHEMA, write_planted
 from tests.project import ROOT
 from tests.train.runs import plain_params
@@ -60,7 +61,7 @@ def relabelled(reader: ShardReader, folder: Path, label: np.ndarray) -> ShardRea
 
 
 def heldout(params: Params, reader: Any, folder: Path) -> tuple[Trained, ScoredRows]:
-    return fit_model(params, reader, FOLD, is_report=IS_REPORT, checkpoints=folder, on_check=lambda _: None)
+    return fit_model(params, reader, FOLD, is_report=IS_REPORT, checkpoints=folder, watch=Watch())
 
 
 def weights(trained: Trained) -> dict[str, torch.Tensor]:
@@ -214,7 +215,7 @@ def test_diverging_in_the_step_before_a_check_is_refused(reader: ShardReader, tm
 def test_another_division_into_halves_is_another_run(reader: ShardReader, tmp_path: Path) -> None:
     """A state that other rows have judged best must not be resumed, though the folds are the same."""
     first, _ = heldout(settings(), reader, tmp_path)
-    second, _ = fit_model(settings(), reader, FOLD, is_report=~IS_REPORT, checkpoints=tmp_path, on_check=lambda _: None)
+    second, _ = fit_model(settings(), reader, FOLD, is_report=~IS_REPORT, checkpoints=tmp_path, watch=Watch())
     assert first.model.provenance["run"] != second.model.provenance["run"]
     assert first.result.history != second.result.history
 

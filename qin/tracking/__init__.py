@@ -1,0 +1,1 @@
+"""Trackers of other projects behind one small protocol: DVCLive, TensorBoard, Weights & Biases, MLflow."""
