@@ -12,6 +12,7 @@ import typer
 from qin.columns.schema import Schema, check_test_columns, resolve_schema
 from qin.config import DataParams, FeatureParams, load_params
 from qin.features.derived import Impressions, check_impression_columns, with_derived
+from qin.prepare.cache import PartCache
 from qin.prepare.file import prepare_file
 from qin.prepare.histories import inspect_histories
 from qin.prepare.statistics import headline
@@ -48,7 +49,7 @@ def main() -> None:
             log.warning(warning)
         impressions = Impressions.of(schema, features.impression)
         schema = with_derived(schema, columns=train.schema, features=features, file=train.name)
-        figures = {}
+        figures, cache = {}, PartCache(paths.PARTS)
         with claimed("prepare"), atomic_directory(paths.PREPARED) as folder:
             for name, raw in (("test", test), ("train", train)):  # what is shorter may end the stage earlier
                 (folder / name).mkdir()
@@ -62,6 +63,7 @@ def main() -> None:
                     schema=schema,
                     with_label=name == "train",
                     knobs=knobs,
+                    cache=cache,
                     impressions=impressions,
                     origin=origin_of("prepare", settings, files={f"data.{name}": files[f"data.{name}"]}),
                 )
@@ -71,6 +73,7 @@ def main() -> None:
                     ids, at = read_ids(folder / name), partial(raw.at, data.id)
                     match_ids(wanted, ids, file=str(sample), column=data.id, test=raw.name, at=at)
             report.check_inputs()
+        cache.prune()
         write_json(
             paths.METRICS / "prepare.json",
             {**{name: figures[name] for name in ("train", "test") if name in figures}, "warnings": report.warnings},

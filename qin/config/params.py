@@ -139,6 +139,7 @@ class PrepareParams(_Section):
     shard_rows: RowCount
     batch_rows: RowCount
     num_threads: Threads
+    num_processes: Threads = 1
 
 
 class SplitParams(_Section):

@@ -1,7 +1,8 @@
-"""From a raw log to shards: decode in order, encode in threads, write in order."""
+"""From a raw log to shards: each of its files on its own, what is known of the whole log beside them."""
 
 import shutil
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,25 +10,24 @@ from typing import Any
 from qin.columns.schema import Schema
 from qin.config import PrepareParams
 from qin.errors import DataError
+from qin.features.columns import ColumnFile
 from qin.features.derived import Impressions
-from qin.prepare.encode import BatchEncoder, EncodedBatch
+from qin.prepare.cache import PartCache
+from qin.prepare.encode import BatchEncoder
 from qin.prepare.impressions import build_impressions
+from qin.prepare.part import EncodedPart, PartTask, fitting
 from qin.prepare.statistics import FileStatistics
-from qin.raw.log import Chunk, RawLog, map_batches, open_log, read_batches
+from qin.prepare.workers import encode_parts
+from qin.raw.log import RawLog, open_log, read_batches
 from qin.runtime.chain import Origin
 from qin.runtime.files import write_json
-from qin.runtime.progress import Progress
-from qin.shards.files import Group, ShardWriter, layout
+from qin.runtime.progress import Progress, log
+from qin.shards.files import layout, write_manifest
 from qin.shards.ids import IDS, IdWriter
 from qin.sources import Source
 
 STATISTICS = "statistics.json"
 _SCRATCH = "impressions"
-
-# A batch of a log with 20,000 columns would take gigabytes, several at a time; its size shows in no output.
-_BATCH_BYTES = 1 << 28
-_MIN_BATCH_ROWS = 256
-_ENCODING_BYTES = 17  # of a column's value besides its array: as read, its hash, whether it is null
 
 
 def prepare_file(
@@ -38,19 +38,25 @@ def prepare_file(
     with_label: bool,
     knobs: PrepareParams,
     impressions: Impressions | None = None,
+    cache: PartCache | None = None,
     origin: Origin | None = None,
 ) -> dict[str, Any]:
     """Encode a raw log into `folder`; prepared row `i` is raw row `i`.
+
+    1. Ids of rows to predict are written and found to be all different.
+    2. Features of impressions are computed over the whole log, where there are any.
+    3. Files that are known from an earlier run are taken from there, the others are encoded, several at a time.
+    4. Counts are added up, and the manifest names the shards.
 
     Args:
         source: The raw log.
         folder: Existing empty folder for shards, manifest, and (without labels) the ids.
         schema: The resolved columns, and what is derived from them.
-        with_label: True for train, False for a file to predict, which has ids instead.
-        knobs: Rows per shard, threads that encode, and rows decoded at a time: fewer where the columns are so many that
-            they would take much memory.
+        with_label: True for train, False for a log to predict, which has ids instead.
+        knobs: See `PartTask`; processes that encode files.
         impressions: What the features of impressions are made of, where there are any.
-        origin: What the prepared file is made from.
+        cache: Encoded files of earlier runs.
+        origin: What the prepared log is made from.
 
     Returns:
         Statistics by column, which are also in `statistics.json` of the folder.
@@ -58,55 +64,61 @@ def prepare_file(
     Raises:
         DataError: Naming the first bad value.
     """
-    groups = layout(schema, with_label=with_label)
-    log = open_log(source)
-    writer = ShardWriter(folder, groups, num_rows=log.num_rows, shard_rows=knobs.shard_rows)
-    statistics = FileStatistics(schema)
-    columns = [*(field.name for field in schema.columns), schema.label if with_label else schema.id]
-    row_bytes = sum(group.row_bytes for group in groups) + _ENCODING_BYTES * len(columns)
-    most_rows = max(_BATCH_BYTES // row_bytes, _MIN_BATCH_ROWS)
-    knobs = knobs.model_copy(update={"batch_rows": min(knobs.batch_rows, most_rows)})
-    encoder = _encoder(log, folder, schema, groups, impressions, knobs=knobs)
-
-    def encode(chunk: Chunk) -> EncodedBatch:
-        return encoder.of_file(chunk.part.name, first_row=chunk.part.first_row)(chunk.row, chunk.batch)
-
-    chunks = read_batches(log, columns=columns, batch_rows=knobs.batch_rows)
-    with (
-        nullcontext() if with_label else IdWriter(folder, at=partial(log.at, schema.id)) as ids,
-        Progress(log.num_rows, label=f"prepare {log}") as progress,
-    ):
-        for chunk, encoded in map_batches(encode, chunks, num_threads=knobs.num_threads):
-            writer.append(encoded.arrays)
-            statistics.update(encoded)
-            if ids is not None:
-                ids.append(chunk.batch.column(schema.id), first_row=chunk.first_row)
-            progress.advance(chunk.batch.num_rows)
+    raw, groups = open_log(source), layout(schema, with_label=with_label)
+    knobs = fitting(knobs, schema, groups)
+    if not with_label:
+        _write_ids(raw, folder, column=schema.id, batch_rows=knobs.batch_rows)
+    features = None if impressions is None else _features(raw, folder, schema, impressions, knobs=knobs)
+    tasks, number = [], 0
+    for part in raw.parts:
+        tasks.append(PartTask(part, folder, number, schema, with_label, knobs, features))
+        number += -(-part.num_rows // knobs.shard_rows)
+    statistics, shards = FileStatistics(schema), []
+    with Progress(raw.num_rows, label=f"prepare {raw}") as progress:
+        for encoded in _encoded(tasks, cache, num_processes=knobs.num_processes, progress=progress):
+            statistics.add(encoded.counts)
+            shards += encoded.shards
     shutil.rmtree(folder / _SCRATCH, ignore_errors=True)
     summary = statistics.summary()
     if with_label:
-        summary = {**summary, **_two_classes(statistics.label_summary(), file=log.name, column=schema.label)}
-    writer.close(schema=schema, other_files=() if with_label else (IDS,), origin=origin)
+        summary = {**summary, **_two_classes(statistics.label_summary(), file=raw.name, column=schema.label)}
+    write_manifest(folder, groups, shards, schema=schema, other_files=() if with_label else (IDS,), origin=origin)
     write_json(folder / STATISTICS, summary)
     return summary
 
 
-def _encoder(
-    log: RawLog,
-    folder: Path,
-    schema: Schema,
-    groups: tuple[Group, ...],
-    impressions: Impressions | None,
-    *,
-    knobs: PrepareParams,
-) -> BatchEncoder:
-    """The encoder of a log; features of impressions are computed first, from a pass of their own over it."""
-    encoder = BatchEncoder(schema, groups, file=log.name)
-    if impressions is None:
-        return encoder
+def _encoded(
+    tasks: list[PartTask], cache: PartCache | None, *, num_processes: int, progress: Progress
+) -> Iterator[EncodedPart]:
+    """Each file's result, in order, from the cache where it is there."""
+    keys = [cache.key(task) for task in tasks] if cache else []
+    known = [cache.get(key, task) for key, task in zip(keys, tasks, strict=True)] if cache else [None] * len(tasks)
+    wanted = [task for task, found in zip(tasks, known, strict=True) if found is None]
+    if len(wanted) < len(tasks):
+        log.info("%d of %d files are known from an earlier run", len(tasks) - len(wanted), len(tasks))
+    with closing(encode_parts(wanted, num_processes=num_processes, advance=progress.advance)) as fresh:
+        for number, (task, found) in enumerate(zip(tasks, known, strict=True)):
+            encoded = found or next(fresh)
+            if found:
+                progress.advance(task.part.num_rows)
+            elif cache:
+                cache.keep(keys[number], task, encoded)
+            yield encoded
+
+
+def _write_ids(raw: RawLog, folder: Path, *, column: str, batch_rows: int) -> None:
+    with IdWriter(folder, at=partial(raw.at, column)) as ids:
+        for chunk in read_batches(raw, columns=[column], batch_rows=batch_rows):
+            ids.append(chunk.batch.column(column), first_row=chunk.first_row)
+
+
+def _features(
+    raw: RawLog, folder: Path, schema: Schema, impressions: Impressions, *, knobs: PrepareParams
+) -> ColumnFile:
+    """Features of impressions, from a pass of their own over the log."""
     (folder / _SCRATCH).mkdir()
-    features = build_impressions(log, impressions, encoder, folder=folder / _SCRATCH, knobs=knobs)
-    return encoder.with_impressions(features)
+    encoder = BatchEncoder(schema, (), file=raw.name)
+    return build_impressions(raw, impressions, encoder, folder=folder / _SCRATCH, knobs=knobs)
 
 
 def _two_classes(summary: dict[str, float | int], *, file: str, column: str) -> dict[str, float | int]:

@@ -35,6 +35,17 @@ class _Lengths:
         self._total += int(lengths.sum())
         self._max = max(self._max, int(lengths.max(initial=0)))
 
+    @property
+    def state(self) -> npt.NDArray[np.int64]:
+        """Counts by length, without the empty end, behind their total and the largest length."""
+        return np.concatenate([[self._total, self._max], np.trim_zeros(self._counts, "b")])
+
+    def add(self, state: npt.NDArray[np.int64]) -> None:
+        """Add what another has counted."""
+        self._counts[: state.size - 2] += state[2:]
+        self._total += int(state[0])
+        self._max = max(self._max, int(state[1]))
+
     def summary(self, max_len: int) -> dict[str, float | int]:
         num_rows = int(self._counts.sum())
         cumulative = np.cumsum(self._counts)
@@ -73,6 +84,39 @@ class FileStatistics:
             self._distinct[field.name].update(hashes, is_null)
         for name, lengths in batch.lengths.items():
             self._lengths[name].update(lengths)
+
+    @property
+    def state(self) -> dict[str, npt.NDArray[Any]]:
+        """All that was counted, as arrays; see `add`."""
+        counters, lengths = list(self._distinct.values()), [lengths.state for lengths in self._lengths.values()]
+        empty = [np.empty(0, np.uint64)]
+        return {
+            "rows": np.array([self._num_rows, self._num_clicks]),
+            "missing": self._num_missing,
+            "null": np.array(list(self._num_null.values()), np.int64),
+            "level": np.array([counter.level for counter in counters], np.int64),
+            "num_values": np.array([counter.values.size for counter in counters], np.int64),
+            "values": np.concatenate(empty + [counter.values for counter in counters]),
+            "used": np.packbits(np.concatenate([np.empty(0, np.bool_), *(counter.used for counter in counters)])),
+            "num_lengths": np.array([state.size for state in lengths], np.int64),
+            "lengths": np.concatenate([np.empty(0, np.int64), *lengths]),
+        }
+
+    def add(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Add what was counted of another file; the order of files does not show."""
+        self._num_rows += int(state["rows"][0])
+        self._num_clicks += int(state["rows"][1])
+        self._num_missing += state["missing"]
+        for name, count in zip(self._num_null, state["null"].tolist(), strict=True):
+            self._num_null[name] += count
+        counters = list(self._distinct.values())
+        used = np.split(np.unpackbits(state["used"]), np.cumsum([counter.used.size for counter in counters]))
+        values = np.split(state["values"], np.cumsum(state["num_values"]))
+        for counter, level, found, taken in zip(counters, state["level"].tolist(), values, used, strict=False):
+            counter.add(found, level=level, used=taken.astype(np.bool_))
+        lengths = np.split(state["lengths"], np.cumsum(state["num_lengths"]))
+        for counted, added in zip(self._lengths.values(), lengths, strict=False):
+            counted.add(added)
 
     def summary(self) -> dict[str, Any]:
         """Plain JSON values with stable keys; a collision is a distinct value that shares another one's bucket."""
@@ -166,13 +210,17 @@ def _insert(
 
 
 @njit(nogil=True)
-def _grown(slots: Any) -> Any:
-    """The same hashes in a table of four times the size."""
-    grown = np.zeros(min(4 * slots.size, _SLOTS), np.uint64)
-    for value in slots:
+def _placed(values: Any, num_slots: int) -> Any:
+    """A table of so many slots that holds the values that are not 0."""
+    slots = np.zeros(num_slots, np.uint64)
+    for value in values:
         if value != 0:
-            _place(grown, value)
-    return grown
+            _place(slots, value)
+    return slots
+
+
+def _at_level(values: npt.NDArray[np.uint64], level: int) -> npt.NDArray[np.uint64]:
+    return values[values >> np.uint64(64 - level) == 0] if level else values
 
 
 class VocabularyCounter:
@@ -193,10 +241,37 @@ class VocabularyCounter:
         done = 0
         while done < hashes.size:
             if self._slots.size < _SLOTS and 2 * self._count > self._slots.size:
-                self._slots = _grown(self._slots)
+                self._slots = _placed(self._slots, min(4 * self._slots.size, _SLOTS))
             self._count, self._level, done = _insert(
                 self._slots, self._used, self._count, self._level, hashes, is_null, done
             )
+
+    @property
+    def level(self) -> int:
+        """How many leading bits of a hash must be zero for it to be counted."""
+        return int(self._level)
+
+    @property
+    def values(self) -> npt.NDArray[np.uint64]:
+        """The hashes that are counted, ascending; their last bit is set."""
+        return np.sort(self._slots[self._slots != 0])
+
+    @property
+    def used(self) -> npt.NDArray[np.bool_]:
+        """Whether a value has taken each bucket, `(num_buckets,)`."""
+        return self._used
+
+    def add(self, values: npt.NDArray[np.uint64], *, level: int, used: npt.NDArray[np.bool_]) -> None:
+        """Add what another has counted: its values, its level and the buckets taken."""
+        self._used |= used
+        self._level = max(self._level, level)
+        kept = np.union1d(self.values, values)
+        while (kept := _at_level(kept, self._level)).size > _CAPACITY:
+            self._level += 1
+        size = _FIRST_SLOTS
+        while size < _SLOTS and 2 * kept.size > size:
+            size *= 4
+        self._slots, self._count = _placed(kept, min(size, _SLOTS)), kept.size
 
     @property
     def estimate(self) -> int:

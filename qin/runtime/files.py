@@ -103,7 +103,10 @@ def _set_default_modes(folder: Path) -> None:
     mode = stat.S_IMODE(probe.stat().st_mode)
     probe.unlink()
     for file in folder.rglob("*"):
-        if file.is_file() and stat.S_IMODE(file.stat().st_mode) != mode:
+        found = file.stat()
+        if (
+            file.is_file() and found.st_nlink == 1 and stat.S_IMODE(found.st_mode) != mode
+        ):  # a link is another's file too
             file.chmod(mode)
 
 

@@ -33,6 +33,16 @@ def end_with_dvc() -> None:
     threading.Thread(target=_watch, args=(dvc,), daemon=True, name="watch dvc").start()
 
 
+def end_with_parent() -> None:
+    """End this process by SIGTERM when the one that started it is gone: for the workers of a stage."""
+    parent = psutil.Process(os.getppid())
+    if _signal_at_parents_death():
+        if os.getppid() != parent.pid:  # it died before the request
+            raise SystemExit(1)
+        return
+    threading.Thread(target=_watch, args=(parent,), daemon=True, name="watch parent").start()
+
+
 def is_dvc(command: list[str]) -> bool:
     """Whether a command line is that of `dvc`: the program, a script of that name under Python, or `-m dvc`."""
     words = [word for word in command if word == "-m" or not word.startswith("-")]  # without an interpreter's options

@@ -1,4 +1,4 @@
-"""The prepared log on disk: fixed-width little-endian arrays in shards of equal row counts, and a manifest.
+"""The prepared log on disk: fixed-width little-endian arrays in shards, which end where raw files end, and a manifest.
 
 A shard file holds its groups one after the other, each a row-major `(num_rows, width)` array:
 `categorical`, `numeric`, one `sequence.<name>` each, and `label` (train). Fixed widths make any range of rows a
@@ -7,8 +7,10 @@ single read per group and shard, without a memory map, so resident memory is wha
 
 import os
 import zlib
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -20,11 +22,12 @@ from qin.errors import ArtifactError
 from qin.runtime.chain import Origin, origin_entry
 from qin.runtime.files import file_crc32, read_exact_json, write_exact_json
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST = "manifest.json"
 _BLOCK_BYTES = 1 << 20
 
 Arrays = dict[str, npt.NDArray[Any]]
+Shard = dict[str, Any]  # file, num_rows, and crc32 by group
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ def _bucket_dtype(num_buckets: Sequence[int]) -> str:
 
 
 class ShardWriter:
-    """Writes `num_rows` rows into shards of `shard_rows`; the result does not depend on how rows were batched.
+    """Writes the rows of one raw file into shards of `shard_rows`; how rows were batched does not show.
 
     Rows go straight to their place in the file, so nothing is held back here.
 
@@ -69,13 +72,16 @@ class ShardWriter:
         groups: Arrays of each shard.
         num_rows: Rows that will be appended.
         shard_rows: Rows per shard; the last may have fewer.
+        first_shard: Number of the first shard in the log.
     """
 
-    def __init__(self, folder: Path, groups: Sequence[Group], *, num_rows: int, shard_rows: int) -> None:
+    def __init__(
+        self, folder: Path, groups: Sequence[Group], *, num_rows: int, shard_rows: int, first_shard: int = 0
+    ) -> None:
         self._folder, self._groups = folder, tuple(groups)
-        self._num_rows, self._shard_rows = num_rows, shard_rows
+        self._num_rows, self._shard_rows, self._first_shard = num_rows, shard_rows, first_shard
         self._row = 0
-        self._shards: list[dict[str, Any]] = []
+        self._shards: list[Shard] = []
 
     def append(self, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
         """Add rows; every group has the same number of them.
@@ -96,34 +102,27 @@ class ShardWriter:
             self._row += take
 
     def close(self, *, schema: Schema, other_files: Sequence[str] = (), origin: Origin | None = None) -> None:
-        """Write the manifest.
+        """Write the manifest of a log that is one file; see `write_manifest`.
 
-        Args:
-            schema: The resolved columns.
-            other_files: Names of finished files in the folder that `ShardReader.verify` checks as well.
-            origin: What the file was made from, without which no stage reads it.
+        Raises:
+            ValueError: If there are fewer rows than were announced.
+        """
+        write_manifest(self._folder, self._groups, self.finish(), schema=schema, other_files=other_files, origin=origin)
+
+    def finish(self) -> list[Shard]:
+        """The shards, when all rows are there.
 
         Raises:
             ValueError: If there are fewer rows than were announced.
         """
         if self._row != self._num_rows:
             raise ValueError(f"num_rows was {self._num_rows}, got {self._row} rows")
-        manifest = {
-            "format": FORMAT,
-            "num_rows": self._num_rows,
-            "shard_rows": self._shard_rows,
-            "groups": [asdict(group) for group in self._groups],
-            "shards": self._shards,
-            "schema": schema.to_json(),
-            "other_files": {name: file_crc32(self._folder / name) for name in other_files},
-            **origin_entry(origin),
-        }
-        write_exact_json(self._folder / MANIFEST, manifest)
+        return self._shards
 
     def _begin_shard(self, number: int) -> None:
         size = min(self._shard_rows, self._num_rows - number * self._shard_rows)
         checksums = {group.name: 0 for group in self._groups}
-        self._shards.append({"file": f"{number:05d}.bin", "num_rows": size, "crc32": checksums})
+        self._shards.append({"file": shard_name(self._first_shard + number), "num_rows": size, "crc32": checksums})
 
     def _write(self, number: int, row: int, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
         shard, offset = self._shards[number], 0
@@ -134,6 +133,51 @@ class ShardWriter:
                 shard["crc32"][group.name] = zlib.crc32(data, shard["crc32"][group.name])
                 _write_at(file.fileno(), data, offset + row * group.row_bytes, path)
                 offset += group.row_bytes * shard["num_rows"]
+
+
+def shard_name(number: int) -> str:
+    """The file of a shard."""
+    return f"{number:05d}.bin"
+
+
+def write_manifest(
+    folder: Path,
+    groups: Sequence[Group],
+    shards: Sequence[Shard],
+    *,
+    schema: Schema,
+    other_files: Sequence[str] = (),
+    origin: Origin | None = None,
+) -> None:
+    """Write what a folder of shards holds.
+
+    Args:
+        folder: Where they are.
+        groups: Arrays of each shard.
+        shards: The shards, in the order of their rows.
+        schema: The resolved columns.
+        other_files: Names of finished files in the folder that `ShardReader.verify` checks as well.
+        origin: What the log was made from, without which no stage reads it.
+    """
+    manifest = {
+        "format": FORMAT,
+        "num_rows": sum(shard["num_rows"] for shard in shards),
+        "groups": [asdict(group) for group in groups],
+        "shards": shards,
+        "schema": schema.to_json(),
+        "other_files": {name: file_crc32(folder / name) for name in other_files},
+        **origin_entry(origin),
+    }
+    write_exact_json(folder / MANIFEST, manifest)
+
+
+def damaged_group(path: Path, shard: Shard, groups: Sequence[Group]) -> str | None:
+    """The first group of a shard's file whose checksum is not the shard's; None where all are."""
+    with path.open("rb") as file:
+        for group in groups:
+            if _crc32_of_next(file, group.row_bytes * shard["num_rows"]) != shard["crc32"][group.name]:
+                return group.name
+    return None
 
 
 def _crc32_of_next(file: IO[bytes], num_bytes: int) -> int:
@@ -203,11 +247,11 @@ class ShardReader:
         if manifest.get("format") != FORMAT:
             raise ArtifactError(f"{folder / MANIFEST}: format {manifest.get('format')!r}, expected {FORMAT}")
         self.num_rows: int = manifest["num_rows"]
-        self.shard_rows: int = manifest["shard_rows"]
         self.schema = Schema.from_json(manifest["schema"])
         self.manifest = manifest
         self._groups = {group["name"]: Group(**group) for group in manifest["groups"]}
-        self._shards: list[dict[str, Any]] = manifest["shards"]
+        self._shards: list[Shard] = manifest["shards"]
+        self._starts = [0, *accumulate(shard["num_rows"] for shard in self._shards)]
         row_bytes = sum(group.row_bytes for group in self._groups.values())
         for shard in self._shards:
             self._check_size(folder / shard["file"], shard["num_rows"] * row_bytes)
@@ -220,11 +264,9 @@ class ShardReader:
         """
         for shard in self._shards:
             path = self.folder / shard["file"]
-            with path.open("rb") as file:
-                for group in self.groups:
-                    checksum = _crc32_of_next(file, group.row_bytes * shard["num_rows"])
-                    if checksum != shard["crc32"][group.name]:
-                        raise ArtifactError(f"{path}: {group.name}: damaged; run the prepare stage again")
+            damaged = damaged_group(path, shard, self.groups)
+            if damaged is not None:
+                raise ArtifactError(f"{path}: {damaged}: damaged; run the prepare stage again")
         for name, checksum in self.manifest["other_files"].items():
             path = self.folder / name
             if not path.exists() or file_crc32(path) != checksum:
@@ -255,10 +297,12 @@ class ShardReader:
         if not 0 <= start <= stop <= self.num_rows:
             raise ValueError(f"rows must be a range inside 0 to {self.num_rows}, got {start=} {stop=}")
         spec = self._groups[group]
-        for number in range(start // self.shard_rows, -(-stop // self.shard_rows) if spec.width else 0):
-            first = number * self.shard_rows
-            low, high = max(start, first), min(stop, first + self.shard_rows)
-            self._read_shard(number, spec, low - first, out[low - start : high - start])
+        number = bisect_right(self._starts, start) - 1
+        while start < stop and spec.width:
+            first, end = self._starts[number : number + 2]
+            high = min(stop, end)
+            self._read_shard(number, spec, start - first, out[: high - start])
+            out, start, number = out[high - start :], high, number + 1
 
     def _read_shard(self, number: int, spec: Group, row: int, part: npt.NDArray[Any]) -> None:
         path = self.folder / self._shards[number]["file"]

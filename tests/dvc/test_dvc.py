@@ -21,7 +21,13 @@ PACKAGES = {"qin/__init__.py", "stages/__init__.py"}
 
 # They change speed and memory or when a checkpoint is written, never an output.
 NOT_TRACKED = {
-    *("prepare.batch_rows", "prepare.num_threads", "train.checkpoint_seconds", "train.checkpoint_steps"),
+    *(
+        "prepare.batch_rows",
+        "prepare.num_processes",
+        "prepare.num_threads",
+        "train.checkpoint_seconds",
+        "train.checkpoint_steps",
+    ),
     *("track.to", "track.every_steps", "track.project"),
 }
 

@@ -47,6 +47,22 @@ def test_order_and_batches_do_not_matter(num_distinct: int) -> None:
     assert count(hashes[::-1], hashes) == expected
 
 
+@pytest.mark.parametrize("num_distinct", [0, 3, 5000, 50_000])
+@pytest.mark.parametrize("num_parts", [1, 2, 7])
+def test_counts_of_parts_add_up(num_distinct: int, num_parts: int) -> None:
+    hashes = make_hashes(num_distinct, seed=4)
+    whole, added = VocabularyCounter(1000), VocabularyCounter(1000)
+    whole.update(hashes, np.zeros(hashes.size, np.bool_))
+    for part in np.array_split(hashes, num_parts):
+        counter = VocabularyCounter(1000)
+        counter.update(part, np.zeros(part.size, np.bool_))
+        added.add(counter.values, level=counter.level, used=counter.used)
+    assert (added.estimate, added.is_exact, added.num_used) == (whole.estimate, whole.is_exact, whole.num_used)
+    assert added.values.tolist() == whole.values.tolist()
+    added.update(hashes, np.zeros(hashes.size, np.bool_))  # and it goes on
+    assert added.values.tolist() == whole.values.tolist()
+
+
 def test_nulls_are_left_out() -> None:
     hashes = make_hashes(300, seed=2)
     is_null = np.random.default_rng(0).random(hashes.size) < 0.5

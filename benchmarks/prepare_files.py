@@ -1,0 +1,106 @@
+"""Prepare over one file and over many, in one process and in two, and with a day that is added, in turns.
+
+    python -m benchmarks.prepare_files --rows 1600000 --out benchmarks/results/prepare_files.json
+
+Every run but the last of a turn begins without encoded files of earlier ones. `--before` names a checkout of an earlier
+commit, whose prepare takes the same single file in the same turns. Figures are medians.
+"""
+
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from statistics import median
+from typing import Annotated, Any
+
+import pyarrow.parquet as pq
+import typer
+
+from benchmarks.machine import describe, report
+from benchmarks.measure import Cost, measure, measure_sample
+from benchmarks.profile import ROOT
+from qin.config import load_params
+from qin.experiments.overlay import apply_overlays
+
+_FILES = "files"
+
+
+def main(
+    rows: Annotated[int, typer.Option(help="Rows of the train log.")] = 1_600_000,
+    num_files: Annotated[int, typer.Option(help="Files that they are cut into.")] = 16,
+    repeats: Annotated[int, typer.Option(help="Turns.")] = 3,
+    before: Annotated[Path | None, typer.Option(help="Checkout of an earlier commit.")] = None,
+    out: Annotated[Path | None, typer.Option(help="File to write the JSON to, besides printing it.")] = None,
+) -> None:
+    """Print rows per second and per CPU second and peak memory of each, as JSON."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        measure_sample(folder / "data", rows=rows, row_group_rows=-(-rows // num_files))
+        _cut(folder / "data/train.parquet", folder / "data" / _FILES)
+        total = rows + pq.read_metadata(folder / "data/test.parquet").num_rows
+        costs: dict[str, list[Cost]] = {}
+        for _ in range(repeats):
+            for variant, cost in _turn(folder, before):
+                costs.setdefault(variant, []).append(cost)
+    result = {
+        "machine": describe(),
+        "rows": {"train": rows, "train and test": total},
+        "num_files": num_files,
+        **{variant: _figures(found, total) for variant, found in costs.items()},
+    }
+    report(result, out)
+
+
+def _cut(file: Path, folder: Path) -> None:
+    folder.mkdir()
+    with pq.ParquetFile(file) as source:
+        for group in range(source.num_row_groups):
+            pq.write_table(source.read_row_group(group), folder / f"part-{group}.parquet")
+
+
+def _turn(folder: Path, before: Path | None) -> list[tuple[str, Cost]]:
+    one = {"data.train": "data/train.parquet"}
+    many = {"data.train": f"data/{_FILES}"}
+    found = [] if before is None else [("one_file_before", _run(folder, one, code=before, is_new=False))]
+    found.append(("one_file", _run(folder, one)))
+    found.append(("files_1_process", _run(folder, many)))
+    found.append(("files_2_processes", _run(folder, {**many, "prepare.num_processes": 2, "prepare.num_threads": 1})))
+    last = max((folder / "data" / _FILES).iterdir(), key=lambda path: int(path.stem.removeprefix("part-")))
+    aside = last.rename(folder / "data" / last.name)
+    _run(folder, many)
+    aside.rename(last)
+    found.append(("one_file_added", _run(folder, many, keeps=True)))
+    return found
+
+
+def _run(folder: Path, changes: dict[str, Any], *, code: Path = ROOT, is_new: bool = True, keeps: bool = False) -> Cost:
+    """Run prepare with some settings changed."""
+    if not keeps:
+        shutil.rmtree(folder / ".qin/prepared", ignore_errors=True)
+    params = folder / "params.yaml"
+    shutil.copy(code / "params.yaml", params)
+    overlay = folder / "overlay.yaml"
+    lines = (f"{key.split('.')[0]}: {{{key.split('.')[1]}: {value}}}" for key, value in changes.items())
+    overlays = []
+    for number, line in enumerate(lines):
+        overlays.append(overlay.with_stem(f"overlay-{number}"))
+        overlays[-1].write_text(line + "\n")
+    if is_new:
+        apply_overlays(overlays, params=params)
+        load_params(params)
+    command = [sys.executable, "-m", "stages", "prepare"]
+    return measure(command, cwd=folder, env={**os.environ, "PYTHONPATH": str(code)})
+
+
+def _figures(costs: list[Cost], num_rows: int) -> dict[str, Any]:
+    return {
+        "seconds": median(cost.seconds for cost in costs),
+        "rows_per_second": num_rows / median(cost.seconds for cost in costs),
+        "rows_per_cpu_second": num_rows / median(cost.cpu_seconds for cost in costs),
+        "peak_memory_bytes": max(cost.peak_memory_bytes for cost in costs),
+    }
+
+
+if __name__ == "__main__":
+    typer.run(main)
