@@ -23,7 +23,7 @@ from qin.runtime.chain import (
 from qin.runtime.files import write_exact_json
 from tests.project import ROOT
 
-STAGES = ("prepare", "split", "train", "calibrate", "evaluate")
+STAGES = ("prepare", "split", "train", "trees", "calibrate", "evaluate")
 
 # What DVC tracks and an origin does not hold: places of files, and where and how fast things are computed.
 NOT_RECORDED = {

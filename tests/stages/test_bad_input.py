@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from qin.runtime.stage import STAGES
 from tests.project import copy_project, set_params
 from tests.stages.run import run_as_command, run_in_process, said
 
@@ -164,7 +165,7 @@ def test_split(name: str, project: Path, capfd: pytest.CaptureFixture[str]) -> N
 
 def test_config_error_is_the_same_in_every_stage(project: Path, capfd: pytest.CaptureFixture[str]) -> None:
     set_params(project / "params.yaml", {"train.epoch": 1})
-    for stage in ("prepare", "split", "train", "calibrate", "evaluate", "predict"):
+    for stage in STAGES:
         assert fails(stage, project, capfd) == (
             "error: params.yaml: train.epoch: unknown key, did you mean train.epochs? (got 1)"
         )

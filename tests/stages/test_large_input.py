@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from qin.runtime.stage import STAGES
 from tests.project import ROOT, copy_project, set_params
 
 pytestmark = pytest.mark.slow
@@ -124,7 +125,7 @@ def digests(project: Path) -> dict[str, str]:
 
 
 def test_memory_is_bounded_in_every_stage(project: Path, log: Path) -> None:
-    for stage in ("prepare", "split", "train", "calibrate", "evaluate", "predict"):
+    for stage in STAGES:
         done = run(stage, project, memory_bytes=MEMORY_BYTES)
         assert done.returncode == 0, done.stderr
     whole_file = "import sys, pyarrow.parquet as pq; pq.read_table(sys.argv[1], use_threads=False)"
