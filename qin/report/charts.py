@@ -44,8 +44,8 @@ class Plot:
 PLOT_OF = {
     "train": Plot(
         title="Training",
-        text="Loss on the rows trained on and on the selection half of the validation fold, with the latter's AP and "
-        "AUC, at each check. The best check's weights are kept.",
+        text="Loss on the rows trained on (dashed) and on the selection half of the validation fold, with the latter's "
+        "AP and AUC, at each check. The best check's weights are kept.",
         x="step",
         y="val_log_loss",
         y_label="loss",
