@@ -152,8 +152,9 @@ def _logs_table(result: dict[str, Any]) -> str:
 def _capability_tables() -> str:
     """One table for each log that has results, logs without a title under their own name."""
     found = sorted(path.stem.removeprefix(CAPABILITIES) for path in RESULTS.glob(f"{CAPABILITIES}*.json"))
+    titles = RUNS | {name: title for name, (title, _) in BARS.items()}
     names = [name for name in RUNS if name in found] + [name for name in found if name not in RUNS]
-    return "\n\n".join(f"### {RUNS.get(name, name)}\n\n{_capabilities(_read(CAPABILITIES + name))}" for name in names)
+    return "\n\n".join(f"### {titles.get(name, name)}\n\n{_capabilities(_read(CAPABILITIES + name))}" for name in names)
 
 
 def _capabilities(result: dict[str, Any]) -> str:
