@@ -11,9 +11,9 @@ from pydantic import BaseModel
 from qin.config import params as config
 from qin.config.strict_yaml import read_yaml
 from qin.runtime.stage import STAGES
-from tests.closure import stage_closure
 from tests.project import ROOT, copy_project, set_params
 from tests.stages.run import run_in_process
+from tools.stage_deps import PIPELINE, code_deps, stage_closure, with_deps
 
 # It imports nothing of ours, by the test of that name; and what Ctrl-C does before a stage begins: no output depends on
 # either.
@@ -59,6 +59,12 @@ def test_the_code_that_a_stage_imports_lies_under_its_dependencies_and_none_is_u
     entries = {module: [dep for dep in listed if module == dep or module.startswith(f"{dep}/")] for module in imported}
     assert {module: found for module, found in entries.items() if len(found) != 1} == {}  # nor listed twice
     assert {dep for found in entries.values() for dep in found} == set(listed)
+
+
+def test_the_tool_has_written_the_code_that_stages_depend_on() -> None:
+    text = PIPELINE.read_text(encoding="utf-8")
+    for name in STAGES:
+        assert with_deps(text, name, code_deps(name)) == text, "run `python -m tools.stage_deps --write`"
 
 
 @pytest.mark.parametrize(
