@@ -80,6 +80,22 @@ def main(
     only: Annotated[list[str] | None, typer.Option(help="Variants to run; by default all.")] = None,
 ) -> None:
     """Run the variants that the file does not have yet."""
+    run_variants(VARIANTS, params=params, data=data, out=out, seeds=seeds, only=only)
+
+
+def run_variants(
+    variants: dict[str, dict[str, Any]], *, params: Path, data: Path, out: Path, seeds: int, only: list[str] | None
+) -> None:
+    """Fit the network of each variant with each seed, and write the file after each run.
+
+    Args:
+        variants: Changes to the profile by dotted key, the profile itself among them.
+        params: The profile.
+        data: Folder of the log's three files.
+        out: JSON file to write, and to go on with.
+        seeds: Seeds of each variant.
+        only: Variants to run; None: all.
+    """
     base = load_params(params)
     fix_threads(base.train.num_threads)
     runs: dict[str, dict[str, Any]] = json.loads(out.read_text())["runs"] if out.exists() else {}
@@ -88,14 +104,16 @@ def main(
         prepare(folder, params, data)
         log = open_log(folder, base)
         for seed in range(seeds):
-            for variant in only or VARIANTS:
+            for variant in only or variants:
                 key = str(seed)
                 if key in runs.setdefault(variant, {}):
                     continue
-                runs[variant][key] = fit_network(changed(base, VARIANTS[variant], seed), log, folder)[1]
+                runs[variant][key] = fit_network(changed(base, variants[variant], seed), log, folder)[1]
                 typer.echo(f"{variant}, seed {seed}: {runs[variant][key]}", err=True)
-                done = {name: runs[name] for name in VARIANTS if runs.get(name)}
-                out.write_text(json.dumps({"machine": describe(), "runs": done, "summary": summary(done)}, indent=2))
+                done = {name: runs[name] for name in variants if runs.get(name)}
+                out.write_text(
+                    json.dumps({"machine": describe(), "runs": done, "summary": summary(done)}, indent=2) + "\n"
+                )
 
 
 def summary(runs: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:

@@ -23,7 +23,8 @@ from qin.scored import ScoredRows
 from qin.shards.files import RowReader, ShardReader
 from qin.shards.folds import TRAIN, Folds, read_folds, report_half
 from qin.shards.row_facts import RowFacts
-from qin.train.fit import Trained, fit_model
+from qin.train.fit import Trained
+from qin.train.networks import fit_models
 from qin.train.statistics import fit_train_statistics
 from qin.train.watch import Watch
 from qin.trees.run import fit_heldout
@@ -62,7 +63,7 @@ def open_log(project: Path, params: Params, *, split: Path | None = None) -> Pre
 
 
 def train_network(params: Params, log: PreparedLog, folder: Path) -> tuple[Trained, ScoredRows]:
-    """Fit a network.
+    """Fit a network, or as many as `model.seeds` says: then the run is the first one's, and the logits are the mean.
 
     Args:
         params: Settings.
@@ -70,7 +71,7 @@ def train_network(params: Params, log: PreparedLog, folder: Path) -> tuple[Train
         folder: For checkpoints, which are removed.
     """
     once = changed(params, {"train.refit": "none"}, params.train.seed)
-    trained, scored = fit_model(
+    runs, scored = fit_models(
         once,
         log.rows,
         log.fold,
@@ -78,15 +79,16 @@ def train_network(params: Params, log: PreparedLog, folder: Path) -> tuple[Train
         checkpoints=folder / "checkpoints",
         watch=Watch(),
     )
-    trained.checkpoints.remove()
-    return trained, scored
+    for run in runs:
+        run.checkpoints.remove()
+    return runs[0], scored
 
 
 def fit_network(params: Params, log: PreparedLog, folder: Path) -> tuple[QIN, dict[str, Any]]:
     """A fitted network, and what it did; see `train_network`."""
     trained, scored = train_network(params, log, folder)
     names = ("batch_size", "num_steps", "best_step", "best_epoch")
-    return trained.model.network, {**report_figures(scored), **{name: trained.figures[name] for name in names}}
+    return trained.network, {**report_figures(scored), **{name: trained.figures[name] for name in names}}
 
 
 def fit_boosted_trees(params: Params, log: PreparedLog) -> tuple[ScoredRows, dict[str, Any]]:

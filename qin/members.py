@@ -14,7 +14,7 @@ from qin.config import Params
 from qin.errors import ArtifactError
 from qin.model.artifact import check_same_schema, load_model
 from qin.model.build import Computing, place
-from qin.model.scoring import for_scoring, score_all, score_batch
+from qin.model.scoring import for_scoring, mean_logit, score_all, score_batch
 from qin.network.frozen import FrozenQIN
 from qin.network.qin import QIN
 from qin.runtime import paths
@@ -32,13 +32,13 @@ class Members:
 
     Attributes:
         blend: How their logits make one.
-        network: None where it has no weight.
+        networks: One for each seed; none where they have no weight.
         trees: None where they have no weight.
         schema: Of the rows to score.
     """
 
     blend: Blend
-    network: QIN | FrozenQIN | None
+    networks: tuple[QIN | FrozenQIN, ...]
     trees: FittedTrees | None
     schema: Schema
 
@@ -75,11 +75,12 @@ class Members:
         if heldout:
             places = {name: paths.heldout(place) for name, place in places.items()}
         used = {name for name, member in blend.members.items() if member.weight}
-        network, trees = None, None
+        networks: tuple[QIN | FrozenQIN, ...] = ()
+        trees = None
         schemas: list[Schema] = []
         if "network" in used:
             model = load_model(places["network"])
-            network = for_scoring(place(model.network, computing))
+            networks = tuple(for_scoring(place(network, computing)) for network in model.networks)
             schemas.append(model.schema)
         if "trees" in used:
             artifact = load_trees(places["trees"], num_threads=computing.num_threads)
@@ -88,14 +89,16 @@ class Members:
         if schemas[0] != schemas[-1]:
             found = differences(*schemas)
             raise ArtifactError(f"{folder}: the members read different rows; different: {found}; run `dvc repro`")
-        return cls(blend, network, trees, schemas[0])
+        return cls(blend, networks, trees, schemas[0])
 
     def logit(self, reader: RowReader, *, batch_size: int) -> Logits:
         """Blended logits of every row of a file, `(num_rows,)`."""
-        batches = iterate_in_order(reader, is_selected=None, batch_size=batch_size)
-        return self._blended(
-            lambda network: score_all(network, batches, num_rows=reader.num_rows), lambda trees: trees.logit(reader)
-        )
+
+        def of_network(network: QIN | FrozenQIN) -> Logits:
+            batches = iterate_in_order(reader, is_selected=None, batch_size=batch_size)
+            return score_all(network, batches, num_rows=reader.num_rows)
+
+        return self._blended(of_network, lambda trees: trees.logit(reader))
 
     def logit_of(self, batch: Batch, *, batch_size: int, num_threads: int | None = None) -> Logits:
         """Blended logits of rows in memory, `(n,)`.
@@ -124,8 +127,8 @@ class Members:
         of_trees: Callable[[FittedTrees], npt.NDArray[np.float64]],
     ) -> Logits:
         logits: dict[str, Logits] = {}
-        if self.network is not None:
-            logits["network"] = of_network(self.network)
+        if self.networks:
+            logits["network"] = mean_logit([of_network(network) for network in self.networks])
         if self.trees is not None:
             logits["trees"] = of_trees(self.trees).astype(np.float32)
         if len(self.blend.members) == 1:  # it stays on its training scale, which the calibrator knows

@@ -21,7 +21,7 @@ from qin.shards.files import ShardReader
 from qin.shards.folds import EXCLUDED, TRAIN, read_folds, report_half
 from qin.shards.row_facts import RowFacts
 from qin.tracking.tracking import Tracking, open_tracking
-from qin.train.fit import fit_model, refit_model
+from qin.train.networks import as_model, figures_of, fit_models, refit_models
 from qin.train.statistics import fit_train_statistics
 from qin.train.watch import History, Watch
 
@@ -46,7 +46,8 @@ def main() -> None:
         with tracking, atomic_directory(paths.STATISTICS) as fitted, atomic_directory(paths.MODEL) as model:
             heldout = paths.heldout_place(fitted, refit=refit)
             statistics = fit_train_statistics(params, reader, fold == TRAIN, facts, heldout, origin=origin)
-            trained, scored = fit_model(
+            schema = JoinedRows(reader, Statistics(heldout)).schema
+            trained, scored = fit_models(
                 params,
                 JoinedRows(reader, Statistics(heldout)),
                 fold,
@@ -54,26 +55,25 @@ def main() -> None:
                 checkpoints=paths.CHECKPOINTS,
                 watch=Watch(partial(_tell_check, tracking), tracking.step("train/"), track.every_steps),
             )
-            runs = [trained]
+            deployed = trained
             if refit:
                 everything, kept = fold != EXCLUDED, statistics.kept
                 fit_train_statistics(params, reader, everything, facts, fitted, only=kept, origin=origin)
                 rows = JoinedRows(reader, Statistics(fitted))
                 watch = Watch(on_step=tracking.step("refit/"), every_steps=track.every_steps)
-                refitted = refit_model(params, rows, fold, heldout=trained, checkpoints=paths.CHECKPOINTS, watch=watch)
-                runs.append(refitted)
+                deployed = refit_models(params, rows, fold, heldout=trained, checkpoints=paths.CHECKPOINTS, watch=watch)
             joined = [*inputs, read_artifact(paths.STATISTICS, at=fitted)]
             origin = origin_of("train", settings, artifacts=joined)
             if refit:
-                save_model(paths.heldout_place(model, refit=refit), trained.model, origin=origin)
-            save_model(model, runs[-1].model, origin=origin)
+                save_model(paths.heldout_place(model, refit=refit), as_model(trained, params, schema), origin=origin)
+            save_model(model, as_model(deployed, params, schema), origin=origin)
             report.check_inputs()
-            tracking.summarise(trained.figures)
+            tracking.summarise(trained[0].figures)
         with atomic_directory(paths.VALIDATION) as folder:
             scored.write(folder, origin=origin_of("train", settings, artifacts=[read_artifact(paths.MODEL)]))
-        figures = {**trained.figures, "statistics": statistics.to_json(), "warnings": report.warnings}
+        figures = {**figures_of(trained), "statistics": statistics.to_json(), "warnings": report.warnings}
         write_json(paths.METRICS / "train.json", figures)
-        for run in runs:
+        for run in [*trained, *(deployed if refit else ())]:
             run.checkpoints.remove()
             report.num_rows += run.num_rows_seen
 

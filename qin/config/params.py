@@ -215,7 +215,9 @@ class NetworkParams(_Section):
 
 
 class ModelParams(NetworkParams):
-    """The network, and what is combined with it."""
+    """The network, how many of it there are, and what is combined with it."""
+
+    seeds: Annotated[int, Field(ge=1, le=64)] = 1
 
     members: Annotated[list[Literal["network", "trees"]], Field(min_length=1)] = ["network"]
 

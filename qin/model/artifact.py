@@ -23,28 +23,28 @@ from qin.shards.files import RowReader
 WEIGHTS, MODEL = "weights.safetensors", "model.json"
 
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A network with what is needed to use its logits.
+    """Networks with what is needed to use the mean of their logits.
 
     Attributes:
-        network: In evaluation mode.
+        networks: One for each seed, in evaluation mode.
         schema: The columns it was trained on.
         params: Its sizes.
         provenance: Where it comes from: settings, fingerprints of data and code, versions, metrics, train fold.
     """
 
-    network: QIN
+    networks: tuple[QIN, ...]
     schema: Schema
     params: NetworkParams
     provenance: dict[str, Any]
 
 
 def save_model(folder: Path, model: TrainedModel, *, origin: Origin | None = None) -> None:
-    """Write weights and description; equal models give equal bytes.
+    """Write the weights of each network and one description; equal models give equal bytes.
 
     Args:
         folder: Existing folder.
@@ -60,9 +60,17 @@ def save_model(folder: Path, model: TrainedModel, *, origin: Origin | None = Non
         "provenance": model.provenance,
         **origin_entry(origin),
     }
-    weights = {name: value.cpu().contiguous() for name, value in model.network.state_dict().items()}
-    _save_weights(weights, folder / WEIGHTS, description=json.dumps(description, sort_keys=True))
-    write_exact_json(folder / MODEL, {**description, "weights_crc32": file_crc32(folder / WEIGHTS)})
+    files = [folder / weights_file(number) for number in range(len(model.networks))]
+    for network, file in zip(model.networks, files, strict=True):
+        weights = {name: value.cpu().contiguous() for name, value in network.state_dict().items()}
+        _save_weights(weights, file, description=json.dumps(description, sort_keys=True))
+    checksums = {file.name: file_crc32(file) for file in files}
+    write_exact_json(folder / MODEL, {**description, "weights_crc32": checksums})
+
+
+def weights_file(number: int) -> str:
+    """Name of the weights of a network, the first being 0."""
+    return f"weights.{number}.safetensors" if number else WEIGHTS
 
 
 def _save_weights(weights: dict[str, torch.Tensor], path: Path, *, description: str) -> None:
@@ -85,16 +93,21 @@ def load_model(folder: Path) -> TrainedModel:
     tree = read_exact_json(folder / MODEL)
     if tree.get("format") != FORMAT:
         raise ArtifactError(f"{folder / MODEL}: format {tree.get('format')!r}, expected {FORMAT}")
-    weights = folder / WEIGHTS
-    check_file(weights, crc32=tree["weights_crc32"], stage="train", otherwise="of another model")
+    for name, checksum in tree["weights_crc32"].items():
+        check_file(folder / name, crc32=checksum, stage="train", otherwise="of another model")
     try:
         schema, params = Schema.from_json(tree["schema"]), NetworkParams.model_validate(tree["params"])
-        network = build_model(schema, params, unfitted(schema, params), seed=0)
-        network.load_state_dict(load_file(weights))
+        files = [folder / weights_file(number) for number in range(len(tree["weights_crc32"]))]
+        networks = tuple(_load_network(file, schema, params) for file in files)
     except (KeyError, ValueError, RuntimeError) as error:  # whole, but from code with other settings or layers
         raise ArtifactError(f"{folder}: a model of another version; run the train stage again") from error
-    network.eval()
-    return TrainedModel(network, schema, params, tree["provenance"])
+    return TrainedModel(networks, schema, params, tree["provenance"])
+
+
+def _load_network(weights: Path, schema: Schema, params: NetworkParams) -> QIN:
+    network = build_model(schema, params, unfitted(schema, params), seed=0)
+    network.load_state_dict(load_file(weights))
+    return network.eval()
 
 
 def check_same_schema(schema: Schema, reader: RowReader) -> None:

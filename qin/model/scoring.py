@@ -1,7 +1,7 @@
 """Batched logits from a trained network, on the CPU in its frozen form."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 
 import numpy as np
@@ -86,6 +86,16 @@ def score_all(
         position += batch.rows.size
     assert position == num_rows, "batches hold as many rows as were selected"
     return out
+
+
+def mean_logit(logits: Sequence[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
+    """The mean of several networks' logits, `(n,)` each; those of a single one as they are."""
+    if len(logits) == 1:
+        return logits[0]
+    total = logits[0].astype(np.float64)
+    for logit in logits[1:]:
+        total += logit
+    return (total / len(logits)).astype(np.float32)
 
 
 def score_batch(

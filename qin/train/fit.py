@@ -13,7 +13,6 @@ from qin.config import Params
 from qin.errors import TrainingError
 from qin.metrics.definitions import AP, AUC, LOG_LOSS, Rows, values
 from qin.metrics.logits import prior_logit, sigmoid
-from qin.model.artifact import TrainedModel
 from qin.model.build import build_model, choose_bf16, choose_device, place
 from qin.model.scoring import score_all
 from qin.network.qin import QIN
@@ -42,7 +41,8 @@ class Trained:
     """A finished training run.
 
     Attributes:
-        model: With the best check's weights, or of a refit the last.
+        network: With the best check's weights, or of a refit the last.
+        provenance: Where it comes from.
         prior: What it was trained on.
         pace: Batch size and rate.
         result: Of the loop.
@@ -51,7 +51,8 @@ class Trained:
         figures: JSON values for `metrics/train.json`.
     """
 
-    model: TrainedModel
+    network: QIN
+    provenance: dict[str, Any]
     prior: TrainingPrior
     pace: Pace
     result: LoopResult
@@ -139,7 +140,7 @@ def fit_model(
     trained = run.train(provenance, stop=stop.scores, checkpoints=checkpoints, watch=watch)
     scored = ScoredRows(
         row=np.flatnonzero(is_val),
-        logit=score_rows(trained.model.network, reader, is_val, batch_size=params.train.eval_batch_size),
+        logit=score_rows(trained.network, reader, is_val, batch_size=params.train.eval_batch_size),
         label=label[is_val],
         is_report=is_report[is_val].astype(np.uint8),
         prior=prior,
@@ -274,16 +275,13 @@ class _Run:
             watch=watch,
         )
         result = loop.run()
-        if knobs.refit != "none" and not isinstance(stop, Budget):
-            loop.save()  # the refit that follows may be killed
+        is_last = isinstance(stop, Budget) or knobs.refit == "none"
+        if self.params.model.seeds > 1 or not is_last:
+            loop.save()  # the run that follows may be killed
         figures = _figures(result, self, network)
-        model = TrainedModel(
-            network,
-            self.reader.schema,
-            self.params.model.network,
-            {**provenance, **asdict(self.prior), "metrics": figures},
-        )
-        return Trained(model, self.prior, self.pace, result, store, result.num_steps * self.pace.batch_size, figures)
+        facts = {**provenance, **asdict(self.prior), "metrics": figures}
+        num_rows_seen = result.num_steps * self.pace.batch_size
+        return Trained(network, facts, self.prior, self.pace, result, store, num_rows_seen, figures)
 
     def initial_network(self) -> QIN:
         """The network before training, its output at the base rate as the weighted loss sees it."""

@@ -1,5 +1,7 @@
 """A saved model scores as it did, with all that it took from the train fold."""
 
+import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +40,7 @@ def make_model(folder: Path, **variant: Any) -> tuple[TrainedModel, torch.Tensor
     network.eval()
     batch = read_batch(reader, np.arange(NUM_ROWS))
     with torch.no_grad():
-        return TrainedModel(network, SCHEMA, params, {}), network(batch.categorical, batch.numeric, batch.sequences)
+        return TrainedModel((network,), SCHEMA, params, {}), network(batch.categorical, batch.numeric, batch.sequences)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -48,9 +50,9 @@ def test_a_loaded_model_scores_as_the_saved_one(tmp_path: Path, variant: str) ->
     loaded = load_model(tmp_path)
     batch = read_batch(write_planted(tmp_path / "again", num_rows=NUM_ROWS), np.arange(NUM_ROWS))
     with torch.no_grad():
-        assert torch.equal(loaded.network(batch.categorical, batch.numeric, batch.sequences), expected)
+        assert torch.equal(loaded.networks[0](batch.categorical, batch.numeric, batch.sequences), expected)
     assert loaded.params == model.params
-    state = model.network.state_dict()
+    state = model.networks[0].state_dict()
     assert ("embedding.is_rare" in state) == (variant in ("fitted", "separate"))
     assert ("bins.edges" in state) == (variant == "fitted")
 
@@ -62,7 +64,29 @@ def test_weights_of_other_settings_are_refused(tmp_path: Path) -> None:
     weights = load_file(tmp_path / "weights.safetensors")
     del weights["embedding.is_rare"]
     save_file(weights, tmp_path / "weights.safetensors")
-    tree = read_exact_json(tmp_path / "model.json")
-    write_exact_json(tmp_path / "model.json", {**tree, "weights_crc32": file_crc32(tmp_path / "weights.safetensors")})
+    tree, checksum = read_exact_json(tmp_path / "model.json"), file_crc32(tmp_path / "weights.safetensors")
+    write_exact_json(tmp_path / "model.json", {**tree, "weights_crc32": {"weights.safetensors": checksum}})
     with pytest.raises(ArtifactError, match="a model of another version; run the train stage again"):
+        load_model(tmp_path)
+
+
+def test_networks_keep_their_order_and_their_files_are_checked(tmp_path: Path) -> None:
+    """More than ten, whose names do not sort as their numbers do."""
+    model, _ = make_model(tmp_path, **VARIANTS["plain"])
+    networks = []
+    for number in range(12):
+        network = copy.deepcopy(model.networks[0])
+        with torch.no_grad():
+            network.network.fc.bias.fill_(number)
+        networks.append(network)
+    save_model(tmp_path, replace(model, networks=tuple(networks)))
+    loaded = load_model(tmp_path)
+    assert [int(network.network.fc.bias.item()) for network in loaded.networks] == list(range(12))
+    assert not any(network.training for network in loaded.networks)
+    last = tmp_path / "weights.11.safetensors"
+    last.write_bytes(last.read_bytes()[:-1] + b"\x01")
+    with pytest.raises(ArtifactError, match=r"weights\.11\.safetensors: damaged"):
+        load_model(tmp_path)
+    last.unlink()
+    with pytest.raises(ArtifactError, match=r"weights\.11\.safetensors: file not found"):
         load_model(tmp_path)

@@ -135,7 +135,7 @@ def test_killed_before_the_refit_the_heldout_run_is_not_made_again(
         raise KilledError
 
     with monkeypatch.context() as patched:
-        patched.setattr("stages.train.refit_model", kill)
+        patched.setattr("stages.train.refit_models", kill)
         with pytest.raises(KilledError):
             run_in_process("train")
     assert len(checkpoints(project)) == 1
@@ -144,6 +144,32 @@ def test_killed_before_the_refit_the_heldout_run_is_not_made_again(
     run_in_process("train")
     assert outputs(project) == whole
     assert set(made) == {"refit"}
+
+
+def test_several_networks_resume_where_they_were(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed in the second network, before the refits, and in the second refit, no finished run is made again."""
+    changes = {"model.seeds": 2, "train.epochs": 1, "train.checkpoint_seconds": 1e9}
+    set_params(project / "params.yaml", changes)
+    run_in_process("train")
+    whole = outputs(project)
+    figures = json.loads((project / "metrics/train.json").read_text())
+    others = [figures, *figures["other_seeds"]]
+    first, second = (one["num_steps"] for one in others)
+    assert len(others) == 2
+    for folder in ("", "heldout/"):
+        assert (
+            whole[str(project / f"artifacts/model/{folder}weights.safetensors")]
+            != whole[str(project / f"artifacts/model/{folder}weights.1.safetensors")]
+        )
+    refits = [json.loads((project / "artifacts/model/model.json").read_text())["provenance"]]
+    refits += refits[0]["other_seeds"]
+    first_refit = refits[0]["metrics"]["num_steps"]
+    for steps, num_left in ((first + 1, 1), (second, 2), (first_refit + 1, 3)):
+        killed_after(steps, monkeypatch)
+        assert len(checkpoints(project)) == num_left
+    run_in_process("train")
+    assert outputs(project) == whole
+    assert not list((project / ".qin/checkpoints").iterdir())
 
 
 def steps_of_runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:

@@ -19,7 +19,7 @@ from tests.project import ROOT
 
 SECTIONS = ("model", "imbalance", "hnm", "train")
 # What does not change the held-out run, whose checkpoint may so be resumed.
-HARMLESS = {"train.checkpoint_seconds", "train.checkpoint_steps", "train.refit", "model.members"}
+HARMLESS = {"train.checkpoint_seconds", "train.checkpoint_steps", "train.refit", "model.members", "model.seeds"}
 NUM_ROWS = 100
 SELECTION = np.arange(NUM_ROWS) < 20
 

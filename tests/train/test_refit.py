@@ -65,7 +65,7 @@ def heldout(params: Params, reader: Any, folder: Path) -> tuple[Trained, ScoredR
 
 
 def weights(trained: Trained) -> dict[str, torch.Tensor]:
-    return trained.model.network.state_dict()
+    return trained.network.state_dict()
 
 
 def same(first: Trained, second: Trained) -> bool:
@@ -165,11 +165,11 @@ def test_the_refit_starts_from_its_own_rows(
     second = refit_model(params, reader, FOLD, heldout=first, checkpoints=tmp_path)
     for trained, mask in ((first, FOLD == TRAIN), (second, FOLD != EXCLUDED)):
         moments = numeric_moments(reader, mask)
-        normalizer = trained.model.network.normalizer
+        normalizer = trained.network.normalizer
         torch.testing.assert_close(normalizer.mean, torch.tensor(moments.mean, dtype=normalizer.mean.dtype))
         base_rate = float(read_labels(reader)[mask].mean())
-        assert trained.model.network.network.fc.bias.item() == pytest.approx(prior_logit(base_rate), rel=1e-5)
-    assert torch.equal(first.model.network.embedding.embedding_table, second.model.network.embedding.embedding_table)
+        assert trained.network.network.fc.bias.item() == pytest.approx(prior_logit(base_rate), rel=1e-5)
+    assert torch.equal(first.network.embedding.embedding_table, second.network.embedding.embedding_table)
 
 
 def test_a_refit_of_every_row_is_the_same_each_time(reader: ShardReader, tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ def test_a_refit_of_every_row_is_the_same_each_time(reader: ShardReader, tmp_pat
     ]
     assert same(*runs)
     assert not same(runs[0], first)
-    assert runs[0].model.provenance["run"] == runs[1].model.provenance["run"] != first.model.provenance["run"]
+    assert runs[0].provenance["run"] == runs[1].provenance["run"] != first.provenance["run"]
 
 
 def test_its_statistics_are_those_that_the_heldout_fit_kept(reader: ShardReader, tmp_path: Path) -> None:
@@ -216,7 +216,7 @@ def test_another_division_into_halves_is_another_run(reader: ShardReader, tmp_pa
     """A state that other rows have judged best must not be resumed, though the folds are the same."""
     first, _ = heldout(settings(), reader, tmp_path)
     second, _ = fit_model(settings(), reader, FOLD, is_report=~IS_REPORT, checkpoints=tmp_path, watch=Watch())
-    assert first.model.provenance["run"] != second.model.provenance["run"]
+    assert first.provenance["run"] != second.provenance["run"]
     assert first.result.history != second.result.history
 
 
