@@ -30,15 +30,15 @@ EMBEDDING_L2 = 2e-4  # of the authors' configuration; they also use Adam
 
 
 class PublishedAttention(nn.Module):
-    """Computes ``W_o sum_i relu(W_q t . W_k x_i / sqrt(d_a)) W_v x_i + t``.
+    """Computes `W_o sum_i relu(W_q t . W_k x_i / sqrt(d_a)) W_v x_i + t`.
 
     Source: QIN (arXiv 2504.17699), the equations of "Adaptive Sparse Target Attention".
 
     Shape:
-        - target: ``(batch, target_dim)``
-        - sequence: ``(batch, seq, sequence_dim)``
-        - is_valid: ``(batch, seq)``, bool
-        - output: ``(batch, target_dim)``
+        - target: `(batch, target_dim)`
+        - sequence: `(batch, seq, sequence_dim)`
+        - is_valid: `(batch, seq)`, bool
+        - output: `(batch, target_dim)`
     """
 
     def __init__(self, target_dim: int, *, sequence_dim: int, attention_dim: int) -> None:
@@ -60,7 +60,7 @@ class PublishedAttention(nn.Module):
 
 
 class PublishedQuadraticLayer(nn.Module):
-    """Computes ``x * sum_r dropout(W_r x + b_r)`` for ``(batch, dim)``, one product per row.
+    """Computes `x * sum_r dropout(W_r x + b_r)` for `(batch, dim)`, one product per row.
 
     Source: QIN (arXiv 2504.17699), the Khatri-Rao quadratic layer.
     """
@@ -78,7 +78,7 @@ class PublishedQuadraticLayer(nn.Module):
 
 
 class PublishedNetwork(nn.Module):
-    """Residual quadratic layers, then one logit: ``(batch, dim)`` to ``(batch,)``.
+    """Residual quadratic layers, then one logit: `(batch, dim)` to `(batch,)`.
 
     Source: QIN (arXiv 2504.17699), the quadratic neural network.
     """
@@ -106,11 +106,11 @@ class PublishedQIN(nn.Module):
     NOTE[DIFF]: numeric fields enter as they do in `QIN`; FuxiCTR would widen each to an embedding, which costs more.
 
     Args:
-        model: what to copy the weights and the numeric normaliser from.
-        sizes: the sizes it was built with.
+        model: What to copy the weights and the numeric normaliser from.
+        sizes: The sizes it was built with.
 
     Raises:
-        ValueError: ``sizes`` asks for embedding dropout, which the published network does not have.
+        ValueError: `sizes` asks for embedding dropout, which the published network does not have.
     """
 
     def __init__(self, model: QIN, *, sizes: QINSizes) -> None:
@@ -149,13 +149,13 @@ class PublishedQIN(nn.Module):
 
     @property
     def table_weights(self) -> list[torch.Tensor]:
-        """The weight of each vocabulary's table, ``(num_buckets, dim)``."""
+        """The weight of each vocabulary's table, `(num_buckets, dim)`."""
         return list(self.tables.parameters())
 
     def forward(
         self, categorical: torch.Tensor, numeric: torch.Tensor, sequences: Sequence[torch.Tensor]
     ) -> torch.Tensor:
-        """Compute click logits ``(batch,)``; arguments as of `QIN.forward`."""
+        """Compute click logits `(batch,)`; arguments as of `QIN.forward`."""
         embedded = [self.tables[field](categorical[:, field].long()) for field in range(self.inputs.num_fields)]
         blocks = list(embedded)
         if sequences:
@@ -250,7 +250,7 @@ class PublishedLoop:
 
 
 def embedding_penalty(model: PublishedQIN, *, strength: float = EMBEDDING_L2) -> torch.Tensor:
-    """Return ``strength / 2`` times the sum of squares of every table."""
+    """Return `strength / 2` times the sum of squares of every table."""
     return torch.stack([strength / 2 * torch.linalg.vector_norm(table) ** 2 for table in model.table_weights]).sum()
 
 

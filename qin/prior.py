@@ -16,10 +16,10 @@ class TrainingPrior:
     """The click rate that a model was trained on, and what training made of it.
 
     Attributes:
-        base_rate: natural click rate of the train fold.
-        pos_weight: see `prior_offset`.
-        neg_ratio: see `prior_offset`.
-        reweighted: see `prior_offset`.
+        base_rate: Natural click rate of the train fold.
+        pos_weight: See `prior_offset`.
+        neg_ratio: See `prior_offset`.
+        reweighted: See `prior_offset`.
     """
 
     base_rate: float
@@ -34,15 +34,15 @@ class TrainingPrior:
 
 
 def prior_offset(*, pos_weight: float, neg_ratio: float, reweighted: bool) -> float:
-    """Return what to add to a training logit so that it is on the natural scale.
+    """What to add to a training logit so that it is on the natural scale.
 
     Weighting positives by `pos_weight` multiplies the fitted odds by it. Keeping a share `neg_ratio` of the negatives
     divides them by it, unless each kept negative was weighted by `1 / neg_ratio`.
 
     Args:
-        pos_weight: weight of a positive in the loss; 1 for none.
-        neg_ratio: share of negatives kept in training, in (0, 1].
-        reweighted: whether the kept negatives carried the weight `1 / neg_ratio`.
+        pos_weight: Weight of a positive in the loss; 1 for none.
+        neg_ratio: Share of negatives kept in training, in (0, 1].
+        reweighted: Whether the kept negatives carried the weight `1 / neg_ratio`.
 
     Raises:
         ValueError: `pos_weight` is not positive and finite, or `neg_ratio` is not in (0, 1].
@@ -60,8 +60,8 @@ def shift_prior(logit: FloatArray, *, base_rate: float, prior: OutputPrior) -> F
     """Move natural logits to another prior: `logit + logit(prior) - logit(base_rate)`.
 
     Args:
-        logit: ndarray of shape (n,), calibrated at `base_rate`.
-        base_rate: click rate that the logits are calibrated to; see `CalibrationReport.base_rate`.
+        logit: `(n,)`, calibrated at `base_rate`.
+        base_rate: Click rate that the logits are calibrated to; see `CalibrationReport.base_rate`.
         prior: `natural` changes nothing, `balanced` is 0.5 (it minimises WLL), a number is the click rate to assume.
 
     Raises:

@@ -163,6 +163,7 @@ def choose_blend(
             blend = _fit({name: z[fit] for name, z in natural.items()}, is_positive[fit], kind)
             z = blend.apply({name: z[held] for name, z in natural.items()})
             loss[kind][held] = np.logaddexp(0.0, np.where(is_positive[held], -z, z))
+    # A weight fitted on a few hundred clicks is mostly noise, so the mean stays unless the gain is more than that.
     gains = {kind: _gain(loss[kinds[0]], loss[kind]) for kind in kinds[1:]}
     best = max(gains, key=lambda kind: gains[kind][0], default=kinds[0])
     kind = best if best in gains and gains[best][0] > _NUM_SE * gains[best][1] else kinds[0]

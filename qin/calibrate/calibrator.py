@@ -22,10 +22,10 @@ class Calibrator:
     """Maps a training logit to a calibrated one; see `qin.calibrate.methods` for the equations.
 
     Attributes:
-        method: which curve.
-        parameters: its numbers by name, finite, such that it increases.
-        offset: see `prior_offset`.
-        segments: shifts by segment, or None.
+        method: Which curve.
+        parameters: Its numbers by name, finite, such that it increases.
+        offset: See `prior_offset`.
+        segments: Shifts by segment, or None.
     """
 
     method: Method
@@ -55,17 +55,17 @@ class Calibrator:
         return METHODS[self.method].fits_prior or self.segments is not None
 
     def apply(self, logit: FloatArray, segments: Segments | None = None) -> Float64Array:
-        """Return the calibrated logits; rows do not influence each other, so any division into calls gives the same.
+        """The calibrated logits; rows do not influence each other, so any division into calls gives the same.
 
         Args:
-            logit: ndarray of shape (n,), training scale, any float type.
-            segments: each row's segment, where the calibrator has shifts; unknown names are shifted by 0.
+            logit: `(n,)`, training scale, any float type.
+            segments: Each row's segment, where the calibrator has shifts; unknown names are shifted by 0.
 
         Returns:
-            float64 ndarray of shape (n,).
+            float64 `(n,)`.
 
         Raises:
-            ValueError: segments are missing, or of another length.
+            ValueError: Segments are missing, or of another length.
         """
         out = np.empty(logit.shape, np.float64)
         for rows, chunk in row_chunks(logit):
@@ -77,7 +77,7 @@ class Calibrator:
         return out
 
     def to_dict(self) -> dict[str, Any]:
-        """Return one key per attribute, ready for JSON."""
+        """One key per attribute, ready for JSON."""
         return asdict(self)
 
     @classmethod
@@ -85,7 +85,7 @@ class Calibrator:
         """Read what `to_dict` wrote.
 
         Raises:
-            ValueError: a value breaks a rule of the class.
+            ValueError: A value breaks a rule of the class.
         """
         shifts = values["segments"]
         segments = None if shifts is None else SegmentShifts.from_dict(shifts)

@@ -25,9 +25,9 @@ class CalibratorFit:
     """A fitted calibrator.
 
     Attributes:
-        calibrator: without segments.
-        standard_errors: of each parameter; None for one that its bound holds at 0.
-        loss: mean log loss of the rows at the solution; the mean WLL where that is the objective.
+        calibrator: Without segments.
+        standard_errors: Of each parameter; None for one that its bound holds at 0.
+        loss: Mean log loss of the rows at the solution; the mean WLL where that is the objective.
     """
 
     calibrator: Calibrator
@@ -40,8 +40,8 @@ class LikelihoodRatio:
     """A test of nested models.
 
     Attributes:
-        statistic: twice the gain in log-likelihood.
-        p_value: of a gain as large if the smaller model holds and rows are independent.
+        statistic: Twice the gain in log-likelihood.
+        p_value: Of a gain as large if the smaller model holds and rows are independent.
     """
 
     statistic: float
@@ -73,15 +73,15 @@ def fit_calibrator(
     with `log_loss`.
 
     Args:
-        logit: ndarray of shape (n,), training scale.
-        label: ndarray of shape (n,) in {0, 1}.
-        method: one of `qin.calibrate.methods.METHODS`.
-        objective: the loss to minimise.
-        offset: see `prior_offset`.
+        logit: `(n,)`, training scale.
+        label: `(n,)` in {0, 1}.
+        method: One of `qin.calibrate.methods.METHODS`.
+        objective: The loss to minimise.
+        offset: See `prior_offset`.
 
     Raises:
-        ValueError: see `check_objective` and `qin.metrics.logits.positive_rows`.
-        NoFitError: the method has no finite, increasing solution: constant logits, separated classes, logits that order
+        ValueError: See `check_objective` and `qin.metrics.logits.positive_rows`.
+        NoFitError: The method has no finite, increasing solution: constant logits, separated classes, logits that order
             the labels backwards.
     """
     check_objective(method=method, objective=objective)
@@ -103,7 +103,7 @@ def bias_test(logit: FloatArray, label: LabelArray, *, offset: float = 0.0) -> L
         The test on one degree of freedom, or None where the larger model has no finite fit.
 
     Raises:
-        ValueError: see `fit_calibrator`, for the temperature.
+        ValueError: See `fit_calibrator`, for the temperature.
 
     Source: Wilks (1938), The large-sample distribution of the likelihood ratio.
     """

@@ -28,9 +28,9 @@ class CalibratorSpec:
     """How to calibrate.
 
     Attributes:
-        method: see `Calibrator`.
-        objective: the loss to minimise; see `fit_calibrator`.
-        by: name of the column whose values get a shift each; None for one calibrator for all rows.
+        method: See `Calibrator`.
+        objective: The loss to minimise; see `fit_calibrator`.
+        by: Name of the column whose values get a shift each; None for one calibrator for all rows.
     """
 
     method: Method = "temperature"
@@ -43,9 +43,9 @@ class CalibrationRows:
     """The validation fold.
 
     Attributes:
-        logit: ndarray of shape (n,), training scale.
-        label: ndarray of shape (n,) in {0, 1}.
-        segments: each row's value of the spec's column, where it has one.
+        logit: `(n,)`, training scale.
+        label: `(n,)` in {0, 1}.
+        segments: Each row's value of the spec's column, where it has one.
     """
 
     logit: FloatArray
@@ -53,7 +53,7 @@ class CalibrationRows:
     segments: Segments | None = None
 
     def where(self, mask: BoolArray) -> "CalibrationRows":
-        """Return the rows of a mask `(n,)`."""
+        """The rows of a mask `(n,)`."""
         segments = None if self.segments is None else self.segments.where(mask)
         return CalibrationRows(self.logit[mask], self.label[mask], segments)
 
@@ -68,13 +68,13 @@ def fit_calibration(
     seen none of them.
 
     Args:
-        rows: every row of the validation fold.
-        is_report: the rows to report, `(n,)`; see `qin.shards.folds.report_half`.
-        prior: what the model was trained on.
-        spec: what to fit; a temperature by default.
+        rows: Every row of the validation fold.
+        is_report: The rows to report, `(n,)`; see `qin.shards.folds.report_half`.
+        prior: What the model was trained on.
+        spec: What to fit; a temperature by default.
 
     Raises:
-        ValueError: see `check_objective` and `qin.metrics.logits.positive_rows`.
+        ValueError: See `check_objective` and `qin.metrics.logits.positive_rows`.
     """
     spec = spec or CalibratorSpec()
     check_objective(method=spec.method, objective=spec.objective)
@@ -117,6 +117,7 @@ class _Fits:
 
 def _fit_twice(rows: CalibrationRows, is_report: BoolArray, spec: CalibratorSpec, prior: TrainingPrior) -> _Fits:
     fitting = rows if spec.method == "identity" else rows.where(~is_report)  # to an identity, all rows are the same
+    # The first is what figures are of; the second has twice the rows and is what predict applies.
     heldout, deployed = (_fit(part, spec, offset=prior.offset) for part in (fitting, rows))
     is_temperature = spec.method == "temperature"
     test = bias_test(rows.logit, rows.label, offset=prior.offset) if is_temperature else None

@@ -28,18 +28,18 @@ class CalibrationReport:
     """What `artifacts/temperature.json` holds.
 
     Attributes:
-        deployed: fitted on every validation row.
-        heldout: fitted on the selection half only; `after` belongs to it.
-        standard_errors: of the deployed parameters; None for one that its bound holds at 0.
-        objective: the loss that was minimised.
-        prior: the train fold's click rate, and what training did to it: the parts of the offset.
-        base_rates: click rates: `train`, `validation`, `selection`, `report`.
-        num_rows: rows: `validation`, `selection`, `report`.
-        before: metrics of the report half from the training logits as they are.
-        after: metrics of the report half from the held-out calibrator.
-        likelihood_ratio: of a temperature against a temperature and a bias, on every validation row; None for other
+        deployed: Fitted on every validation row.
+        heldout: Fitted on the selection half only; `after` belongs to it.
+        standard_errors: Of the deployed parameters; None for one that its bound holds at 0.
+        objective: The loss that was minimised.
+        prior: The train fold's click rate, and what training did to it: the parts of the offset.
+        base_rates: Click rates: `train`, `validation`, `selection`, `report`.
+        num_rows: Rows: `validation`, `selection`, `report`.
+        before: Metrics of the report half from the training logits as they are.
+        after: Metrics of the report half from the held-out calibrator.
+        likelihood_ratio: Of a temperature against a temperature and a bias, on every validation row; None for other
             methods, and where that test does not exist.
-        not_fitted: why this is an identity though another method was asked for; None where it is what was asked for.
+        not_fitted: Why this is an identity though another method was asked for; None where it is what was asked for.
     """
 
     deployed: Calibrator
@@ -73,7 +73,7 @@ class CalibrationReport:
         return self.base_rates["selection" if self.heldout.fits_prior else "train"]
 
     def warnings(self) -> list[str]:
-        """Return what the user should know, a line each."""
+        """What the user should know, a line each."""
         if self.not_fitted is not None:
             return [
                 f"warning: the validation fold determines no calibrator: {self.not_fitted}. The model's probabilities "
@@ -88,7 +88,7 @@ class CalibrationReport:
         ]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what the file holds, ready for JSON."""
+        """What the file holds, ready for JSON."""
         deployed, heldout, prior = asdict(self.deployed), asdict(self.heldout), asdict(self.prior)
         del prior["base_rate"]  # it is in `base_rates`
         return {
@@ -111,7 +111,7 @@ class CalibrationReport:
         }
 
     def headline(self) -> dict[str, Any]:
-        """Return what is worth a column in `dvc exp show`, the same keys for every method; evaluate has the rest."""
+        """What is worth a column in `dvc exp show`, the same keys for every method; evaluate has the rest."""
         test, segments = self.likelihood_ratio, self.deployed.segments
         return {
             "temperature": self.deployed.temperature,
@@ -131,7 +131,7 @@ class CalibrationReport:
         """Read what `to_dict` wrote.
 
         Raises:
-            ValueError: another format, a key is missing or unknown, or a calibrator breaks a rule of its class.
+            ValueError: Another format, a key is missing or unknown, or a calibrator breaks a rule of its class.
         """
         if values.get("format") != FORMAT:
             raise ValueError(f"format {values.get('format')!r}, expected {FORMAT}; run the calibrate stage again")

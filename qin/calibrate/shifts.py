@@ -35,13 +35,13 @@ class SegmentShifts:
     """Shifts of the calibrated logit.
 
     Attributes:
-        column: whose values are the segments.
-        tau: standard deviation of the shifts over segments; 0 for none.
-        statistic: likelihood ratio of `tau` against 0.
-        p_value: of a ratio as large if segments do not differ, rows are independent, and there are many segments.
-        num_rows: rows of each segment that was fitted, by name.
-        shift: posterior mode by name.
-        standard_error: posterior standard deviation by name, given `tau`.
+        column: Whose values are the segments.
+        tau: Standard deviation of the shifts over segments; 0 for none.
+        statistic: Likelihood ratio of `tau` against 0.
+        p_value: Of a ratio as large if segments do not differ, rows are independent, and there are many segments.
+        num_rows: Rows of each segment that was fitted, by name.
+        shift: Posterior mode by name.
+        standard_error: Posterior standard deviation by name, given `tau`.
     """
 
     column: str
@@ -58,7 +58,7 @@ class SegmentShifts:
                 raise ValueError(f"a shift must be a finite number: {name}={value!r}")
 
     def of_rows(self, segments: Segments) -> Float64Array:
-        """Return each row's shift, `(num_rows,)`, 0 for a segment that was not fitted."""
+        """Each row's shift, `(num_rows,)`, 0 for a segment that was not fitted."""
         by_code = np.array([self.shift.get(name, 0.0) for name in segments.names], np.float64)
         return by_code[segments.code]
 
@@ -67,7 +67,7 @@ class SegmentShifts:
         """Read what `dataclasses.asdict` wrote.
 
         Raises:
-            ValueError: a key is missing or unknown.
+            ValueError: A key is missing or unknown.
         """
         check_keys(values, [field.name for field in fields(cls)])
         return cls(**values)
@@ -77,10 +77,10 @@ def fit_shifts(logit: FloatArray, is_positive: BoolArray, segments: Segments, *,
     """Estimate `tau` and the segments' shifts.
 
     Args:
-        logit: ndarray of shape (n,), calibrated as a whole, natural scale.
-        is_positive: bool ndarray of shape (n,).
-        segments: each row's segment; names without a row are left out.
-        column: name of the column, for the record.
+        logit: `(n,)`, calibrated as a whole, natural scale.
+        is_positive: `(n,)`, bool.
+        segments: Each row's segment; names without a row are left out.
+        column: Name of the column, for the record.
     """
     code, present = _dense(segments)
     rows = _Rows(logit, is_positive, code, num_segments=present.size)
@@ -120,7 +120,7 @@ class _Rows:
         return gradient, information
 
     def modes(self, tau: float, start: Float64Array) -> Float64Array:
-        """Return the posterior modes, by Newton from `start` in all segments at once.
+        """The posterior modes, by Newton from `start` in all segments at once.
 
         A step is at most 1. The third derivative of the log posterior is at most its second, so each step takes at
         least a quarter off a segment's gradient.
@@ -135,7 +135,7 @@ class _Rows:
         raise ValueError(f"the segments' shifts did not converge in {_MAX_STEPS} steps: {tau=}")
 
     def likelihood(self, tau: float, mode: Float64Array) -> float:
-        """Return the log marginal likelihood at `tau`: Laplace's approximation at the modes and its first correction.
+        """The log marginal likelihood at `tau`: Laplace's approximation at the modes and its first correction.
 
         With `h` the negative log posterior and `h2`, `h3`, `h4` its derivatives at the mode, a segment's integral is
         `exp(-h) sqrt(2 pi / h2) (1 + 5 h3^2 / (24 h2^3) - h4 / (8 h2^2))`.
@@ -187,7 +187,7 @@ def _best_tau(rows: _Rows) -> tuple[float, float, float]:
 
 
 def _golden_maximum(function: Callable[[float], float], low: float, high: float) -> tuple[float, float]:
-    """Return value and place of the maximum of a function with one in `[low, high]`."""
+    """Value and place of the maximum of a function with one in `[low, high]`."""
     left, right = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
     at_left, at_right = function(left), function(right)
     while high - low > _TAU_TOLERANCE:
@@ -203,6 +203,6 @@ def _golden_maximum(function: Callable[[float], float], low: float, high: float)
 
 
 def _dense(segments: Segments) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return codes without gaps, and the position in `names` of each."""
+    """Codes without gaps, and the position in `names` of each."""
     present, code = np.unique(segments.code, return_inverse=True)
     return code.astype(np.int64), present.astype(np.int64)

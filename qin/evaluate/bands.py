@@ -25,8 +25,8 @@ class Vertices:
     """Corners of the ROC polyline from its origin up; every array has shape (num_vertices,).
 
     Attributes:
-        true_positives: positives above, ascending from 0 to all of them.
-        false_positives: negatives above, the same.
+        true_positives: Positives above, ascending from 0 to all of them.
+        false_positives: Negatives above, the same.
     """
 
     true_positives: IntArray
@@ -43,7 +43,7 @@ class Vertices:
         return int(self.false_positives[-1])
 
     def smoothed(self) -> tuple[Float64Array, Float64Array]:
-        """Return true and false positive rates with half a row added to each side, strictly between 0 and 1."""
+        """True and false positive rates with half a row added to each side, strictly between 0 and 1."""
         return (
             np.divide(self.true_positives + 0.5, self.num_positives + 1.0, dtype=np.float64),
             np.divide(self.false_positives + 0.5, self.num_negatives + 1.0, dtype=np.float64),
@@ -107,11 +107,11 @@ def gain_effective_rows(
     share. The variance is the mean square of this over the four kinds of rows, divided by the rows.
 
     Args:
-        share: ndarray of shape (n,), in (0, 1].
-        gain: the observed shares of clicks, of the same shape.
+        share: `(n,)`, in (0, 1].
+        gain: The observed shares of clicks, of the same shape.
         slope: `dTPR / dFPR` there.
-        base_rate: share of clicks among all rows.
-        num_rows: all rows.
+        base_rate: Share of clicks among all rows.
+        num_rows: All rows.
     """
     share = np.minimum(share, 1.0 - 0.5 / num_rows)
     gain = (gain * base_rate * num_rows + 0.5) / (base_rate * num_rows + 1.0)

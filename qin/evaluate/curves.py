@@ -20,11 +20,11 @@ _NUM_DECADES = 6  # the histogram spans 1e-6 to 1; what lies below counts in its
 
 
 def pr_curve(counts: RankingCounts, *, num_points: int = 400) -> list[Row]:
-    """Return points of the exact precision-recall curve, evenly spaced in recall, both ends included.
+    """Points of the exact precision-recall curve, evenly spaced in recall, both ends included.
 
     Args:
-        counts: see `qin.metrics.ranking.ranking_counts`.
-        num_points: points to keep at most, at least two.
+        counts: See `qin.metrics.ranking.ranking_counts`.
+        num_points: Points to keep at most, at least two.
 
     Returns:
         Rows `recall`, `precision`, `lower` and `upper` (95% interval of the precision at this recall, see
@@ -55,11 +55,11 @@ def pr_curve(counts: RankingCounts, *, num_points: int = 400) -> list[Row]:
 
 
 def roc_curve(counts: RankingCounts, *, num_points: int = 400) -> list[Row]:
-    """Return points of the exact ROC curve, evenly spaced along it, both ends included.
+    """Points of the exact ROC curve, evenly spaced along it, both ends included.
 
     Args:
-        counts: see `qin.metrics.ranking.ranking_counts`.
-        num_points: points to keep at most, at least two.
+        counts: See `qin.metrics.ranking.ranking_counts`.
+        num_points: Points to keep at most, at least two.
 
     Returns:
         Rows `fpr` and `tpr`, both ascending from 0 to 1, and `lower` and `upper` (95% interval of the true positive
@@ -79,12 +79,12 @@ def roc_curve(counts: RankingCounts, *, num_points: int = 400) -> list[Row]:
 
 
 def gains_curve(counts: RankingCounts) -> list[Row]:
-    """Return which share of all clicks lies among the best-scored rows, on a fixed grid of shares of rows.
+    """Which share of all clicks lies among the best-scored rows, on a fixed grid of shares of rows.
 
     Rows with equal scores are taken in random order: the curve is straight across a tie.
 
     Args:
-        counts: see `qin.metrics.ranking.ranking_counts`.
+        counts: See `qin.metrics.ranking.ranking_counts`.
 
     Returns:
         Rows `share` (of all rows, best first), `gain` (their share of the clicks), `lower` and `upper` (95% interval of
@@ -113,7 +113,7 @@ def gains_curve(counts: RankingCounts) -> list[Row]:
 
 
 def roc_vertices(counts: RankingCounts) -> Vertices:
-    """Return the corners of the ROC polyline: its origin, two for each threshold from the highest down, its end.
+    """The corners of the ROC polyline: its origin, two for each threshold from the highest down, its end.
 
     The two are the step from just above a threshold to just on it: flat up to it, then up, aslant on a tie.
     """
@@ -132,7 +132,7 @@ def _interval(rate: float, effective_rows: float) -> dict[str, float]:
 
 
 def _evenly_spaced(position: Float64Array, num_points: int) -> IntArray:
-    """Return indices of at most `num_points` entries of an ascending array: both ends, evenly spread between."""
+    """Indices of at most `num_points` entries of an ascending array: both ends, evenly spread between."""
     if num_points < 2:
         raise ValueError(f"num_points must be at least 2: {num_points=}")
     if position.size <= num_points:
@@ -144,20 +144,20 @@ def _evenly_spaced(position: Float64Array, num_points: int) -> IntArray:
 
 
 def reliability_curve(before: FloatArray, after: FloatArray, label: LabelArray, *, num_bins: int = 20) -> list[Row]:
-    """Return observed against predicted rates in equal-mass bins, before and after calibration.
+    """Observed against predicted rates in equal-mass bins, before and after calibration.
 
     Args:
-        before: ndarray of shape (n,), logits before calibration.
-        after: ndarray of shape (n,), the same rows' logits after it.
-        label: ndarray of shape (n,) in {0, 1}.
-        num_bins: bins per series; ties may leave fewer.
+        before: `(n,)`, logits before calibration.
+        after: `(n,)`, the same rows' logits after it.
+        label: `(n,)` in {0, 1}.
+        num_bins: Bins per series; ties may leave fewer.
 
     Returns:
         Rows `series` (`before` or `after`), `bin` (from 1), `probability` (mean prediction), `observed` (share of
         clicks), `lower` and `upper` (Wilson 95% interval of `observed`), `num_rows`.
 
     Raises:
-        ValueError: see `qin.metrics.logits.positive_rows`; or `num_bins` is not positive.
+        ValueError: See `qin.metrics.logits.positive_rows`; or `num_bins` is not positive.
 
     Source: Wilson (1927), Probable inference, the law of succession, and statistical inference.
     """
@@ -182,21 +182,21 @@ def reliability_curve(before: FloatArray, after: FloatArray, label: LabelArray, 
 
 
 def score_histogram(logit: FloatArray, label: LabelArray) -> list[Row]:
-    """Return each class's histogram of `sigmoid(logit)` over bins of equal width in its logarithm.
+    """Each class's histogram of `sigmoid(logit)` over bins of equal width in its logarithm.
 
     The grid is the same for all data, 20 bins per decade from 1e-6 to 1, cut to the range that holds rows and one
     bin more on either side, so that a drawn outline closes. Each class's `density` is per decade and integrates to
     1, so that a rare class is as visible as a common one.
 
     Args:
-        logit: ndarray of shape (n,).
-        label: ndarray of shape (n,) in {0, 1}.
+        logit: `(n,)`.
+        label: `(n,)` in {0, 1}.
 
     Returns:
         Rows `label` (0 or 1), `probability` (the bin's geometric centre), `density` and `num_rows`; at most 240.
 
     Raises:
-        ValueError: see `qin.metrics.logits.positive_rows`.
+        ValueError: See `qin.metrics.logits.positive_rows`.
     """
     is_positive = positive_rows(logit, label)
     num_bins = _BINS_PER_DECADE * _NUM_DECADES

@@ -15,7 +15,7 @@ from qin.raw.segments import Segments
 
 
 def evaluate(half: ReportHalf, *, num_bins: int) -> dict[str, Any]:
-    """Return the figures for `metrics/evaluate.json`; see `qin.metrics.standard_errors.values_with_errors`.
+    """The figures for `metrics/evaluate.json`; see `qin.metrics.standard_errors.values_with_errors`.
 
     Args:
         half: The report half.
@@ -62,7 +62,7 @@ def _gauc(half: ReportHalf) -> dict[str, float | int | None]:
 def evaluate_slices(
     half: ReportHalf, segments_of: Mapping[str, Segments]
 ) -> tuple[dict[str, dict[str, dict[str, Any]]], list[Row]]:
-    """Return figures by column and value for `artifacts/slices.json`, and the rows of the slices' calibration plot.
+    """Figures by column and value for `artifacts/slices.json`, and the rows of the slices' calibration plot.
 
     Args:
         half: The report half.
@@ -79,7 +79,7 @@ def evaluate_slices(
 
 
 def curves(half: ReportHalf, *, num_bins: int, num_points: int) -> dict[str, list[Row]]:
-    """Return the rows of each plot by name.
+    """The rows of each plot by name.
 
     Args:
         half: The report half.

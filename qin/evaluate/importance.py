@@ -70,22 +70,23 @@ def fold_importance(
     """Read a bounded number of a fold's rows and measure every field on them.
 
     Args:
-        reader: the prepared file.
-        rows: ascending row numbers of the fold, `(num_rows,)`.
-        label: their labels.
-        score: training-scale logits `(n,)` of a batch of n rows.
-        calibrate: what turns logits `(n,)` into calibrated ones, given the rows' positions in the fold `(n,)`.
-        max_rows: rows to sample at most; as many are read as donors.
-        seed: seed of the draw.
+        reader: The prepared file.
+        rows: Ascending row numbers of the fold, `(num_rows,)`.
+        label: Their labels.
+        score: Training-scale logits `(n,)` of a batch of n rows.
+        calibrate: What turns logits `(n,)` into calibrated ones, given the rows' positions in the fold `(n,)`.
+        max_rows: Rows to sample at most; as many are read as donors.
+        seed: Seed of the draw.
 
     Returns:
         See `permutation_importance`.
 
     Raises:
-        ValueError: see `draw_rows`.
+        ValueError: See `draw_rows`.
     """
     drawn = draw_rows(label, max_rows=max_rows, seed=seed)
     sampled = read_batch(reader, rows[drawn.sampled])
+    # Donors are read in the file's order, then put back into that of the draw, which pairs them with the sampled rows.
     order = torch.from_numpy(np.argsort(np.argsort(drawn.donor)))
     donor = read_batch(reader, rows[np.sort(drawn.donor)]).take(order)
     return permutation_importance(
@@ -102,8 +103,8 @@ class SampledRows:
     """Positions in a fold, each array of shape (n,).
 
     Attributes:
-        sampled: ascending, clicks over-represented.
-        donor: the row that each sampled row takes a field from; each row is a donor at most once.
+        sampled: Ascending, clicks over-represented.
+        donor: The row that each sampled row takes a field from; each row is a donor at most once.
     """
 
     sampled: IntArray
@@ -114,9 +115,9 @@ def draw_rows(label: LabelArray, *, max_rows: int, seed: int) -> SampledRows:
     """Draw the sampled rows of a fold, at most half of them clicks unless other rows run out, and their donors.
 
     Args:
-        label: ndarray of shape (num_rows,) in {0, 1}.
-        max_rows: rows to sample at most; at least four, so that there is an error to estimate.
-        seed: seed of the draw.
+        label: `(num_rows,)` in {0, 1}.
+        max_rows: Rows to sample at most; at least four, so that there is an error to estimate.
+        seed: Seed of the draw.
 
     Raises:
         ValueError: `max_rows` is less than four.
@@ -139,10 +140,10 @@ class _Effect:
     """What a replacement does to the figures.
 
     Attributes:
-        log_loss: rise of each row's loss, (n,).
-        auc_influence: each row's contribution to the error of the drop, (n,).
-        auc: drop of the AUC.
-        ap: drop of the AP.
+        log_loss: Rise of each row's loss, (n,).
+        auc_influence: Each row's contribution to the error of the drop, (n,).
+        auc: Drop of the AUC.
+        ap: Drop of the AP.
     """
 
     log_loss: Float64Array
@@ -213,11 +214,11 @@ def permutation_importance(
     """Replace each field in turn, then the pairs of the most important ones.
 
     Args:
-        score: calibrated logits, float64 `(n,)`, of a batch of n rows.
-        sampled: the rows to measure on, with labels of both classes, two each at least.
-        donor: the rows that they take fields from, in the same order.
-        schema: names of the fields.
-        base_rate: click rate of the fold that `sampled` stands for.
+        score: Calibrated logits, float64 `(n,)`, of a batch of n rows.
+        sampled: The rows to measure on, with labels of both classes, two each at least.
+        donor: The rows that they take fields from, in the same order.
+        schema: Names of the fields.
+        base_rate: Click rate of the fold that `sampled` stands for.
 
     Returns:
         Rows of the keys `COLUMNS`: `kind` is `field`, or `pair` where every figure is what the pair loses beyond the
@@ -273,7 +274,7 @@ def _replaced(sampled: Batch, donor: Batch, places: list[tuple[int, slice]]) -> 
 
 
 def field_importance(params: Params, half: ReportHalf, *, reader: RowReader) -> list[Row]:
-    """Return the importance of each field to the model, as it was before any refit; see `qin.evaluate.importance`.
+    """The importance of each field to the model, as it was before any refit; see `qin.evaluate.importance`.
 
     Args:
         params: Sections evaluate and train.

@@ -23,8 +23,8 @@ def largest_segments(segments: Segments, *, max_values: int = MAX_VALUES) -> Seg
     """Keep the values with the most rows and pool the rest as `other`, so that a column of many values stays readable.
 
     Args:
-        segments: value of each row.
-        max_values: values to keep; a tie goes to the first by name.
+        segments: Value of each row.
+        max_values: Values to keep; a tie goes to the first by name.
 
     Returns:
         The kept values in their old order; then, if there are more, what was pooled. Where a kept value is itself
@@ -48,14 +48,14 @@ def slice_figures(
     segments: Segments,
     cluster: IntArray | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Return figures of each value's rows, by value.
+    """Figures of each value's rows, by value.
 
     Args:
-        logit: ndarray of shape (n,), which ranks all rows.
-        calibrated: ndarray of shape (n,), of the calibrated probabilities.
-        label: ndarray of shape (n,) in {0, 1}.
-        segments: value of each row; see `largest_segments`.
-        cluster: ndarray of shape (n,), see `qin.metrics.standard_errors.standard_error`.
+        logit: `(n,)`, which ranks all rows.
+        calibrated: `(n,)`, of the calibrated probabilities.
+        label: `(n,)` in {0, 1}.
+        segments: Value of each row; see `largest_segments`.
+        cluster: `(n,)`, see `qin.metrics.standard_errors.standard_error`.
 
     Returns:
         `rows`, `base_rate`, and `ap`, `auc` and `calibration_ratio` each with its standard error `_se`, AP with its
@@ -73,13 +73,13 @@ def slice_figures(
 
 
 def slice_calibration_rows(column: str, calibrated: FloatArray, label: LabelArray, *, segments: Segments) -> list[Row]:
-    """Return observed against predicted click rates of each value that has rows.
+    """Observed against predicted click rates of each value that has rows.
 
     Args:
-        column: its name.
-        calibrated: ndarray of shape (n,), calibrated logits of rows that the calibrator was not fitted on.
-        label: ndarray of shape (n,) in {0, 1}.
-        segments: value of each row; see `largest_segments`.
+        column: Its name.
+        calibrated: `(n,)`, calibrated logits of rows that the calibrator was not fitted on.
+        label: `(n,)` in {0, 1}.
+        segments: Value of each row; see `largest_segments`.
 
     Returns:
         Rows `column`, `value`, `num_rows`, `predicted` (mean probability), `observed` (share of clicks), `lower` and

@@ -31,12 +31,12 @@ class SharedRows:
     """The rows of both runs' report halves.
 
     Attributes:
-        names: of the runs.
-        row: row numbers in the train file, ascending, `(n,)`.
+        names: Of the runs.
+        row: Row numbers in the train file, ascending, `(n,)`.
         label: `(n,)`.
-        calibrated: each run's calibrated logits, `(n,)`.
-        base_rates: click rate that each run's probabilities refer to.
-        num_unshared: rows that only the first run has, and only the second.
+        calibrated: Each run's calibrated logits, `(n,)`.
+        base_rates: Click rate that each run's probabilities refer to.
+        num_unshared: Rows that only the first run has, and only the second.
     """
 
     names: tuple[str, str]
@@ -54,9 +54,9 @@ def shared_rows(first: Run, second: Run, *, train: Source | None = None) -> Shar
     chose among more looks better still.
 
     Args:
-        first: one run.
-        second: the other.
-        train: the raw log, for shifts by segment.
+        first: One run.
+        second: The other.
+        train: The raw log, for shifts by segment.
 
     Raises:
         QinError: If no row is shared, a label differs, the shared rows hold one class only, or what shifts by segment
@@ -65,6 +65,7 @@ def shared_rows(first: Run, second: Run, *, train: Source | None = None) -> Shar
     runs = (first, second)
     reported = [np.flatnonzero(run.scored.is_report) for run in runs]
     rows = [run.scored.row[places] for run, places in zip(runs, reported, strict=True)]
+    # Runs of different folds share some rows of their halves only: the pairing is by the number in the train file.
     row, *found = np.intersect1d(rows[0], rows[1], assume_unique=True, return_indices=True)
     if not row.size:
         raise DataError(f"{first.name} and {second.name} report no row in common: their folds are disjoint")
@@ -95,7 +96,7 @@ def _check_labels(runs: tuple[Run, Run], row: IntArray, places: list[IntArray]) 
 
 
 def _calibrated(run: Run, *, train: Source | None) -> Float64Array:
-    """Return the logits of all of a run's rows, from the calibrator that the report half did not fit."""
+    """The logits of all of a run's rows, from the calibrator that the report half did not fit."""
     shifts = run.report.heldout.segments
     if shifts is not None and train is None:
         raise ConfigError("params.yaml: file not found; shifts by segment need its data.train")
@@ -107,8 +108,8 @@ def compare_runs(rows: SharedRows, *, cluster: IntArray | None = None) -> dict[s
     """Compare on the shared rows.
 
     Args:
-        rows: see `shared_rows`.
-        cluster: ndarray of shape (n,), codes from 0 of what is drawn independently, such as users; None for rows.
+        rows: See `shared_rows`.
+        cluster: `(n,)`, codes from 0 of what is drawn independently, such as users; None for rows.
 
     Returns:
         Every metric that is compared, `gauc` behind those of the ranking (with clusters of which one at least holds
@@ -179,7 +180,7 @@ def verdict(name: str, row: Difference) -> str:
 def comparison_json(
     rows: SharedRows, found: dict[str, Difference], *, clusters: dict[str, Any] | None
 ) -> dict[str, Any]:
-    """Return everything in one JSON object with stable keys."""
+    """Everything in one JSON object with stable keys."""
     return {
         "first": rows.names[0],
         "second": rows.names[1],
@@ -195,7 +196,7 @@ def comparison_json(
 
 
 def comparison_text(report: dict[str, Any]) -> str:
-    """Return the same for reading: a table, above it what was compared, below it what a standard error covers."""
+    """The same for reading: a table, above it what was compared, below it what a standard error covers."""
     rows, clusters = report["rows"], report["clusters"]
     unit = "rows taken as independent" if clusters is None else f"by {clusters['column']}, {clusters['num']:,} clusters"
     lines = [

@@ -83,7 +83,7 @@ app = typer.Typer(add_completion=False)
 
 
 def page() -> str:
-    """Return the template, which stands for itself in any folder."""
+    """The template, which stands for itself in any folder."""
     notes = {name: f"{plot.title}: {plot.empty}" for name, plot in PLOT_OF.items()}
     return _HTML % (drawing_library(), json.dumps(notes))
 

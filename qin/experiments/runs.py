@@ -22,9 +22,9 @@ class Run:
     """What one run left of its validation fold.
 
     Attributes:
-        name: as the user gave it.
-        scored: logits and labels.
-        report: the calibration.
+        name: As the user gave it.
+        scored: Logits and labels.
+        report: The calibration.
     """
 
     name: str
@@ -38,7 +38,7 @@ def read_run(name: str, *, root: Path = Path()) -> Run:
     Args:
         name: `workspace`; a folder that is a checkout or its `artifacts/validation`, with `temperature.json` beside it;
             or else a revision or experiment of the repository.
-        root: the repository.
+        root: The repository.
 
     Raises:
         ArtifactError: If there is no such run, or its files are missing or damaged.

@@ -91,7 +91,7 @@ def _spread_out(values: Float64Array, half_width: float) -> Float64Array:
 
 
 def stability_index(early: Float64Array, late: Float64Array) -> float:
-    """Return the sum over bins of `(q - p) log(q / p)`, bins cut at the tenths of the earlier values.
+    """The sum over bins of `(q - p) log(q / p)`, bins cut at the tenths of the earlier values.
 
     Equal values stay in one bin, so a feature that is mostly 0 has fewer bins. Half a row is added to each bin, so
     that an empty one is no infinity.

@@ -96,6 +96,7 @@ class Earlier:
             moments = shown[fitted]
             order = np.argsort(moments, kind="stable")
             read, moments = fitted[order], moments[order]
+        # left: what became known in the very moment in which a block begins is not known to its rows
         known = np.searchsorted(times, _block_starts(moments, num_blocks), side="left")
         rows_so_far = np.zeros(time.size, np.int64)
         rows_so_far[read] = known

@@ -138,14 +138,14 @@ def group_rows(keys: npt.NDArray[np.uint64]) -> Groups:
 
 
 def sizes(groups: Groups) -> Values:
-    """Return how many rows each row's group has, `(num_rows,)`."""
+    """How many rows each row's group has, `(num_rows,)`."""
     out = np.empty(groups.order.size, np.float32)
     _fill_sizes(*groups, out)
     return out
 
 
 def first_times(groups: Groups, time: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
-    """Return the first time of each row's group, `(num_rows,)`, of the type of `time (num_rows,)`."""
+    """The first time of each row's group, `(num_rows,)`, of the type of `time (num_rows,)`."""
     out = np.empty_like(time)
     _fill_firsts(*groups, time, out)
     return out

@@ -77,7 +77,7 @@ class Prior:
 
 
 def measure(name: str, counts: KeyCounts, rows_so_far: npt.NDArray[np.int64], prior: Prior) -> Values:
-    """Return one of `MEASURES` of each row or key.
+    """One of `MEASURES` of each row or key.
 
     Args:
         name: Which one.
@@ -94,7 +94,7 @@ def measure(name: str, counts: KeyCounts, rows_so_far: npt.NDArray[np.int64], pr
 
 
 def find(keys: Keys, wanted: Keys) -> npt.NDArray[np.int64]:
-    """Return the position of each wanted key, -1 for one that is not there.
+    """The position of each wanted key, -1 for one that is not there.
 
     Args:
         keys: Ascending, `(m,)`.

@@ -31,12 +31,12 @@ class Rows:
     """Logits and labels, with what several metrics read of them, each computed once and when first needed.
 
     Args:
-        logit: ndarray of shape (n,), finite.
-        label: ndarray of shape (n,) in {0, 1}, both of them.
-        base_rate: click rate of the training rows, a constant here; only `WLL_BALANCED` reads it.
+        logit: `(n,)`, finite.
+        label: `(n,)` in {0, 1}, both of them.
+        base_rate: Click rate of the training rows, a constant here; only `WLL_BALANCED` reads it.
 
     Raises:
-        ValueError: see `qin.metrics.logits.positive_rows`.
+        ValueError: See `qin.metrics.logits.positive_rows`.
     """
 
     def __init__(self, logit: FloatArray, label: LabelArray, *, base_rate: float = 0.5) -> None:
@@ -84,13 +84,13 @@ class Metric:
     """One figure of rows.
 
     Attributes:
-        name: its key in the metrics files.
-        statistic: its value.
+        name: Its key in the metrics files.
+        statistic: Its value.
         influence: `(n,)`, given its value: the influence function at each row over n, which sums to 0.
-        ranks: whether it reads the order of rows alone, so that a calibrator of all rows leaves it as it is.
-        lower_is_better: whether it is a loss.
-        is_compared: whether `qin compare` shows it; one that says the same as another, or has no better side, is not.
-        is_precision: whether it is an average precision, whose intervals need `qin.metrics.resampling`.
+        ranks: Whether it reads the order of rows alone, so that a calibrator of all rows leaves it as it is.
+        lower_is_better: Whether it is a loss.
+        is_compared: Whether `qin compare` shows it; one that says the same as another, or has no better side, is not.
+        is_precision: Whether it is an average precision, whose intervals need `qin.metrics.resampling`.
     """
 
     name: str
@@ -102,19 +102,19 @@ class Metric:
     is_precision: bool = False
 
     def estimate(self, rows: Rows) -> Estimate:
-        """Return the value with each row's influence."""
+        """The value with each row's influence."""
         value = self.statistic(rows)
         ranked = (RankedBy(1.0, rows.logit),) if self.is_precision else ()
         return Estimate(value, self.influence(rows, value), ranked)
 
 
 def estimates(metrics: Iterable[Metric], rows: Rows) -> dict[str, Estimate]:
-    """Return each metric's estimate by name."""
+    """Each metric's estimate by name."""
     return {metric.name: metric.estimate(rows) for metric in metrics}
 
 
 def values(metrics: Iterable[Metric], rows: Rows) -> dict[str, float]:
-    """Return each metric's value by name, without its influence."""
+    """Each metric's value by name, without its influence."""
     return {metric.name: metric.statistic(rows) for metric in metrics}
 
 
@@ -253,17 +253,17 @@ METRICS = {metric.name: metric for metric in (AP, AUC, LOG_LOSS, NE, WLL, WLL_BA
 
 
 def ranking_metrics() -> tuple[Metric, ...]:
-    """Return those that read the order of rows alone."""
+    """Those that read the order of rows alone."""
     return tuple(metric for metric in METRICS.values() if metric.ranks)
 
 
 def probability_metrics() -> tuple[Metric, ...]:
-    """Return those that read probabilities."""
+    """Those that read probabilities."""
     return tuple(metric for metric in METRICS.values() if not metric.ranks)
 
 
 def compared_metrics() -> tuple[Metric, ...]:
-    """Return those that `qin compare` shows."""
+    """Those that `qin compare` shows."""
     return tuple(metric for metric in METRICS.values() if metric.is_compared)
 
 
@@ -276,7 +276,7 @@ def competition_score(*, ap: float, wll: float) -> float:
 
 
 def competition_estimate(*, ap: Estimate, wll: Estimate) -> Estimate:
-    """Return the score of two estimates whose influences are over the same rows."""
+    """The score of two estimates whose influences are over the same rows."""
     slope = -0.5 / (1.0 + wll.value) ** 2
     value = competition_score(ap=ap.value, wll=wll.value)
     ranked = tuple(RankedBy(0.5 * one.weight, one.logit) for one in ap.ranked)

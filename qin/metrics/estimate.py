@@ -10,8 +10,8 @@ class RankedBy:
     """A share of an estimate that is an average precision.
 
     Attributes:
-        weight: its factor.
-        logit: ndarray of shape (n,), which ranks.
+        weight: Its factor.
+        logit: `(n,)`, which ranks.
     """
 
     weight: float
@@ -23,9 +23,9 @@ class Estimate:
     """A metric with what each row contributes to its error.
 
     Attributes:
-        value: the metric.
-        influence: ndarray of shape (n,), the influence function at each row over n; sums to 0.
-        ranked: the average precisions in it, whose intervals are resampled where clicks are few.
+        value: The metric.
+        influence: `(n,)`, the influence function at each row over n; sums to 0.
+        ranked: The average precisions in it, whose intervals are resampled where clicks are few.
     """
 
     value: float
@@ -33,6 +33,6 @@ class Estimate:
     ranked: tuple[RankedBy, ...] = ()
 
     def minus(self, other: "Estimate") -> "Estimate":
-        """Return this estimate less another one of the same rows."""
+        """This estimate less another one of the same rows."""
         ranked = (*self.ranked, *(RankedBy(-one.weight, one.logit) for one in other.ranked))
         return Estimate(self.value - other.value, self.influence - other.influence, ranked)

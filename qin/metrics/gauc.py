@@ -13,10 +13,10 @@ class GroupedAuc:
     """Per-group AUC, averaged over groups.
 
     Attributes:
-        estimate: the average; its influence holds only when summed over whole groups, so the groups (or what contains
+        estimate: The average; its influence holds only when summed over whole groups, so the groups (or what contains
             them) must be the clusters of its standard error.
-        num_groups: groups with both classes, the only ones that have an AUC.
-        num_rows: rows in those groups.
+        num_groups: Groups with both classes, the only ones that have an AUC.
+        num_rows: Rows in those groups.
     """
 
     estimate: Estimate
@@ -30,15 +30,15 @@ def grouped_auc(logit: FloatArray, label: LabelArray, group: IntArray) -> Groupe
     One sort by group and logit, no loop over groups; ties count one half.
 
     Args:
-        logit: ndarray of shape (n,).
-        label: ndarray of shape (n,) in {0, 1}.
-        group: ndarray of shape (n,), codes from 0.
+        logit: `(n,)`.
+        label: `(n,)` in {0, 1}.
+        group: `(n,)`, codes from 0.
 
     Returns:
         None where no group holds both classes.
 
     Raises:
-        ValueError: see `qin.metrics.logits.positive_rows`; or a shape differs.
+        ValueError: See `qin.metrics.logits.positive_rows`; or a shape differs.
 
     Source: Zhu et al. (2017), Optimized cost per click in Taobao display advertising (GAUC); weighted by impressions as
     in Zhou et al. (2018), Deep interest network for click-through rate prediction. The influence is that of a ratio of

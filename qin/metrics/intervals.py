@@ -7,10 +7,10 @@ NORMAL_975, NORMAL_9995 = 1.959963984540054, 3.2905267314919255
 
 
 def wilson_interval(num_positives: float, *, num_rows: float) -> tuple[float, float]:
-    """Return the 95% score interval of a rate; effective rows need not be whole.
+    """The 95% score interval of a rate; effective rows need not be whole.
 
     Raises:
-        ValueError: not `0 <= num_positives <= num_rows` with rows.
+        ValueError: Not `0 <= num_positives <= num_rows` with rows.
     """
     if not 0 <= num_positives <= num_rows or num_rows <= 0:
         raise ValueError(f"0 <= num_positives <= num_rows must hold, with a row: {num_positives=}, {num_rows=}")

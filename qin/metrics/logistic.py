@@ -22,10 +22,10 @@ class LogisticFit:
     """A fitted regression.
 
     Attributes:
-        coefficient: of each column, then the intercept if there is one, `(num_coefficients,)`.
-        covariance: of the coefficients' estimates, `(num_coefficients, num_coefficients)`.
-        loss: mean loss at the solution, each row by its class's weight.
-        decrement: the loss that another Newton step would still gain, twice.
+        coefficient: Of each column, then the intercept if there is one, `(num_coefficients,)`.
+        covariance: Of the coefficients' estimates, `(num_coefficients, num_coefficients)`.
+        loss: Mean loss at the solution, each row by its class's weight.
+        decrement: The loss that another Newton step would still gain, twice.
     """
 
     coefficient: Float64Array
@@ -35,7 +35,7 @@ class LogisticFit:
 
 
 def identity(logit: Float64Array) -> Float64Array:
-    """Return the logit itself, as a column."""
+    """The logit itself, as a column."""
     return logit
 
 
@@ -67,14 +67,14 @@ def fit_logistic(
     the sandwich `H^-1 J H^-1`, `J` the scores' spread within the classes, whose sizes count as given.
 
     Args:
-        logit: ndarray of shape (n,), finite.
-        is_positive: bool ndarray of shape (n,), both classes present.
-        columns: functions of the logit, none constant and none a multiple of another over these rows.
-        intercept: whether there is one.
-        balanced: weigh the rows so that both classes count for half of the loss.
+        logit: `(n,)`, finite.
+        is_positive: `(n,)`, bool, both classes present.
+        columns: Functions of the logit, none constant and none a multiple of another over these rows.
+        intercept: Whether there is one.
+        balanced: Weigh the rows so that both classes count for half of the loss.
 
     Raises:
-        ValueError: the columns cannot be told apart in float64, or the minimum is not reached.
+        ValueError: The columns cannot be told apart in float64, or the minimum is not reached.
 
     Source: Huber (1967), The behavior of maximum likelihood estimates under nonstandard conditions (sandwich).
     """
@@ -123,14 +123,14 @@ class _Problem:
         return sums
 
     def to_raw(self) -> Float64Array:
-        """Return the matrix `(d, d)` that takes weights of standardised columns to coefficients of raw ones."""
+        """The matrix `(d, d)` that takes weights of standardised columns to coefficients of raw ones."""
         matrix = np.diag(np.append(1.0 / self._scale, [1.0] * self._intercept))
         if self._intercept:
             matrix[-1, :-1] = -self._mean / self._scale
         return matrix
 
     def moments(self, weight: Float64Array) -> _Moments:
-        """Return loss and derivatives at `weight (d,)`."""
+        """Loss and derivatives at `weight (d,)`."""
         loss, gradient, hessian = 0.0, np.zeros(weight.size), np.zeros((weight.size, weight.size))
         for rows, chunk in row_chunks(self._logit):
             x, label = self._design(chunk), self._is_positive[rows]  # (d, rows), (rows,)
@@ -143,7 +143,7 @@ class _Problem:
         return _Moments(loss / self._logit.size, gradient / self._logit.size, hessian / self._logit.size)
 
     def spread(self, weight: Float64Array) -> Float64Array:
-        """Return the scores' sum of squares around their class's mean, `(d, d)`."""
+        """The scores' sum of squares around their class's mean, `(d, d)`."""
         squares, sums = np.zeros((weight.size, weight.size)), np.zeros((2, weight.size))
         for rows, chunk in row_chunks(self._logit):
             x, label = self._design(chunk), self._is_positive[rows]
@@ -168,7 +168,7 @@ class _Problem:
 
 
 def _minimise(problem: _Problem, weight: Float64Array) -> tuple[Float64Array, _Moments, float]:
-    """Return the weights at the minimum, the moments there, and the last decrement."""
+    """The weights at the minimum, the moments there, and the last decrement."""
     now = problem.moments(weight)
     for _ in range(_MAX_STEPS):
         if not np.linalg.cond(now.hessian) <= _MAX_CONDITION:

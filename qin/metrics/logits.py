@@ -20,14 +20,14 @@ def positive_rows(logit: FloatArray, label: LabelArray) -> BoolArray:
     """Check a pair of logits and labels and return which rows are positive.
 
     Args:
-        logit: ndarray of shape (n,), any float type, finite.
-        label: ndarray of shape (n,), bool or numbers in {0, 1}.
+        logit: `(n,)`, any float type, finite.
+        label: `(n,)`, bool or numbers in {0, 1}.
 
     Returns:
-        bool ndarray of shape (n,).
+        `(n,)`, bool.
 
     Raises:
-        ValueError: a shape differs, a logit is not finite, a label is not in {0, 1}, or a class is missing.
+        ValueError: A shape differs, a logit is not finite, a label is not in {0, 1}, or a class is missing.
     """
     if logit.ndim != 1 or logit.shape != label.shape:
         raise ValueError(f"logit and label must be 1-d and of equal length: {logit.shape=}, {label.shape=}")
@@ -47,7 +47,7 @@ def check_finite(logit: FloatArray) -> None:
     """Refuse a logit that is not finite.
 
     Raises:
-        ValueError: names the first such element.
+        ValueError: Names the first such element.
     """
     if not np.isfinite(logit).all():
         row = int(np.argmin(np.isfinite(logit)))
@@ -79,13 +79,13 @@ def sigmoid(logit: Float64Array) -> Float64Array:
 
 
 def log_losses(logit: FloatArray, label: LabelArray, *, offset: float = 0.0) -> tuple[float, float]:
-    """Return the mean loss of the positives and of the negatives, each from `logit + offset`.
+    """The mean loss of the positives and of the negatives, each from `logit + offset`.
 
     Returns:
         `mean(-log p | y=1)` and `mean(-log(1-p) | y=0)`, in nats.
 
     Raises:
-        ValueError: see `qin.metrics.logits.positive_rows`.
+        ValueError: See `qin.metrics.logits.positive_rows`.
     """
     is_positive = positive_rows(logit, label)
     positive_loss = negative_loss = 0.0

@@ -16,13 +16,13 @@ class Difference:
     """One metric of two models on the same rows.
 
     Attributes:
-        first: the first model's value.
-        second: the second model's value.
-        difference: second minus first.
-        standard_error: of `difference`, paired; None where a class lies in a single cluster.
+        first: The first model's value.
+        second: The second model's value.
+        difference: Second minus first.
+        standard_error: Of `difference`, paired; None where a class lies in a single cluster.
         lower: 95% interval of `difference`; None without a standard error. For what holds an average precision of few
             clicks it is resampled, and not `difference +- 1.96 standard_error`.
-        upper: its other end.
+        upper: Its other end.
         z: `difference` in standard errors or, where the interval is resampled, the normal deviate of the same p-value;
             None without a standard error above 0.
     """
@@ -47,17 +47,17 @@ def compare_logits(
     """Compare two models' logits row by row.
 
     Args:
-        first: ndarray of shape (n,), calibrated logits of the first model.
-        second: ndarray of shape (n,), those of the second model on the same rows.
-        label: ndarray of shape (n,) in {0, 1}.
-        cluster: ndarray of shape (n,), codes from 0 of what is drawn independently, such as users; None for rows.
-        metrics: what to compare, one after the other: an estimate holds a number per row.
+        first: `(n,)`, calibrated logits of the first model.
+        second: `(n,)`, those of the second model on the same rows.
+        label: `(n,)` in {0, 1}.
+        cluster: `(n,)`, codes from 0 of what is drawn independently, such as users; None for rows.
+        metrics: What to compare, one after the other: an estimate holds a number per row.
 
     Returns:
         Each metric's difference by name.
 
     Raises:
-        ValueError: see `qin.metrics.logits.positive_rows` and `qin.metrics.standard_errors.standard_error`.
+        ValueError: See `qin.metrics.logits.positive_rows` and `qin.metrics.standard_errors.standard_error`.
 
     Source: DeLong, DeLong and Clarke-Pearson (1988), Comparing the areas under two or more correlated ROC curves, for
     AUC; the other metrics follow the same way from their influence functions.

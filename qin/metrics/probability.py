@@ -29,7 +29,7 @@ def cox_calibration(logit: FloatArray, label: LabelArray) -> tuple[float, float]
         intercept and slope.
 
     Raises:
-        ValueError: see `qin.metrics.logits.positive_rows`; or the logits are constant or separate the classes, so
+        ValueError: See `qin.metrics.logits.positive_rows`; or the logits are constant or separate the classes, so
             that the likelihood has no finite maximum.
 
     Source: Cox (1958), Two further applications of a model for binary regression.
@@ -49,11 +49,11 @@ class ReliabilityBins:
     """Sums over bins of equal mass in logit; every array has shape (num_bins,), ascending in logit.
 
     Attributes:
-        num_rows: rows in each bin, at least one.
-        num_positives: positives in each bin.
-        probability_sum: sum of the predicted probabilities.
-        variance_sum: sum of `probability (1 - probability)`, the variance of the positives under calibration.
-        residual_square_sum: sum of `(label - probability)^2`.
+        num_rows: Rows in each bin, at least one.
+        num_positives: Positives in each bin.
+        probability_sum: Sum of the predicted probabilities.
+        variance_sum: Sum of `probability (1 - probability)`, the variance of the positives under calibration.
+        residual_square_sum: Sum of `(label - probability)^2`.
     """
 
     num_rows: IntArray
@@ -69,7 +69,7 @@ def reliability_bins(logit: FloatArray, label: LabelArray, *, num_bins: int = 20
     Ties may empty a bin; empty bins are left out. Row order has no influence.
 
     Raises:
-        ValueError: see `qin.metrics.logits.positive_rows`; or `num_bins` is not positive.
+        ValueError: See `qin.metrics.logits.positive_rows`; or `num_bins` is not positive.
     """
     if num_bins < 1:
         raise ValueError(f"num_bins must be at least 1: {num_bins=}")
@@ -88,7 +88,7 @@ def reliability_bins(logit: FloatArray, label: LabelArray, *, num_bins: int = 20
 
 
 def calibration_error(bins: ReliabilityBins) -> tuple[float, float]:
-    """Return the debiased root mean square calibration error, and its level under perfect calibration.
+    """The debiased root mean square calibration error, and its level under perfect calibration.
 
     Each bin's squared gap between mean label and mean probability is reduced by the sampling variance of that gap,
     `s^2 / n` with `s^2` the sample variance of `label - probability`. Where a bin holds one distinct probability
@@ -129,19 +129,19 @@ def _null_excess(terms: Float64Array) -> float:
 
 
 def calibration_figures(logit: FloatArray, label: LabelArray, *, num_bins: int = 20) -> dict[str, float | None]:
-    """Return how far the probabilities `sigmoid(logit)` are from observed rates.
+    """How far the probabilities `sigmoid(logit)` are from observed rates.
 
     Args:
-        logit: ndarray of shape (n,), on the natural scale.
-        label: ndarray of shape (n,) in {0, 1}.
-        num_bins: bins of the calibration error.
+        logit: `(n,)`, on the natural scale.
+        label: `(n,)` in {0, 1}.
+        num_bins: Bins of the calibration error.
 
     Returns:
         `cox_intercept` and `cox_slope`, both None where no finite estimate exists; `calibration_error` and
         `calibration_error_null`.
 
     Raises:
-        ValueError: see `qin.metrics.logits.positive_rows`.
+        ValueError: See `qin.metrics.logits.positive_rows`.
     """
     cox = cox_calibration(logit, label) if has_overlap(logit, positive_rows(logit, label)) else (None, None)
     error, error_null = calibration_error(reliability_bins(logit, label, num_bins=num_bins))

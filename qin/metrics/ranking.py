@@ -27,7 +27,7 @@ class RankingCounts:
         counts.average_precision(), counts.auc()
 
     Args:
-        positive_logit: ndarray of shape (num_positives,), at least one, finite.
+        positive_logit: `(num_positives,)`, at least one, finite.
     """
 
     def __init__(self, positive_logit: FloatArray) -> None:
@@ -45,7 +45,7 @@ class RankingCounts:
         """Count one array of negatives, of any length.
 
         Raises:
-            ValueError: a logit is not finite.
+            ValueError: A logit is not finite.
         """
         check_finite(negative_logit)
         for _, chunk in row_chunks(negative_logit):
@@ -56,22 +56,22 @@ class RankingCounts:
         self.num_negatives += negative_logit.size
 
     def true_positives(self) -> IntArray:
-        """Return the positives at or above each threshold, ascending in threshold."""
+        """The positives at or above each threshold, ascending in threshold."""
         return np.cumsum(self.num_positives_at[::-1], dtype=np.int64)[::-1]
 
     def false_positives(self) -> IntArray:
-        """Return the negatives at or above each threshold."""
+        """The negatives at or above each threshold."""
         return self.num_negatives - self._num_below
 
     def false_positives_above(self) -> IntArray:
-        """Return the negatives strictly above each threshold."""
+        """The negatives strictly above each threshold."""
         return self.num_negatives - self._num_up_to
 
     def average_precision(self) -> float:
         """Return `sum_k (R_k - R_{k-1}) P_k` over the distinct thresholds, ties handled as one step.
 
         Raises:
-            ValueError: no negatives were added.
+            ValueError: No negatives were added.
         """
         self._check_both_classes()
         true_positives = self.true_positives()
@@ -79,10 +79,10 @@ class RankingCounts:
         return float(np.dot(self.num_positives_at, precision) / true_positives[0])
 
     def auc(self) -> float:
-        """Return the share of (positive, negative) pairs in the right order, a tie counting one half.
+        """The share of (positive, negative) pairs in the right order, a tie counting one half.
 
         Raises:
-            ValueError: no negatives were added.
+            ValueError: No negatives were added.
         """
         self._check_both_classes()
         # pairs can pass 2^53, where float64 stops being exact, but each row's count cannot
@@ -96,10 +96,10 @@ class RankingCounts:
 
 
 def ranking_counts(logit: FloatArray, label: LabelArray) -> RankingCounts:
-    """Return the counts of rows that are already in memory.
+    """The counts of rows that are already in memory.
 
     Raises:
-        ValueError: see `qin.metrics.logits.positive_rows`.
+        ValueError: See `qin.metrics.logits.positive_rows`.
     """
     is_positive = positive_rows(logit, label)
     counts = RankingCounts(logit[is_positive])

@@ -50,9 +50,9 @@ class Interval:
 
     Attributes:
         lower: 95% interval, equal tails.
-        upper: its other end.
-        p_value: two-sided, of a true value of 0.
-        is_resampled: whether these are bootstrap quantiles rather than normal ones.
+        upper: Its other end.
+        p_value: Two-sided, of a true value of 0.
+        is_resampled: Whether these are bootstrap quantiles rather than normal ones.
     """
 
     lower: float
@@ -62,7 +62,7 @@ class Interval:
 
 
 def normal_interval(value: float, standard_error: float) -> Interval:
-    """Return the interval of an estimate that is normal, `value +- 1.96 standard errors`."""
+    """The interval of an estimate that is normal, `value +- 1.96 standard errors`."""
     spread = NORMAL_975 * standard_error
     if not standard_error:
         return Interval(value, value, 1.0 if value == 0.0 else 0.0)
@@ -70,7 +70,7 @@ def normal_interval(value: float, standard_error: float) -> Interval:
 
 
 def equivalent_z(p_value: float) -> float:
-    """Return the normal deviate, not negative, that has this two-sided p-value."""
+    """The normal deviate, not negative, that has this two-sided p-value."""
     return NormalDist().inv_cdf(1.0 - p_value / 2.0)
 
 
@@ -84,16 +84,16 @@ def resampled_interval(
     num_resamples: int = NUM_RESAMPLES,
     seed: int = 0,
 ) -> Interval:
-    """Return the studentised bootstrap interval of an estimate that holds average precisions.
+    """The studentised bootstrap interval of an estimate that holds average precisions.
 
     Args:
-        value: the estimate, such as a difference of two average precisions.
-        influence: ndarray of shape (n,), each row's influence on it over n.
-        ranked: its average precisions; what else is in it counts by its influence, as a sum over rows.
-        is_positive: bool ndarray of shape (n,), with both classes.
-        cluster: ndarray of shape (n,), codes from 0 of what is drawn independently; None for rows.
-        num_resamples: bootstrap samples.
-        seed: of the draws; the same for every estimate of the same rows.
+        value: The estimate, such as a difference of two average precisions.
+        influence: `(n,)`, each row's influence on it over n.
+        ranked: Its average precisions; what else is in it counts by its influence, as a sum over rows.
+        is_positive: `(n,)`, bool, with both classes.
+        cluster: `(n,)`, codes from 0 of what is drawn independently; None for rows.
+        num_resamples: Bootstrap samples.
+        seed: Of the draws; the same for every estimate of the same rows.
     """
     sample = _Sample(influence, ranked, is_positive, cluster)
     _, error = (float(figure[0]) for figure in sample.figures(np.ones((1, sample.num_units)), np.zeros(1)))
@@ -165,11 +165,11 @@ class _Sample:
         self._variance = float(np.dot(rest, rest))
 
     def figures(self, weight: Float64Array, noise: Float64Array) -> tuple[Float64Array, Float64Array]:
-        """Return each resample's shift of the estimate and its standard error, `(draws,)`.
+        """Each resample's shift of the estimate and its standard error, `(draws,)`.
 
         Args:
-            weight: how often each unit is drawn, `(draws, num_units)`.
-            noise: standard normal, `(draws,)`, for the rows that are not drawn again.
+            weight: How often each unit is drawn, `(draws, num_units)`.
+            noise: Standard normal, `(draws,)`, for the rows that are not drawn again.
         """
         of_rows = weight if self._unit is None else weight[:, self._unit]
         shift, effect = self._effects(of_rows)
@@ -181,7 +181,7 @@ class _Sample:
         return shift, np.sqrt(np.einsum("ij,ij,ij->i", weight, effect, effect) + self._variance)
 
     def _effects(self, weight: Float64Array) -> tuple[Float64Array, Float64Array]:
-        """Return the shift of the average precisions, `(draws,)`, and each row's influence on them."""
+        """The shift of the average precisions, `(draws,)`, and each row's influence on them."""
         shift, effect = np.zeros(len(weight)), np.zeros_like(weight)
         for ranking in self._rankings:
             value, of_rows = ranking.resampled(weight, self._num_clicks)
@@ -217,7 +217,7 @@ class _Ranking:
         self.value = float(self.resampled(ones, self._of_clicks.size)[0][0])
 
     def resampled(self, weight: Float64Array, num_clicks: int) -> tuple[Float64Array, Float64Array]:
-        """Return the average precision, `(draws,)`, and each row's influence on it, `(draws, rows)`.
+        """The average precision, `(draws,)`, and each row's influence on it, `(draws, rows)`.
 
         The formulas are those of `qin.metrics.definitions`, with weights.
         """
@@ -239,20 +239,20 @@ class _Ranking:
 
 
 def _sorted_bounds(place: IntArray, size: int) -> tuple[IntArray, IntArray]:
-    """Return an order by place, and how many rows lie at or above each of `size` thresholds."""
+    """An order by place, and how many rows lie at or above each of `size` thresholds."""
     order = np.argsort(place, kind="stable")
     return order, np.searchsorted(place[order], np.arange(size), side="right")
 
 
 def _running_sums(values: Float64Array, bounds: IntArray) -> Float64Array:
-    """Return the sums of the first `bounds` columns, `(draws, num_bounds)`."""
+    """The sums of the first `bounds` columns, `(draws, num_bounds)`."""
     sums = np.zeros((values.shape[0], values.shape[1] + 1))
     np.cumsum(values, axis=1, out=sums[:, 1:])
     return np.take(sums, bounds, axis=1)
 
 
 def _from_below(values: Float64Array) -> Float64Array:
-    """Return the sums over each threshold and all lower ones, `(draws, size + 1)`, the last 0."""
+    """The sums over each threshold and all lower ones, `(draws, size + 1)`, the last 0."""
     sums = np.zeros((values.shape[0], values.shape[1] + 1))
     np.cumsum(values[:, ::-1], axis=1, out=sums[:, -2::-1])
     return sums

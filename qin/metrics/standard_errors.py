@@ -56,14 +56,14 @@ def confidence(
     cluster: IntArray | None = None,
     num_resamples: int = NUM_RESAMPLES,
 ) -> Interval | None:
-    """Return the 95% interval and p-value of an estimate: normal, or resampled where an AP rests on few clicks.
+    """The 95% interval and p-value of an estimate: normal, or resampled where an AP rests on few clicks.
 
     Args:
-        estimate: a figure, or the difference of two.
-        is_positive: bool ndarray of shape (n,).
-        standard_error: of the estimate; see `standard_error`.
-        cluster: see `standard_error`.
-        num_resamples: see `qin.metrics.resampling.resampled_interval`.
+        estimate: A figure, or the difference of two.
+        is_positive: `(n,)`, bool.
+        standard_error: Of the estimate; see `standard_error`.
+        cluster: See `standard_error`.
+        num_resamples: See `qin.metrics.resampling.resampled_interval`.
 
     Returns:
         None without a standard error.
@@ -88,7 +88,7 @@ def _num_holders(is_positive: BoolArray, cluster: IntArray | None) -> int:
 
 
 def standard_error(influence: Float64Array, is_positive: BoolArray, *, cluster: IntArray | None = None) -> float | None:
-    """Return the standard error of an estimate, or of a difference of estimates on the same rows.
+    """The standard error of an estimate, or of a difference of estimates on the same rows.
 
     With `a_g` and `b_g` the sums over the positives and over the negatives of cluster g, and `I1`, `I0` and `I` the
     number of clusters that hold a positive, a negative, any row, the variance is
@@ -99,15 +99,15 @@ def standard_error(influence: Float64Array, is_positive: BoolArray, *, cluster: 
     exactly, with clusters Obuchowski's; for a plain mean it is the usual `s^2 / n` up to the factors.
 
     Args:
-        influence: ndarray of shape (n,); see `Estimate`.
-        is_positive: bool ndarray of shape (n,).
-        cluster: ndarray of shape (n,), codes from 0 of what is drawn independently, such as users; None for rows.
+        influence: `(n,)`; see `Estimate`.
+        is_positive: `(n,)`, bool.
+        cluster: `(n,)`, codes from 0 of what is drawn independently, such as users; None for rows.
 
     Returns:
         The standard error, or None where a class lies in a single cluster and has no variance to be seen.
 
     Raises:
-        ValueError: the shapes differ, or a code is negative.
+        ValueError: The shapes differ, or a code is negative.
 
     Source: Obuchowski (1997), Nonparametric analysis of clustered ROC curve data; DeLong, DeLong and Clarke-Pearson
     (1988), Comparing the areas under two or more correlated receiver operating characteristic curves.
@@ -145,7 +145,7 @@ def _independent_error(influence: Float64Array, is_positive: BoolArray) -> float
 
 
 def _cluster_sums(influence: Float64Array, cluster: IntArray, rows: BoolArray) -> tuple[Float64Array, IntArray]:
-    """Return the sum of the influences and the number of the given rows, per cluster."""
+    """The sum of the influences and the number of the given rows, per cluster."""
     codes, num_clusters = cluster[rows], int(cluster.max()) + 1
     sums = np.bincount(codes, weights=influence[rows], minlength=num_clusters)
     return sums.astype(np.float64, copy=False), np.bincount(codes, minlength=num_clusters)

@@ -19,40 +19,40 @@ _NUM_RECENCIES = 16  # the last item, the 2 before it, the 4 before those, and s
 class TargetAttention(nn.Module):
     """Adds to the target item the part of the behaviour sequence that it attends to.
 
-    The published form is ``W_o sum_i relu(W_q t . W_k x_i / sqrt(d_a)) W_v x_i + t``. Without a softmax the
-    projections leave the sum: with ``u = W_k^T W_q t`` the score is ``u . x_i / sqrt(d_a)``, and with
-    ``c = sum_i relu(score_i) x_i`` the output is ``W_o W_v c + t``. No history item is ever projected, so the
-    cost per item is two dot products of length ``sequence_dim``. The result is the same up to rounding.
+    The published form is `W_o sum_i relu(W_q t . W_k x_i / sqrt(d_a)) W_v x_i + t`. Without a softmax the
+    projections leave the sum: with `u = W_k^T W_q t` the score is `u . x_i / sqrt(d_a)`, and with
+    `c = sum_i relu(score_i) x_i` the output is `W_o W_v c + t`. No history item is ever projected, so the
+    cost per item is two dot products of length `sequence_dim`. The result is the same up to rounding.
 
     Source: QIN (arXiv 2504.17699), the equations of "Adaptive Sparse Target Attention".
-    NOTE[DIFF]: the defaults are the published form. ``num_heads`` divides query, key and value space as in Vaswani
-    et al. (2017). ``norm`` divides ``c`` by the history's length or its root, because the published sum grows with
-    it. ``bias`` adds a learned number to the score, the same for all items or by recency; it starts at 1, so that
-    training starts from a pooled history instead of from scores near zero, of which the relu passes half. ``scale``
+    NOTE[DIFF]: the defaults are the published form. `num_heads` divides query, key and value space as in Vaswani
+    et al. (2017). `norm` divides `c` by the history's length or its root, because the published sum grows with
+    it. `bias` adds a learned number to the score, the same for all items or by recency; it starts at 1, so that
+    training starts from a pooled history instead of from scores near zero, of which the relu passes half. `scale`
     multiplies the score before the bias: with small embeddings it is a product of small numbers and stays near zero.
-    ``target_values`` multiplies ``c`` by ``1 + W_g t``, the target-aware representation of TIN (arXiv 2308.08487)
+    `target_values` multiplies `c` by `1 + W_g t`, the target-aware representation of TIN (arXiv 2308.08487)
     taken out of the sum.
 
     Args:
-        target_dim: width of the target item, ``dt``.
-        sequence_dim: width of one history item, ``ds``.
-        attention_dim: width of the query and key space over all heads, ``A``.
-        num_heads: heads, a divisor of ``A``.
-        norm: what the sum over the history is divided by.
-        bias: what is added to the scores.
-        scale: what the scores are multiplied by.
-        target_values: whether the values depend on the target.
+        target_dim: Width of the target item, `dt`.
+        sequence_dim: Width of one history item, `ds`.
+        attention_dim: Width of the query and key space over all heads, `A`.
+        num_heads: Heads, a divisor of `A`.
+        norm: What the sum over the history is divided by.
+        bias: What is added to the scores.
+        scale: What the scores are multiplied by.
+        target_values: Whether the values depend on the target.
 
     Shape:
-        - target: ``(batch, dt)``
-        - sequence: ``(batch, seq, ds)``
-        - is_valid: ``(batch, seq)``, bool, true where a position holds an item
+        - target: `(batch, dt)`
+        - sequence: `(batch, seq, ds)`
+        - is_valid: `(batch, seq)`, bool, true where a position holds an item
         - query, keys: as target and sequence; what the scores are made of, where they have embeddings of their own
           (DARE, arXiv 2410.02604)
-        - output: ``(batch, dt)``; exactly ``target`` where the history is empty
+        - output: `(batch, dt)`; exactly `target` where the history is empty
 
     Raises:
-        ValueError: A size is below 1, ``num_heads`` does not divide ``attention_dim``, or an input's shape or type
+        ValueError: A size is below 1, `num_heads` does not divide `attention_dim`, or an input's shape or type
             breaks the rules above.
     """
 
@@ -108,7 +108,7 @@ class TargetAttention(nn.Module):
         return product(self._values(context), self.output.weight) + target
 
     def _directions(self, query: torch.Tensor) -> torch.Tensor:
-        """``u / sqrt(d_a)`` of each head, ``(batch, heads, ds)``."""
+        """`u / sqrt(d_a)` of each head, `(batch, heads, ds)`."""
         heads, width = self.num_heads, self.attention_dim // self.num_heads
         factor = self.scale / math.sqrt(width)
         if heads == 1:  # the same, without a stack
@@ -119,7 +119,7 @@ class TargetAttention(nn.Module):
     def _tiled_sums(
         self, direction: torch.Tensor, keys: torch.Tensor | None, sequence: torch.Tensor, is_valid: torch.Tensor
     ) -> torch.Tensor:
-        """``c`` of each head, ``(batch, heads, ds)``."""
+        """`c` of each head, `(batch, heads, ds)`."""
         bias = torch.zeros(1, self.num_heads) if self.score_bias is None else self.score_bias
         return attended_sums(sequence, keys, direction, is_valid, bias, bias_of_age(is_valid.shape[1], self.bias))
 
@@ -135,7 +135,7 @@ class TargetAttention(nn.Module):
         return torch.bmm(weight.transpose(1, 2), sequence)
 
     def _values(self, context: torch.Tensor) -> torch.Tensor:
-        """``W_v c`` of all heads, one after the other, ``(batch, A)``."""
+        """`W_v c` of all heads, one after the other, `(batch, A)`."""
         if self.num_heads == 1:
             return product(context.squeeze(1), self.value.weight)
         value_weight = self.value.weight.view(self.num_heads, -1, context.shape[2])  # (heads, width, ds)
@@ -168,10 +168,10 @@ def recencies(is_valid: torch.Tensor) -> torch.Tensor:
     """The recency of each position: the base-2 logarithm, rounded down, of one plus the valid positions after it.
 
     Args:
-        is_valid: ``(batch, seq)``, bool; the newest item stands last.
+        is_valid: `(batch, seq)`, bool; the newest item stands last.
 
     Returns:
-        Integers ``(batch, seq)`` from 0 to 15; arbitrary where not valid.
+        Integers `(batch, seq)` from 0 to 15; arbitrary where not valid.
     """
     num_after = is_valid.sum(dim=1, keepdim=True) - is_valid.cumsum(dim=1)
     exponent: torch.Tensor = torch.frexp((num_after + 1).to(torch.float32)).exponent.to(torch.int64) - 1
@@ -179,5 +179,5 @@ def recencies(is_valid: torch.Tensor) -> torch.Tensor:
 
 
 def bias_of_age(seq: int, bias: ScoreBias) -> torch.Tensor:
-    """Which score bias an item gets, by the number of valid items after it, int64, ``(seq,)``."""
+    """Which score bias an item gets, by the number of valid items after it, int64, `(seq,)`."""
     return recencies(torch.ones(1, seq, dtype=torch.bool))[0].flip(0) * (bias == "recency")

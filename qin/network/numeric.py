@@ -25,21 +25,21 @@ def bins_width(num_fields: int, num_bins: int) -> int:
 
 
 class PeriodicEmbedding(nn.Module):
-    """Maps each number ``x`` to ``relu(W [sin(2 pi c x), cos(2 pi c x)] + b)`` with learned frequencies ``c``.
+    """Maps each number `x` to `relu(W [sin(2 pi c x), cos(2 pi c x)] + b)` with learned frequencies `c`.
 
     Source: Gorishniy et al. (2022), On embeddings for numerical features in tabular deep learning, section 3.3
     ("PLR"); every field has weights of its own.
 
     Args:
-        num_fields: numeric fields, ``f``; 0 is allowed.
-        num_frequencies: frequencies of each field, ``k``.
+        num_fields: Numeric fields, `f`; 0 is allowed.
+        num_frequencies: Frequencies of each field, `k`.
 
     Shape:
-        - input: ``(batch, f)``, standardised
-        - output: ``(batch, f * 4)``
+        - input: `(batch, f)`, standardised
+        - output: `(batch, f * 4)`
 
     Raises:
-        ValueError: ``num_frequencies`` is below 1.
+        ValueError: `num_frequencies` is below 1.
     """
 
     def __init__(self, num_fields: int, num_frequencies: int) -> None:
@@ -59,7 +59,7 @@ class PeriodicEmbedding(nn.Module):
         self.bias.zero_()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Embed ``(batch, f)``; shapes as in the class description."""
+        """Embed `(batch, f)`; shapes as in the class description."""
         batch = len(x)
         frequency = spread(self.frequency.flatten(), batch).view(batch, *self.frequency.shape)
         angle = 2.0 * math.pi * x.unsqueeze(2) * frequency  # (batch, f, k)
@@ -69,7 +69,7 @@ class PeriodicEmbedding(nn.Module):
 
 
 class PiecewiseLinearEmbedding(nn.Module):
-    """Maps each number to ``sum_t e_t w_t``, where ``e_t`` is the part of bin ``t`` that lies below the number.
+    """Maps each number to `sum_t e_t w_t`, where `e_t` is the part of bin `t` that lies below the number.
 
     So each output is a function of the number that is linear inside every bin, and starts at 0. A missing number has
     an output of its own.
@@ -79,13 +79,13 @@ class PiecewiseLinearEmbedding(nn.Module):
     NOTE[DIFF]: the first and the last bin are bounded on both sides: the plain value, which stands beside, goes on.
 
     Args:
-        edges: ends of each field's bins in standardised units, ascending, ``(f, num_bins + 1)``; the last one again and
+        edges: Ends of each field's bins in standardised units, ascending, `(f, num_bins + 1)`; the last one again and
             again where a field has fewer.
-        dim: outputs of each field.
+        dim: Outputs of each field.
 
     Shape:
-        - input: ``(batch, 2 f)``, of ``NumericNormalizer``
-        - output: ``(batch, f * dim)``
+        - input: `(batch, 2 f)`, of `NumericNormalizer`
+        - output: `(batch, f * dim)`
 
     Raises:
         ValueError: The edges descend or are not finite, or there are fewer than two for each field.
@@ -104,12 +104,12 @@ class PiecewiseLinearEmbedding(nn.Module):
         self.weight = nn.Parameter(torch.zeros(num_fields, num_edges, dim))  # of each bin, then of a missing number
 
     def bins(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """The lower end of each bin and one over its width, 0 where there is none, ``(f, num_bins)`` each."""
+        """The lower end of each bin and one over its width, 0 where there is none, `(f, num_bins)` each."""
         width = self.edges.diff(dim=1)
         return self.edges[:, :-1].contiguous(), 1.0 / width.masked_fill(width == 0.0, torch.inf)
 
     def forward(self, normalized: torch.Tensor) -> torch.Tensor:
-        """Embed ``(batch, 2 f)``; shapes as in the class description."""
+        """Embed `(batch, 2 f)`; shapes as in the class description."""
         num_fields = self.edges.shape[0]
         value, is_missing = normalized[:, :num_fields].unsqueeze(2), normalized[:, num_fields:].unsqueeze(2)
         lower, inverse_width = self.bins()
@@ -119,7 +119,7 @@ class PiecewiseLinearEmbedding(nn.Module):
 
 
 def signed_log(x: torch.Tensor) -> torch.Tensor:
-    """Return ``sign(x) * log(1 + |x|)``, which shortens heavy tails and keeps zero and the sign."""
+    """Return `sign(x) * log(1 + |x|)`, which shortens heavy tails and keeps zero and the sign."""
     return torch.copysign(torch.log1p(x.abs()), x)
 
 
@@ -127,16 +127,16 @@ class NumericNormalizer(nn.Module):
     """Standardised signed logs of numeric fields, then their missing flags.
 
     Args:
-        mean: mean of each field's signed log over the train fold's non-missing values, ``(fields,)``.
-        std: standard deviation of the same; 0 for a constant or always missing field, whose output is then 0.
+        mean: Mean of each field's signed log over the train fold's non-missing values, `(fields,)`.
+        std: Standard deviation of the same; 0 for a constant or always missing field, whose output is then 0.
 
     Shape:
-        - raw: ``(batch, fields)``, NaN where missing
-        - output: ``(batch, 2 * fields)``, float32: values (0 where missing), then
+        - raw: `(batch, fields)`, NaN where missing
+        - output: `(batch, 2 * fields)`, float32: values (0 where missing), then
           flags (1 where missing)
 
     Raises:
-        ValueError: ``mean`` and ``std`` are not finite ``(fields,)`` vectors, or a ``std`` is negative.
+        ValueError: `mean` and `std` are not finite `(fields,)` vectors, or a `std` is negative.
     """
 
     mean: torch.Tensor

@@ -9,11 +9,11 @@ def history_mean(sequence: torch.Tensor, is_valid: torch.Tensor) -> torch.Tensor
     """The mean of the valid items.
 
     Args:
-        sequence: ``(batch, seq, dim)``.
-        is_valid: ``(batch, seq)``, bool; what stands in other positions gets a gradient of exactly zero.
+        sequence: `(batch, seq, dim)`.
+        is_valid: `(batch, seq)`, bool; what stands in other positions gets a gradient of exactly zero.
 
     Returns:
-        ``(batch, dim)``, 0 where the history is empty.
+        `(batch, dim)`, 0 where the history is empty.
     """
     if sequence.device.type == "cpu" and sequence.dtype == torch.float32:
         return tiled_means(sequence, is_valid)

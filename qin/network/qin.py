@@ -30,12 +30,12 @@ class QINInputs:
     """Which inputs the network reads.
 
     Attributes:
-        num_buckets: buckets of each vocabulary, padding and null included: first one vocabulary per categorical
+        num_buckets: Buckets of each vocabulary, padding and null included: first one vocabulary per categorical
             field, in the fields' order, then those that belong to a sequence alone.
-        num_fields: number of categorical fields.
-        sequence_vocabulary: for each behaviour sequence, the index of its vocabulary. A sequence that
+        num_fields: Number of categorical fields.
+        sequence_vocabulary: For each behaviour sequence, the index of its vocabulary. A sequence that
             shares a categorical field's vocabulary shares its embeddings, so that target and history can meet.
-        target_fields: indices of the categorical fields whose embeddings make up the target item.
+        target_fields: Indices of the categorical fields whose embeddings make up the target item.
 
     Raises:
         ValueError: A count or index contradicts the others; an input or target that the attention needs is absent.
@@ -66,9 +66,9 @@ class FittedInputs:
     """What the network takes from the train fold before it is trained; part of its state like the weights.
 
     Attributes:
-        normalizer: the fitted numeric normaliser; one of zero fields where there are none.
-        edges: see ``PiecewiseLinearEmbedding``; None without bins.
-        is_rare: see ``FusedEmbedding``; None where every value has an embedding of its own.
+        normalizer: The fitted numeric normaliser; one of zero fields where there are none.
+        edges: See `PiecewiseLinearEmbedding`; None without bins.
+        is_rare: See `FusedEmbedding`; None where every value has an embedding of its own.
     """
 
     normalizer: NumericNormalizer
@@ -81,30 +81,30 @@ class QINSizes:
     """Widths, depths, variants and dropout of the network; their defaults are those of the settings.
 
     Attributes:
-        embedding_dim: width of one embedding.
-        embedding_std: standard deviation of the initial embeddings.
-        attention_dim: width of the attention's query and key space; the authors use twice the target's width.
-        num_heads: heads of the attention.
-        attention_norm: see ``TargetAttention``.
-        attention_bias: see ``TargetAttention``.
-        attention_scale: see ``TargetAttention``.
-        target_values: see ``TargetAttention``.
-        separate_attention_embedding: whether the attention's scores are made of embeddings of their own, in a second
+        embedding_dim: Width of one embedding.
+        embedding_std: Standard deviation of the initial embeddings.
+        attention_dim: Width of the attention's query and key space; the authors use twice the target's width.
+        num_heads: Heads of the attention.
+        attention_norm: See `TargetAttention`.
+        attention_bias: See `TargetAttention`.
+        attention_scale: See `TargetAttention`.
+        target_values: See `TargetAttention`.
+        separate_attention_embedding: Whether the attention's scores are made of embeddings of their own, in a second
             table (DARE, arXiv 2410.02604).
-        pooled_history: whether the mean of each history's embeddings stands beside the attention's output.
-        num_layers: number of quadratic layers.
-        num_rows: number of linear functions that each quadratic layer sums (the paper's rows).
-        activation: ``after`` the product or ``inside`` it.
-        norm: what each quadratic product passes: ``none``, ``batch`` or ``rms``.
-        dropout: probability of dropping an element of a quadratic layer's output.
-        row_dropout: probability of dropping an element of a row inside a layer; above 0 it costs the fold.
-        embedding_dropout: probability of dropping an element of the embeddings and attention outputs that enter
+        pooled_history: Whether the mean of each history's embeddings stands beside the attention's output.
+        num_layers: Number of quadratic layers.
+        num_rows: Number of linear functions that each quadratic layer sums (the paper's rows).
+        activation: `after` the product or `inside` it.
+        norm: What each quadratic product passes: `none`, `batch` or `rms`.
+        dropout: Probability of dropping an element of a quadratic layer's output.
+        row_dropout: Probability of dropping an element of a row inside a layer; above 0 it costs the fold.
+        embedding_dropout: Probability of dropping an element of the embeddings and attention outputs that enter
             the quadratic network. The attention itself reads embeddings without dropout.
-        field_dropout: probability of dropping a whole field's embedding there, so that the network does not lean
+        field_dropout: Probability of dropping a whole field's embedding there, so that the network does not lean
             on identifiers alone.
-        num_frequencies: learned frequencies of each numeric field; 0 gives the fields as they are alone.
-        numeric_bins: bins of each numeric field's piecewise linear embedding beside its value; 0: none.
-        sparse_embedding_grad: whether the embedding table's gradient is sparse; for row-wise optimizers.
+        num_frequencies: Learned frequencies of each numeric field; 0 gives the fields as they are alone.
+        numeric_bins: Bins of each numeric field's piecewise linear embedding beside its value; 0: none.
+        sparse_embedding_grad: Whether the embedding table's gradient is sparse; for row-wise optimizers.
     """
 
     embedding_dim: int
@@ -151,12 +151,12 @@ class QIN(nn.Module):
     """Click logits from categorical fields, numeric fields and behaviour sequences.
 
     The quadratic network reads the flattened embeddings of all categorical fields, one attention output per
-    sequence, with ``pooled_history`` one mean per sequence, and the numeric block, in this order.
+    sequence, with `pooled_history` one mean per sequence, and the numeric block, in this order.
 
-    With ``use_bf16`` the quadratic network's matrix products are made in bfloat16; sums, residuals, attention and the
+    With `use_bf16` the quadratic network's matrix products are made in bfloat16; sums, residuals, attention and the
     logit stay in float32.
 
-    Construction leaves torch's global random generator as it was; parameters come from ``generator`` alone. Dropout
+    Construction leaves torch's global random generator as it was; parameters come from `generator` alone. Dropout
     in training mode draws from torch's global generator, which has no per-call seed: whoever trains seeds that
     generator, and saves its state with a checkpoint.
 
@@ -167,10 +167,10 @@ class QIN(nn.Module):
     instead of 0.68). The paper has one sequence; here there may be several, each with its own attention.
 
     Args:
-        inputs: which inputs the network reads.
-        sizes: widths, depths, variants and dropout.
-        fitted: what is fitted on the train fold.
-        generator: seeded CPU generator for the initial parameters.
+        inputs: Which inputs the network reads.
+        sizes: Widths, depths, variants and dropout.
+        fitted: What is fitted on the train fold.
+        generator: Seeded CPU generator for the initial parameters.
 
     Raises:
         ValueError: A size is out of its range, or what is fitted is not of these sizes.
@@ -231,11 +231,11 @@ class QIN(nn.Module):
         batch norm at identity.
 
         Args:
-            generator: seeded generator on the parameters' device.
-            embedding_std: standard deviation of the embeddings.
+            generator: Seeded generator on the parameters' device.
+            embedding_std: Standard deviation of the embeddings.
 
         Raises:
-            ValueError: ``embedding_std`` is not positive and finite.
+            ValueError: `embedding_std` is not positive and finite.
         """
         if not 0.0 < embedding_std < math.inf:
             raise ValueError(f"embedding_std must be positive and finite, got {embedding_std=}")
@@ -259,13 +259,13 @@ class QIN(nn.Module):
 
     @torch.no_grad()
     def set_base_rate(self, base_rate: float) -> None:
-        """Start training from the base rate's logit: set the output bias to ``log(p / (1 - p))``.
+        """Start training from the base rate's logit: set the output bias to `log(p / (1 - p))`.
 
         Args:
-            base_rate: click probability of the train fold as the loss weights it.
+            base_rate: Click probability of the train fold as the loss weights it.
 
         Raises:
-            ValueError: ``base_rate`` is not inside (0, 1).
+            ValueError: `base_rate` is not inside (0, 1).
         """
         if not 0.0 < base_rate < 1.0:
             raise ValueError(f"the base rate must be inside (0, 1), got {base_rate=}")
@@ -282,14 +282,14 @@ class QIN(nn.Module):
         """Compute click logits.
 
         Args:
-            categorical: buckets, ``(batch, num_fields)``, any integer type.
-            numeric: raw values, ``(batch, num_numeric)``, NaN where missing.
-            sequences: buckets of each behaviour sequence, ``(batch, seq)`` each, 0 for padding, which may stand
+            categorical: Buckets, `(batch, num_fields)`, any integer type.
+            numeric: Raw values, `(batch, num_numeric)`, NaN where missing.
+            sequences: Buckets of each behaviour sequence, `(batch, seq)` each, 0 for padding, which may stand
                 anywhere. Their lengths may differ.
-            first_row: number of the first row in the batch that several processes share, on which dropout depends.
+            first_row: Number of the first row in the batch that several processes share, on which dropout depends.
 
         Returns:
-            Logits, ``(batch,)``.
+            Logits, `(batch,)`.
 
         Raises:
             ValueError: The number or shape of the inputs does not fit the model.
@@ -314,7 +314,7 @@ class QIN(nn.Module):
         categorical: torch.Tensor,
         sequences: Sequence[torch.Tensor],
     ) -> list[torch.Tensor]:
-        """One attention output ``(batch, target_dim)`` per sequence, then its mean ``(batch, dim)`` where wanted."""
+        """One attention output `(batch, target_dim)` per sequence, then its mean `(batch, dim)` where wanted."""
         target, query = embedded[:, self._target_fields].flatten(1), None
         keys: Sequence[torch.Tensor | None] = [None] * len(sequences)
         if self.attention_embedding is not None:
@@ -329,7 +329,7 @@ class QIN(nn.Module):
         return attended + [history_mean(*part) for part in pooled]
 
     def _without_fields(self, embedded: torch.Tensor, first_row: int = 0) -> torch.Tensor:
-        """Embeddings ``(batch, num_fields, dim)`` with whole fields dropped in training."""
+        """Embeddings `(batch, num_fields, dim)` with whole fields dropped in training."""
         if not (self.training and self.sizes.field_dropout):
             return embedded
         ones = embedded.new_ones(embedded.shape[:2])

@@ -16,27 +16,27 @@ Norm = Literal["none", "batch", "rms"]
 
 
 class QuadraticLayer(nn.Module):
-    """Computes ``x * sum_r dropout(W_r x + b_r)``.
+    """Computes `x * sum_r dropout(W_r x + b_r)`.
 
     Nothing stands between the rows and their sum when dropout is off, so the rows are folded into one matrix:
-    ``x * ((sum_r W_r) x + sum_r b_r)`` costs one product instead of ``num_linear``, and gives every row the same
-    gradient as before. The parameters stay ``(num_linear * dim, dim)``, row after row, because the optimizer's
+    `x * ((sum_r W_r) x + sum_r b_r)` costs one product instead of `num_linear`, and gives every row the same
+    gradient as before. The parameters stay `(num_linear * dim, dim)`, row after row, because the optimizer's
     path, and with it the effective step size, depends on their number. Rows differ in training only by dropout.
 
     Source: QIN (arXiv 2504.17699), the Khatri-Rao quadratic layer.
 
     Args:
-        dim: width of the input and output.
-        num_linear: number of linear functions in the sum.
-        dropout: probability of dropping an element of one row, in [0, 1). It acts in training mode, through
+        dim: Width of the input and output.
+        num_linear: Number of linear functions in the sum.
+        dropout: Probability of dropping an element of one row, in [0, 1). It acts in training mode, through
             torch's global random generator, and costs the fold.
-        rectified: whether the sum passes a relu before the product, ``x * relu(sum_r W_r x + b_r)``.
+        rectified: Whether the sum passes a relu before the product, `x * relu(sum_r W_r x + b_r)`.
 
     Shape:
-        - input and output: ``(batch, dim)``
+        - input and output: `(batch, dim)`
 
     Raises:
-        ValueError: ``dim`` or ``num_linear`` is below 1, or ``dropout`` is outside [0, 1).
+        ValueError: `dim` or `num_linear` is below 1, or `dropout` is outside [0, 1).
     """
 
     def __init__(self, dim: int, *, num_linear: int, dropout: float, rectified: bool = False) -> None:
@@ -51,7 +51,7 @@ class QuadraticLayer(nn.Module):
         self.linear = nn.Linear(dim, num_linear * dim)
 
     def forward(self, x: torch.Tensor, first_row: int = 0) -> torch.Tensor:
-        """Multiply ``(batch, dim)`` by the sum of its rows; ``first_row`` as of ``dropout``."""
+        """Multiply `(batch, dim)` by the sum of its rows; `first_row` as of `dropout`."""
         total = self._sum_of_rows(x, first_row)
         return x * (F.relu(total) if self.rectified else total)
 
@@ -60,11 +60,11 @@ class QuadraticLayer(nn.Module):
             dim = self.linear.in_features
             rows = _linear(x, self.linear.weight, self.linear.bias)
             kept = dropout(rows, self.dropout, self.training, first_row=first_row)
-            return kept.view(-1, self.num_linear, dim).sum(dim=1)
+            return kept.view(-1, self.num_linear, dim).sum(dim=1)  # (batch, num_linear, dim) -> (batch, dim)
         return _linear(x, *self.folded())
 
     def folded(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """The sums of the rows' matrices, ``(dim, dim)``, and of their biases, ``(dim,)``."""
+        """The sums of the rows' matrices, `(dim, dim)`, and of their biases, `(dim,)`."""
         dim = self.linear.in_features
         weight = self.linear.weight.view(self.num_linear, dim, dim).sum(dim=0)
         return weight, self.linear.bias.view(self.num_linear, dim).sum(dim=0)
@@ -74,27 +74,27 @@ class QuadraticNetwork(nn.Module):
     """A stack of residual quadratic layers, then a linear function to one logit.
 
     The published order is quadratic product, batch norm, activation, dropout, residual: the activation stands after
-    the product. Inside it, ``x * relu(W x) + x``, the network trains better, because no product is cut to zero on
-    the way that carries ``x`` itself.
+    the product. Inside it, `x * relu(W x) + x`, the network trains better, because no product is cut to zero on
+    the way that carries `x` itself.
 
     Source: QIN (arXiv 2504.17699), the quadratic neural network; the order follows the authors' implementation.
     RMS norm: Zhang and Sennrich (2019).
 
     Args:
-        dim: width of the input and of every layer.
-        num_layers: number of quadratic layers.
-        num_linear: number of linear functions that each layer sums.
-        activation: ``after`` the product (PReLU, published) or ``inside`` it (ReLU).
-        norm: what each product passes: nothing, batch norm (published), or RMS norm.
-        dropout: probability for each layer's output, in [0, 1).
-        row_dropout: probability for the rows, in [0, 1); see ``QuadraticLayer``.
+        dim: Width of the input and of every layer.
+        num_layers: Number of quadratic layers.
+        num_linear: Number of linear functions that each layer sums.
+        activation: `after` the product (PReLU, published) or `inside` it (ReLU).
+        norm: What each product passes: nothing, batch norm (published), or RMS norm.
+        dropout: Probability for each layer's output, in [0, 1).
+        row_dropout: Probability for the rows, in [0, 1); see `QuadraticLayer`.
 
     Shape:
-        - input: ``(batch, dim)``
-        - output: logits, ``(batch,)``
+        - input: `(batch, dim)`
+        - output: logits, `(batch,)`
 
     Raises:
-        ValueError: A size is below 1, a dropout is outside [0, 1), or the input is not ``(batch, dim)``.
+        ValueError: A size is below 1, a dropout is outside [0, 1), or the input is not `(batch, dim)`.
     """
 
     def __init__(
@@ -127,7 +127,7 @@ class QuadraticNetwork(nn.Module):
         self.fc = nn.Linear(dim, 1)
 
     def forward(self, x: torch.Tensor, first_row: int = 0) -> torch.Tensor:
-        """Map ``(batch, dim)`` to logits ``(batch,)``; ``first_row`` as of ``dropout``."""
+        """Map `(batch, dim)` to logits `(batch,)`; `first_row` as of `dropout`."""
         if x.dim() != 2 or x.shape[1] != self.dim:
             raise ValueError(f"the input must be (batch, {self.dim}), got {tuple(x.shape)}")
         x = self._tiled(x, first_row) if self._is_tiled(x) else self._whole(x, first_row)

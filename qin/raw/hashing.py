@@ -257,6 +257,7 @@ def hash_column(array: pa.Array) -> HashedColumn:
 
 
 def _hash_dictionary(array: pa.Array) -> HashedColumn:
+    # Each distinct value is hashed once. A row is null by its code or by the value that its code names.
     values = hash_column(array.dictionary)
     codes = array.indices.fill_null(0).to_numpy(zero_copy_only=False)
     missing = array.indices.is_null().to_numpy(zero_copy_only=False)
@@ -272,6 +273,7 @@ def _hash_floats(array: pa.Array) -> HashedColumn:
     out = np.empty(len(array), np.uint64)
     is_null = np.isnan(values)
     is_other = np.zeros(len(array), np.bool_)
+    # Whole numbers are hashed by their digits, without a text; only the others need the text that gives them back.
     if _unseeded_whole_floats(values, out, is_other) > is_null.sum():
         rows = np.flatnonzero(is_other & ~is_null)
         for at, text in float_texts(values[rows]):

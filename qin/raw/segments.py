@@ -35,7 +35,7 @@ class Segments:
     code: npt.NDArray[np.int32]
 
     def where(self, rows: npt.NDArray[np.bool_] | npt.NDArray[np.int64]) -> "Segments":
-        """Return the rows of a mask `(num_rows,)`, or those at some positions, with all names."""
+        """The rows of a mask `(num_rows,)`, or those at some positions, with all names."""
         return Segments(self.names, self.code[rows])
 
 

@@ -43,8 +43,8 @@ class Block(NamedTuple):
     """A run of rows, ready to write.
 
     Attributes:
-        features: the columns of `train.parquet` or `test.parquet`.
-        truth: click probability, the parts of its logit and, for test, the label.
+        features: The columns of `train.parquet` or `test.parquet`.
+        truth: Click probability, the parts of its logit and, for test, the label.
     """
 
     features: pa.Table
@@ -67,10 +67,10 @@ def make_block(block: int, *, seed: int, split: Split, num_rows: int) -> Block:
     """Draw one block of a file.
 
     Args:
-        block: number of the block; it starts at row `block * BLOCK_ROWS`.
-        seed: the sample's seed.
-        split: the file.
-        num_rows: rows of the whole file.
+        block: Number of the block; it starts at row `block * BLOCK_ROWS`.
+        seed: The sample's seed.
+        split: The file.
+        num_rows: Rows of the whole file.
 
     Returns:
         The block's rows. The same row of a longer file differs in its day, and so in its probability and

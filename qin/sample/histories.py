@@ -22,9 +22,9 @@ class Interests(NamedTuple):
     """What each user reads: two favourite topics now, two in older history, and how strongly.
 
     Attributes:
-        recent: int64 array of shape (rows, 2), topics of the last `RECENT_TOKENS` tokens.
-        older: int64 array of shape (rows, 2), topics of the tokens before them.
-        thresholds: int64 array of shape (rows, 2) in 0..65536, cumulative shares of the two favourites.
+        recent: Int64 array of shape (rows, 2), topics of the last `RECENT_TOKENS` tokens.
+        older: Int64 array of shape (rows, 2), topics of the tokens before them.
+        thresholds: Int64 array of shape (rows, 2) in 0..65536, cumulative shares of the two favourites.
     """
 
     recent: NDArray[np.int64]
@@ -36,11 +36,11 @@ class Tokens(NamedTuple):
     """The vocabulary of the sequences.
 
     Attributes:
-        table: int16 array of shape (topics + 1, TABLE_SIZE); a uniform draw from a row is a token of that
+        table: Int16 array of shape (topics + 1, TABLE_SIZE); a uniform draw from a row is a token of that
             topic, and from the last row a token of any topic.
-        topics: int64 array of shape (tokens + 1,), topic of each token id; entry 0 is unused.
-        text: uint8 array of shape (tokens + 1, 4), each token's digits and a comma.
-        widths: int64 array of shape (tokens + 1,), used bytes of each row of `text`.
+        topics: Int64 array of shape (tokens + 1,), topic of each token id; entry 0 is unused.
+        text: Uint8 array of shape (tokens + 1, 4), each token's digits and a comma.
+        widths: Int64 array of shape (tokens + 1,), used bytes of each row of `text`.
     """
 
     table: NDArray[np.int16]
@@ -73,7 +73,7 @@ def sequence_lengths(share: NDArray[np.float64]) -> NDArray[np.int64]:
     """Lengths at the given quantiles of the published length distribution.
 
     Args:
-        share: uniform draws in [0, 1), of shape (rows,).
+        share: Uniform draws in [0, 1), of shape (rows,).
 
     Returns:
         Lengths in 1..14441, of shape (rows,): quartiles 195, 460 and 807, 0.55% of one token, 14% up to 100.
@@ -92,11 +92,11 @@ def write_sequences(
     """Draw every row's tokens, write them as comma-separated text and count recent matches.
 
     Args:
-        lengths: tokens per row, of shape (rows,).
-        row_seeds: one 64-bit seed per row.
-        interests: the users' topics.
-        target_topics: topic of each row's target item, of shape (rows,).
-        tokens: the vocabulary.
+        lengths: Tokens per row, of shape (rows,).
+        row_seeds: One 64-bit seed per row.
+        interests: The users' topics.
+        target_topics: Topic of each row's target item, of shape (rows,).
+        tokens: The vocabulary.
 
     Returns:
         The text column, and how many of each row's last `RECENT_TOKENS` tokens share the target's topic.

@@ -31,10 +31,10 @@ class Numeric(NamedTuple):
     """One numeric column, a function of a standard score `z`.
 
     Attributes:
-        kind: shape of the distribution.
+        kind: Shape of the distribution.
         location, spread: parameters of that shape.
-        step: smallest difference between two counts.
-        load: correlation of `z` with the user's activity.
+        step: Smallest difference between two counts.
+        load: Correlation of `z` with the user's activity.
     """
 
     kind: Kind
@@ -81,9 +81,9 @@ def draw_numerics(num_rows: int, *, streams: Streams, activity: NDArray[np.float
     """Draw `feat_*` and `history_*`, before nulls.
 
     Args:
-        num_rows: rows to draw.
-        streams: the block's random streams.
-        activity: the users' activity, of shape (rows,), mean 0 and variance 1.
+        num_rows: Rows to draw.
+        streams: The block's random streams.
+        activity: The users' activity, of shape (rows,), mean 0 and variance 1.
 
     Returns:
         One float32 array of shape (rows,) per column.

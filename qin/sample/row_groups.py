@@ -19,9 +19,9 @@ class RowGroupWriter:
     table and the encoded pages, while the map's pages can be dropped by the system at any time.
 
     Args:
-        path: the parquet file.
-        schema: its columns.
-        group_rows: rows of each row group; the last one may be smaller.
+        path: The parquet file.
+        schema: Its columns.
+        group_rows: Rows of each row group; the last one may be smaller.
     """
 
     def __init__(self, path: Path, *, schema: pa.Schema, group_rows: int) -> None:
@@ -57,7 +57,7 @@ class RowGroupWriter:
         """Append a table's rows.
 
         Args:
-            table: rows with the file's schema.
+            table: Rows with the file's schema.
         """
         while table.num_rows > 0:
             head = table.slice(0, self._group_rows - self._spooled_rows)

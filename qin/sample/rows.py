@@ -38,14 +38,14 @@ class Rows(NamedTuple):
     """The drawn rows of a block; every array has shape (rows,).
 
     Attributes:
-        codes: zero-based codes of gender, age_group, inventory_id, day_of_week, hour and `l_feat_*`.
+        codes: Zero-based codes of gender, age_group, inventory_id, day_of_week, hour and `l_feat_*`.
         numerics: `feat_*` and `history_*`, before nulls.
-        lengths: tokens per sequence.
-        sequences: the sequences as text.
-        matches: how many of a row's last 100 tokens share the target's topic.
-        is_joint_null: rows of the joint null block.
-        is_feat_a_null: rows whose `feat_a_*` are null.
-        is_feat_e_3_null: rows whose `feat_e_3` is null.
+        lengths: Tokens per sequence.
+        sequences: The sequences as text.
+        matches: How many of a row's last 100 tokens share the target's topic.
+        is_joint_null: Rows of the joint null block.
+        is_feat_a_null: Rows whose `feat_a_*` are null.
+        is_feat_e_3_null: Rows whose `feat_e_3` is null.
     """
 
     codes: dict[str, NDArray[np.int64]]
@@ -62,8 +62,8 @@ def draw_rows(days: NDArray[np.int64], *, streams: Streams) -> Rows:
     """Draw one block.
 
     Args:
-        days: zero-based day of each row, of shape (rows,).
-        streams: the block's random streams.
+        days: Zero-based day of each row, of shape (rows,).
+        streams: The block's random streams.
 
     Returns:
         The rows; only their days depend on how many rows the file has.

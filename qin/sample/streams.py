@@ -18,9 +18,9 @@ class Streams(NamedTuple):
     """One independent generator per block and quantity, so that a new column leaves the others as they are.
 
     Attributes:
-        seed: the sample's seed.
-        split: the file the rows belong to.
-        block: number of the block in that file.
+        seed: The sample's seed.
+        split: The file the rows belong to.
+        block: Number of the block in that file.
     """
 
     seed: int

@@ -13,9 +13,9 @@ class Logit(NamedTuple):
     """The parts of the click logit, float64 arrays of shape (rows,).
 
     Attributes:
-        main: bias and main effects.
-        interaction: pairwise interactions of fields.
-        sequence: what the recent history says about this target item.
+        main: Bias and main effects.
+        interaction: Pairwise interactions of fields.
+        sequence: What the recent history says about this target item.
     """
 
     main: NDArray[np.float64]

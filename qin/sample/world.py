@@ -51,13 +51,13 @@ class World(NamedTuple):
     """Lookup tables of the hidden world; every array is indexed by a zero-based code.
 
     Attributes:
-        ad_set: ad set of each creative; `campaign`, `advertiser`, `category` and `topic` likewise.
-        attributes: for each derived `l_feat_*` column, its code per creative.
-        creative_cdf: cumulative popularity of the creatives in the order `creative_order`.
-        creative_order: creatives sorted by topic, so that a topic is an interval of `creative_cdf`.
-        topic_bounds: array of shape (topics + 1,), those intervals' ends.
-        creative_effect: logit effect of the creative and of the levels it belongs to.
-        tokens: the vocabulary of the behaviour sequences.
+        ad_set: Ad set of each creative; `campaign`, `advertiser`, `category` and `topic` likewise.
+        attributes: For each derived `l_feat_*` column, its code per creative.
+        creative_cdf: Cumulative popularity of the creatives in the order `creative_order`.
+        creative_order: Creatives sorted by topic, so that a topic is an interval of `creative_cdf`.
+        topic_bounds: Array of shape (topics + 1,), those intervals' ends.
+        creative_effect: Logit effect of the creative and of the levels it belongs to.
+        tokens: The vocabulary of the behaviour sequences.
         age_slope, inventory_slope, gender_slope, topic_slope: factors of the pairwise interactions.
     """
 

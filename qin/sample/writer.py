@@ -27,9 +27,9 @@ class SampleSize(NamedTuple):
     """How many rows a sample has.
 
     Attributes:
-        train_rows: rows of `train.parquet`.
-        test_rows: rows of `test.parquet`.
-        row_group_rows: rows of a parquet row group.
+        train_rows: Rows of `train.parquet`.
+        test_rows: Rows of `test.parquet`.
+        row_group_rows: Rows of a parquet row group.
     """
 
     train_rows: int
@@ -58,10 +58,10 @@ def write_sample(out: Path, *, seed: int, size: SampleSize, overwrite: bool = Fa
     """Write train, test, sample submission and truth; nothing is put in place before all are complete.
 
     Args:
-        out: the sample's folder, created where it is missing.
-        seed: seed of every draw, at least 0.
-        size: numbers of rows.
-        overwrite: whether files that are already there may be replaced.
+        out: The sample's folder, created where it is missing.
+        seed: Seed of every draw, at least 0.
+        size: Numbers of rows.
+        overwrite: Whether files that are already there may be replaced.
 
     Raises:
         ConfigError: The seed is negative.

@@ -16,7 +16,7 @@ def write_dependencies(file: Path, data: DataParams) -> bool:
     """Let the stages of a dvc.yaml depend on the raw files that settings name; nothing else in it changes.
 
     Args:
-        file: dvc.yaml.
+        file: Dvc.yaml.
         data: The settings.
 
     Returns:

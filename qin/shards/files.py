@@ -127,6 +127,7 @@ class ShardWriter:
     def _write(self, number: int, row: int, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
         shard, offset = self._shards[number], 0
         path = self._folder / shard["file"]
+        # Groups lie one after the other, so each batch of rows has a place of its own in each of them.
         with path.open("r+b" if row else "wb") as file:
             for group in self._groups:
                 data = np.ascontiguousarray(arrays[group.name], group.dtype).reshape(-1).view(np.uint8).data

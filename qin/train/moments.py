@@ -14,13 +14,13 @@ class NumericMoments:
     """Mean and standard deviation of each field's signed log over its non-missing values.
 
     Batches are merged as in Chan, Golub and LeVeque (1983), equations 2.1, so the way the rows are cut into
-    batches costs no precision. A constant field has a ``std`` of exactly 0.
+    batches costs no precision. A constant field has a `std` of exactly 0.
 
     Args:
-        num_fields: number of numeric fields; 0 is allowed.
+        num_fields: Number of numeric fields; 0 is allowed.
 
     Raises:
-        ValueError: ``num_fields`` is negative.
+        ValueError: `num_fields` is negative.
     """
 
     def __init__(self, num_fields: int) -> None:
@@ -37,7 +37,7 @@ class NumericMoments:
         """Add rows.
 
         Args:
-            batch: raw values, ``(rows, fields)``, NaN where missing.
+            batch: Raw values, `(rows, fields)`, NaN where missing.
 
         Raises:
             ValueError: The shape is wrong or a value is infinite.
@@ -57,7 +57,7 @@ class NumericMoments:
         self._merge(np.where(is_valid, values - self._origin[:, np.newaxis], 0.0), is_valid)
 
     def _merge(self, offset: Float64Array, is_valid: npt.NDArray[np.bool_]) -> None:
-        """Add offsets from the origin, ``(fields, rows)``, 0 where not valid."""
+        """Add offsets from the origin, `(fields, rows)`, 0 where not valid."""
         count = is_valid.sum(axis=1)
         mean = offset.sum(axis=1) / np.maximum(count, 1)
         deviation = np.where(is_valid, offset - mean[:, np.newaxis], 0.0)
@@ -70,12 +70,12 @@ class NumericMoments:
 
     @property
     def mean(self) -> Float64Array:
-        """Mean of the signed log, ``(fields,)``; 0 where every value is missing."""
+        """Mean of the signed log, `(fields,)`; 0 where every value is missing."""
         return self._origin + self._offset_mean
 
     @property
     def std(self) -> Float64Array:
-        """Population standard deviation of the signed log, ``(fields,)``; 0 where every value is missing."""
+        """Population standard deviation of the signed log, `(fields,)`; 0 where every value is missing."""
         return np.sqrt(self._sum_squares / np.maximum(self.count, 1))
 
 

@@ -92,7 +92,7 @@ def clip_grad_norm(parameters: Iterable[nn.Parameter], *, max_norm: float) -> to
             parameter.grad = merged(parameter.grad)
         grads.append(parameter.grad._values() if parameter.grad.is_sparse else parameter.grad)
     norm = _total_norm(grads)
-    factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
+    factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)  # as PyTorch does: no division by zero
     for grad in grads:
         grad.mul_(factor)
     return norm
@@ -211,6 +211,7 @@ class RowWiseAdam(torch.optim.Optimizer):
 
 def _coefficients(group: dict[str, Any], step: int) -> _Coefficients:
     beta1, beta2 = group["betas"]
+    # The bias corrections are the same for all rows, so they are folded into factors here, once per step.
     return _Coefficients(
         decay=1.0 - group["lr"] * group["weight_decay"],
         step_size=group["lr"] / (1.0 - beta1**step),

@@ -27,30 +27,30 @@ def mine_hard_negatives(
 ) -> torch.Tensor:
     """Select negatives of a batch by their loss; positives are always kept.
 
-    With ``n`` negatives, ``k = ceil(top_neg_frac * n)`` and ``m = ceil(rest_frac * n)``, the latter raised until
-    ``k + m`` reaches ``min_neg`` and lowered to the rows there are:
+    With `n` negatives, `k = ceil(top_neg_frac * n)` and `m = ceil(rest_frac * n)`, the latter raised until
+    `k + m` reaches `min_neg` and lowered to the rows there are:
 
-    - ``goss`` keeps the ``k`` hardest with weight 1, and draws ``m`` of the other ``R`` uniformly without replacement
-      with weight ``R / m``. Unbiased for the loss and its gradient.
-    - ``pps`` keeps ``k + m`` with probabilities proportional to the loss and capped at 1 (systematic sampling), and
+    - `goss` keeps the `k` hardest with weight 1, and draws `m` of the other `R` uniformly without replacement
+      with weight `R / m`. Unbiased for the loss and its gradient.
+    - `pps` keeps `k + m` with probabilities proportional to the loss and capped at 1 (systematic sampling), and
       weights each by the inverse. Unbiased as well.
-    - ``ohem`` keeps the ``max(k, min_neg)`` hardest with weight 1 and drops the rest. It is biased: its loss is not
+    - `ohem` keeps the `max(k, min_neg)` hardest with weight 1 and drops the rest. It is biased: its loss is not
       the data's, and neither are the probabilities of a model trained on it.
 
     Source: goss, LightGBM (Ke et al. 2017), algorithm 2; pps, Horvitz and Thompson (1952) weights with Madow's (1949)
     systematic selection; ohem, Shrivastava et al. (2016).
 
     Args:
-        loss: loss per row, ``(batch,)``, finite and not negative; no gradient flows through the selection.
-        label: ``(batch,)``, 0 or 1.
-        mode: see above.
-        top_neg_frac: share of negatives that counts as hardest, in [0, 1].
-        rest_frac: share of negatives to draw besides, in (0, 1]; ``ohem`` does not read it.
-        min_neg: negatives to keep at least, where there are as many.
-        generator: seeded CPU generator.
+        loss: Loss per row, `(batch,)`, finite and not negative; no gradient flows through the selection.
+        label: `(batch,)`, 0 or 1.
+        mode: See above.
+        top_neg_frac: Share of negatives that counts as hardest, in [0, 1].
+        rest_frac: Share of negatives to draw besides, in (0, 1]; `ohem` does not read it.
+        min_neg: Negatives to keep at least, where there are as many.
+        generator: Seeded CPU generator.
 
     Returns:
-        Selection weight, ``(batch,)``, in the type of ``loss`` but float32 at least; 0 where a row is not kept.
+        Selection weight, `(batch,)`, in the type of `loss` but float32 at least; 0 where a row is not kept.
 
     Raises:
         ValueError: A value lies outside its range, or the settings keep no negative.
@@ -83,7 +83,7 @@ def mine_hard_negatives(
 
 
 def num_kept(num_neg: int, *, mode: MiningMode, top_neg_frac: float, rest_frac: float, min_neg: int) -> tuple[int, int]:
-    """Return how many of a batch's ``num_neg`` negatives are hardest, and how many are drawn from the others.
+    """How many of a batch's `num_neg` negatives are hardest, and how many are drawn from the others.
 
     The arguments are those of `mine_hard_negatives`; `pps` keeps as many as both numbers together.
     """
@@ -95,15 +95,15 @@ def num_kept(num_neg: int, *, mode: MiningMode, top_neg_frac: float, rest_frac: 
 
 
 def goss_weights(loss: torch.Tensor, *, num_top: int, drawn: torch.Tensor) -> torch.Tensor:
-    """Return goss's weights for one draw; the deterministic part of the selection.
+    """Goss's weights for one draw; the deterministic part of the selection.
 
     Args:
-        loss: loss of each negative, ``(n,)``.
-        num_top: number of hardest negatives, ``k``.
-        drawn: ``m`` different positions in ``[0, n - k)`` among the others, from the hardest to the easiest.
+        loss: Loss of each negative, `(n,)`.
+        num_top: Number of hardest negatives, `k`.
+        drawn: `m` different positions in `[0, n - k)` among the others, from the hardest to the easiest.
 
     Returns:
-        Weights, ``(n,)``.
+        Weights, `(n,)`.
     """
     order = loss.argsort(descending=True, stable=True)
     rest = order[num_top:]
@@ -115,15 +115,15 @@ def goss_weights(loss: torch.Tensor, *, num_top: int, drawn: torch.Tensor) -> to
 
 
 def pps_weights(loss: torch.Tensor, *, num_kept: int, start: float) -> torch.Tensor:
-    """Return the inverse inclusion probabilities of the negatives that one systematic draw selects.
+    """The inverse inclusion probabilities of the negatives that one systematic draw selects.
 
     Args:
-        loss: loss of each negative, ``(n,)``.
-        num_kept: number of negatives to keep, in [1, n].
-        start: where the draw starts, in [0, 1); the weights' mean over it is 1.
+        loss: Loss of each negative, `(n,)`.
+        num_kept: Number of negatives to keep, in [1, n].
+        start: Where the draw starts, in [0, 1); the weights' mean over it is 1.
 
     Returns:
-        Weights, ``(n,)``.
+        Weights, `(n,)`.
     """
     inclusion = inclusion_probabilities(loss, num_kept=num_kept)
     is_certain = inclusion >= 1.0
@@ -135,14 +135,14 @@ def pps_weights(loss: torch.Tensor, *, num_kept: int, start: float) -> torch.Ten
 
 
 def inclusion_probabilities(loss: torch.Tensor, *, num_kept: int) -> torch.Tensor:
-    """Return probabilities proportional to ``max(loss, 0.1 * mean loss)``, capped at 1, that sum to ``num_kept``.
+    """Probabilities proportional to `max(loss, 0.1 * mean loss)`, capped at 1, that sum to `num_kept`.
 
     Args:
-        loss: loss of each negative, ``(n,)``, not negative; where all are zero the probabilities are equal.
-        num_kept: number of negatives to keep, in [1, n].
+        loss: Loss of each negative, `(n,)`, not negative; where all are zero the probabilities are equal.
+        num_kept: Number of negatives to keep, in [1, n].
 
     Returns:
-        Probabilities in (0, 1], ``(n,)``, float64.
+        Probabilities in (0, 1], `(n,)`, float64.
     """
     if num_kept == len(loss):
         return torch.ones_like(loss, dtype=torch.float64)
@@ -158,7 +158,7 @@ def inclusion_probabilities(loss: torch.Tensor, *, num_kept: int) -> torch.Tenso
 
 
 def ohem_weights(loss: torch.Tensor, *, num_kept: int) -> torch.Tensor:
-    """Return 1 for the ``num_kept`` hardest negatives, 0 for the others, ``(n,)``; biased."""
+    """1 for the `num_kept` hardest negatives, 0 for the others, `(n,)`; biased."""
     weight = torch.zeros_like(loss)
     weight[loss.argsort(descending=True, stable=True)[:num_kept]] = 1.0
     return weight

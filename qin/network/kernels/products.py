@@ -39,7 +39,7 @@ def product(x: torch.Tensor, weight: torch.Tensor, *, dtype: torch.dtype | None 
     Args:
         x: `(n, k)`.
         weight: `(m, k)`, of the same type.
-        dtype: bfloat16: what is multiplied and what comes out of it is rounded to it. None: the type of `x`.
+        dtype: Bfloat16: what is multiplied and what comes out of it is rounded to it. None: the type of `x`.
 
     Returns:
         `(n, m)`, of the type of `x`.
