@@ -139,7 +139,7 @@ def _importance(rows: Rows, colours: Mapping[str, str]) -> dict[str, Any]:
         }
         for row in fields
     ]
-    y = {"field": "name", "type": "nominal", "sort": None, "title": None, "axis": {"labelLimit": 110}}
+    y = {"field": "name", "type": "nominal", "sort": None, "title": None, "axis": {"labelLimit": 170}}
     x = {"type": "quantitative", "title": "rise of log loss without it", "axis": {"tickCount": 4}}
     return {
         **_panel("Fields that matter most", ranges),
