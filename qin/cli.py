@@ -7,6 +7,8 @@ qin sweep -S model.dropout=0.0,0.1 --seeds 3
 qin overlay examples/kuairand/params.yaml
 qin init data/train.parquet
 qin score data/test.parquet scores.parquet --keep ID
+qin export exports/qin --format onnx
+qin serve --port 8000
 """
 
 import json
@@ -20,7 +22,7 @@ import typer
 from qin.errors import QinError, one_line
 from qin.runtime.logs import log, log_to_stderr
 from qin.runtime.paths import DVC_YAML, PARAMS
-from qin.serving.commands import score
+from qin.serving.commands import export, score, serve
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", pretty_exceptions_enable=False)
 
@@ -186,6 +188,8 @@ def files() -> None:
 
 
 app.command()(one_line_errors()(score))
+app.command()(one_line_errors()(export))
+app.command()(one_line_errors()(serve))
 
 
 if __name__ == "__main__":

@@ -270,12 +270,13 @@ class Statistics:
 
     def look_up(self, arrays: Mapping[str, npt.NDArray[Any]], out: npt.NDArray[np.float32]) -> None:
         """Fill `out (n, num_names)` for rows of another file by their `groups`, `(n, width)` each."""
-        columns = (column for lookup in self._lookups for column in lookup.columns(arrays))
+        columns = (column for lookup in self.lookups for column in lookup.columns(arrays))
         for number, column in enumerate(columns):
             out[:, number] = column
 
     @cached_property
-    def _lookups(self) -> list[_Lookup]:
+    def lookups(self) -> list[_Lookup]:
+        """What looks each statistic up, in order."""
         return [self._lookup(number) for number in range(len(self.statistics))]
 
     def _lookup(self, number: int) -> _Lookup:

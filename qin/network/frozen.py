@@ -252,11 +252,11 @@ class _FrozenLayer:
         weight, bias = layer.folded()
         self.weight = padded(weight.t(), dtype)
         slope = float(activation.weight) if isinstance(activation, nn.PReLU) else 1.0
-        eps, scale, shift = _folded_norm(norm, bias)
+        eps, scale, shift = folded_norm(norm, bias)
         self.rest = bias.numpy(), FrozenOptions(layer.rectified, eps, slope), scale.numpy(), shift.numpy()
 
 
-def _folded_norm(norm: nn.Module, like: torch.Tensor) -> tuple[float, torch.Tensor, torch.Tensor]:
+def folded_norm(norm: nn.Module, like: torch.Tensor) -> tuple[float, torch.Tensor, torch.Tensor]:
     """The epsilon of an RMS norm, or -1, with the scale and shift that follow, `(dim,)` each."""
     if isinstance(norm, nn.BatchNorm1d):
         assert norm.running_mean is not None

@@ -1,4 +1,4 @@
-"""Commands that use the deployed model: `qin score`, a log to a Parquet file."""
+"""Commands that use the deployed model: `qin score`, a log to a Parquet file; `qin export`, for other runtimes."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -54,3 +54,38 @@ def parse_prior(text: str) -> OutputPrior:
     except ValueError as error:
         raise ConfigError(f"--prior: {text}: expected natural, balanced, or a number between 0 and 1") from error
     return float(text)
+
+
+def export(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write")],
+    kind: Annotated[Literal["onnx", "pt2", "aoti"], typer.Option("--format", help="What runs it.")] = "onnx",
+    artifacts: Artifacts = ARTIFACTS,
+    rows: Annotated[str, typer.Option(help="Log from which golden rows are taken.")] = "data/test.parquet",
+) -> None:
+    """Write the deployed model for other runtimes: raw values in, probabilities out, with golden rows and proof."""
+    from qin.serving.export import export as export_model  # noqa: PLC0415 - it imports PyTorch
+
+    parity = export_model(artifacts, out, rows, kind=kind)
+    typer.echo(f"{out}: {parity['rows']} golden rows, logits within {parity['logit']['max']:.1e}")
+
+
+def serve(
+    artifacts: Artifacts = ARTIFACTS,
+    host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
+    threads: Threads = 0,
+    request_rows: Annotated[int, typer.Option(min=1, help="Most rows of a request.")] = 4096,
+    request_bytes: Annotated[int, typer.Option(min=1, help="Most bytes of a request.")] = 32 << 20,
+    waiting_rows: Annotated[int, typer.Option(min=1, help="Most rows that wait; beyond, 503.")] = 16384,
+) -> None:
+    """Answer over HTTP; SIGHUP or POST /reload reads the artifacts again, without a pause.
+
+    POST /score and /candidates, GET /health, /ready and /metrics.
+    """
+    try:
+        from qin.serving.serve import run  # noqa: PLC0415 - it imports PyTorch and the server
+        from qin.serving.service import Limits  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"serve needs the package {error.name}: pip install 'qin-ctr[serve]'") from error
+    limits = Limits(request_rows=request_rows, request_bytes=request_bytes, waiting_rows=waiting_rows)
+    run(artifacts, host=host, port=port, limits=limits, num_threads=threads or num_cores())

@@ -1,13 +1,15 @@
 """Raw rows in, calibrated probabilities out: the deployed model of a folder of artifacts, without the pipeline."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import copy
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import torch
 
 from qin.columns.types import type_of
 from qin.errors import SchemaError
@@ -17,6 +19,7 @@ from qin.serving.candidates import with_user
 from qin.serving.columns import Column
 from qin.serving.deployed import Deployed, read_deployed
 from qin.serving.tables import Rows, to_table
+from qin.shards.loader import Batch
 
 OnMissing = Literal["error", "null"]
 Precision = Literal["auto", "fp32", "bf16"]
@@ -24,6 +27,21 @@ Logits = npt.NDArray[np.float32]
 Probabilities = npt.NDArray[np.float64]
 
 _ROWS = "rows"
+
+
+@dataclass(frozen=True)
+class PreparedRows:
+    """Rows of a request, encoded.
+
+    Attributes:
+        batches: As the members read them.
+        segment: The column that the calibrator shifts by, where there is one.
+        num_rows: Of all batches.
+    """
+
+    batches: tuple[Batch, ...]
+    segment: pa.Array | None
+    num_rows: int
 
 
 class Scorer:
@@ -137,12 +155,12 @@ class Scorer:
             SchemaError: Naming each column that is missing, repeated or of a wrong type.
             DataError: Naming the first value that breaks a rule.
         """
-        table = self._table(rows, on_missing=on_missing)
-        return self._probabilities(table, self._logits(table), prior)
+        prepared = self.prepare(rows, on_missing=on_missing)
+        return self.probabilities_of(prepared, self.logits_of([prepared])[0], prior)
 
     def logits(self, rows: Rows, *, on_missing: OnMissing = "error") -> Logits:
         """The members' logits as they are blended, before calibration, float32 `(num_rows,)`; see `score`."""
-        return self._logits(self._table(rows, on_missing=on_missing))
+        return self.logits_of([self.prepare(rows, on_missing=on_missing)])[0]
 
     def score_candidates(
         self,
@@ -182,11 +200,43 @@ class Scorer:
             >>> bool((candidates == scorer.score(written_out)).all())
             True
         """
+        prepared = self.prepare_candidates(user, items, on_missing=on_missing)
+        return self.probabilities_of(prepared, self.logits_of([prepared])[0], prior)
+
+    def prepare(self, rows: Rows, *, on_missing: OnMissing = "error") -> PreparedRows:
+        """Encode rows, to be scored together with those of other requests; arguments and errors as of `score`."""
+        return self._prepared(self._table(rows, on_missing=on_missing))
+
+    def prepare_candidates(
+        self, user: Mapping[str, Any] | Rows, items: Rows, *, on_missing: OnMissing = "error"
+    ) -> PreparedRows:
+        """Encode one user's candidates; arguments and errors as of `score_candidates`."""
         user_rows = [user] if isinstance(user, Mapping) else user
         may_miss = on_missing == "null"
-        parts = [to_table(part, self._deployed.columns, may_miss=may_miss, name=_ROWS) for part in (user_rows, items)]
-        table = self._checked(with_user(*parts), on_missing=on_missing)
-        return self._probabilities(table, self._logits(table), prior)
+        columns = self._deployed.columns
+        parts = [to_table(part, columns, may_miss=may_miss, name=_ROWS) for part in (user_rows, items)]
+        return self._prepared(self._checked(with_user(*parts), on_missing=on_missing))
+
+    def logits_of(self, requests: Sequence[PreparedRows]) -> list[Logits]:
+        """The members' logits of encoded requests, which are scored together."""
+        batches = [batch for request in requests for batch in request.batches]
+        if not batches:
+            return [np.empty(0, np.float32) for _ in requests]
+        logit = self._deployed.logit(_joined(batches), num_threads=self._num_threads)
+        stops = np.cumsum([request.num_rows for request in requests])
+        return np.split(logit, stops[:-1])
+
+    def probabilities_of(self, request: PreparedRows, logit: Logits, prior: OutputPrior) -> Probabilities:
+        """Calibrated probabilities of a request from its logits."""
+        return self._deployed.probability(logit, request.segment, prior)
+
+    def _prepared(self, table: pa.Table) -> PreparedRows:
+        segment = self._deployed.segment
+        return PreparedRows(
+            batches=tuple(self._encoder(table)),
+            segment=None if segment is None else table.column(segment).combine_chunks(),
+            num_rows=table.num_rows,
+        )
 
     def _table(self, rows: Rows, *, on_missing: OnMissing) -> pa.Table:
         if on_missing not in ("error", "null"):
@@ -207,12 +257,12 @@ class Scorer:
         table = self._deployed.completed(table)
         return table if table.column(0).num_chunks == 1 else table.combine_chunks()
 
-    def _logits(self, table: pa.Table) -> Logits:
-        parts = [self._deployed.logit(batch, num_threads=self._num_threads) for batch in self._encoder(table)]
-        return np.concatenate(parts) if parts else np.empty(0, np.float32)
 
-    def _probabilities(self, table: pa.Table, logit: Logits, prior: OutputPrior) -> Probabilities:
-        segment = self._deployed.segment
-        return self._deployed.probability(
-            logit, None if segment is None else table.column(segment).combine_chunks(), prior
-        )
+def _joined(batches: Sequence[Batch]) -> Batch:
+    """Batches as one; most often there is one."""
+    if len(batches) == 1:
+        return batches[0]
+    parts = zip(*(batch.tensors for batch in batches), strict=True)
+    tensors = [torch.from_numpy(np.concatenate([tensor.numpy() for tensor in part])) for part in parts]
+    joined = batches[0].with_tensors(tensors)
+    return replace(joined, rows=np.arange(len(tensors[0])))

@@ -1,0 +1,105 @@
+"""Requests that wait together are scored together, and what would wait too long is turned away at once."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+Work = TypeVar("Work")
+Answer = TypeVar("Answer")
+
+
+class BusyError(Exception):
+    """As many rows wait as may; the client may try again."""
+
+
+@dataclass
+class _Waiting(Generic[Work, Answer]):
+    work: Work
+    num_rows: int
+    answer: asyncio.Future[Answer] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+
+class MicroBatcher(Generic[Work, Answer]):
+    """Hands work to a thread, all that came while the last was done at once; it waits for nobody.
+
+    A lone request is scored at once; under load, batches grow by themselves up to the limit.
+
+    Args:
+        score: Answers several works, in order, each by itself or with an exception; runs in the thread.
+        most_rows: Of a batch, and a single work may have more.
+        most_waiting: Rows that may wait; beyond, `BusyError`.
+    """
+
+    def __init__(
+        self,
+        score: Callable[[Sequence[Work]], Sequence[Answer | Exception]],
+        *,
+        most_rows: int,
+        most_waiting: int,
+    ) -> None:
+        self._score, self._most_rows, self._most_waiting = score, most_rows, most_waiting
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="score")
+        self._waiting: list[_Waiting[Work, Answer]] = []
+        self._rows_waiting, self._arrived = 0, asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def rows_waiting(self) -> int:
+        """Rows that wait for the thread."""
+        return self._rows_waiting
+
+    async def __call__(self, work: Work, *, num_rows: int) -> Answer:
+        """Answer a work.
+
+        Raises:
+            BusyError: If too many rows wait.
+        """
+        if self._rows_waiting and self._rows_waiting + num_rows > self._most_waiting:
+            raise BusyError(f"{self._rows_waiting} rows wait")
+        if self._task is None:
+            self._task = asyncio.create_task(self._run())
+        waiting = _Waiting[Work, Answer](work, num_rows)
+        self._waiting.append(waiting)
+        self._rows_waiting += num_rows
+        self._arrived.set()
+        return await waiting.answer
+
+    async def close(self) -> None:
+        """Answer all that waits, and end."""
+        while self._waiting:
+            await asyncio.sleep(0.01)
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        self._pool.shutdown()
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._arrived.wait()
+            batch = self._taken()
+            works = [waiting.work for waiting in batch]
+            try:
+                answers: Sequence[Answer | Exception] = await loop.run_in_executor(self._pool, self._score, works)
+            except Exception as error:
+                answers = [error] * len(batch)
+            for waiting, answer in zip(batch, answers, strict=True):
+                if waiting.answer.cancelled():  # its client has gone
+                    continue
+                if isinstance(answer, Exception):
+                    waiting.answer.set_exception(answer)
+                else:
+                    waiting.answer.set_result(answer)
+
+    def _taken(self) -> list[_Waiting[Work, Answer]]:
+        batch: list[_Waiting[Work, Answer]] = []
+        num_rows = 0
+        while self._waiting and (not batch or num_rows + self._waiting[0].num_rows <= self._most_rows):
+            batch.append(self._waiting.pop(0))
+            num_rows += batch[-1].num_rows
+        self._rows_waiting -= num_rows
+        if not self._waiting:
+            self._arrived.clear()
+        return batch

@@ -1,0 +1,174 @@
+"""The deployed model as a folder that needs none of this package: the model, its signature, golden rows, proof.
+
+| file | what it holds |
+|---|---|
+| `model.*` | raw values in, calibrated probabilities out |
+| `signature.json` | inputs and outputs, how values become inputs, calibration, prior, versions |
+| `golden.parquet` | raw rows of the log, and one of nulls |
+| `golden_inputs.npz` | the same rows as the model's inputs |
+| `golden.json` | their buckets, calibrated logits and probabilities, by this package |
+| `parity.json` | how far the exported model is from them |
+| `README.md` | how to run it |
+"""
+
+import json
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from qin.errors import ArtifactError
+from qin.metrics.logits import prior_logit
+from qin.model.artifact import load_model
+from qin.raw.hashing import seed_of
+from qin.raw.log import open_log, read_sample
+from qin.runtime import paths
+from qin.runtime.files import atomic_directory, write_json
+from qin.serving.deployed import Deployed, read_deployed
+from qin.serving.graph.feeds import Feeds, feeds_of
+from qin.serving.graph.formats import FORMATS, OPSET, OUTPUTS, run
+from qin.serving.graph.whole import WholeModel, input_names, integer_columns
+from qin.serving.readme import readme
+from qin.serving.scorer import Scorer
+from qin.sources import Source
+
+Format = Literal["onnx", "pt2", "aoti"]
+
+NUM_GOLDEN = 200
+MOST_APART = 1e-4
+
+
+def export(artifacts: Path, out: Path, rows: Source, *, kind: Format) -> dict[str, Any]:
+    """Write the folder.
+
+    Args:
+        artifacts: Folder of artifacts.
+        out: Folder to write, which takes the place of one that is there.
+        rows: Log from which golden rows are taken.
+        kind: One of `FORMATS`.
+
+    Returns:
+        What `parity.json` holds.
+
+    Raises:
+        ArtifactError: If the exported model is further from this package's scores than it may be; nothing is written.
+        ConfigError: If a package that the format needs is missing.
+    """
+    model = read_deployed(artifacts, num_threads=1, precision="fp32")
+    golden = _golden(model, rows)
+    feeds, names = feeds_of(model, golden), input_names(model)
+    network = None if model.members.network is None else load_model(artifacts / paths.MODEL.name).network
+    graph = WholeModel(model, network).eval()
+    file, write = FORMATS[kind]
+    with atomic_directory(out) as folder:
+        write(graph, {name: torch.from_numpy(np.ascontiguousarray(feeds[name])) for name in names}, folder / file)
+        found = run(kind, folder / file, names, feeds)
+        expected = _expected(model, golden)
+        parity = _parity(found, expected, Scorer.load(artifacts, num_threads=1).score(golden))
+        pq.write_table(golden, folder / "golden.parquet")
+        np.savez(folder / "golden_inputs.npz", allow_pickle=False, **feeds)
+        exact = {name: values.tolist() for name, values in expected.items()}
+        (folder / "golden.json").write_text(json.dumps(exact) + "\n", encoding="utf-8")
+        write_json(folder / "parity.json", parity)
+        signature = _signature(model, feeds, kind=kind, file=file)
+        (folder / "signature.json").write_text(json.dumps(signature, indent=2) + "\n", encoding="utf-8")
+        (folder / "README.md").write_text(readme(kind, file, names), encoding="utf-8")
+    return parity
+
+
+def _golden(model: Deployed, rows: Source) -> pa.Table:
+    """Rows from some places of a log, and one of nulls."""
+    log = open_log(rows)
+    problems = model.problems(log.schema, may_miss=False, name=log.name)
+    if problems:
+        raise ArtifactError(*problems)
+    table = read_sample(log, columns=list(model.columns), num_rows=NUM_GOLDEN)
+    nothing = pa.Table.from_arrays([pa.nulls(1, kind) for kind in table.schema.types], schema=table.schema)
+    return pa.concat_tables([table.cast(table.schema), nothing]).unify_dictionaries()
+
+
+def _expected(model: Deployed, golden: pa.Table) -> Feeds:
+    scorer = Scorer(model, num_threads=1)
+    probability = scorer.score(golden)
+    encoder = model.encoder("golden rows")
+    buckets = np.concatenate([batch.categorical.numpy() for batch in encoder(model.completed(golden).combine_chunks())])
+    logit = np.log(probability) - np.log1p(-probability)
+    return {"buckets": buckets.astype(np.int64), "logit": logit, "probability": probability}
+
+
+def _parity(found: list[Any], expected: Feeds, deployed: Any) -> dict[str, Any]:
+    """How far apart the exported model and this package are, in float32 and in the precision that predict uses.
+
+    Raises:
+        ArtifactError: If that is too far.
+    """
+    got = dict(zip(OUTPUTS, found, strict=True))
+    apart = np.abs(got["logit"] - expected["logit"])
+    wrong = int(np.count_nonzero(got["buckets"] != expected["buckets"]))
+    out = {
+        "rows": int(apart.size),
+        "different_buckets": wrong,
+        "logit": {"max": float(apart.max()), "p99_9": float(np.quantile(apart, 0.999))},
+        "probability": {"max": float(np.abs(got["probability"] - expected["probability"]).max())},
+        "probability_of_predict": {"max": float(np.abs(got["probability"] - deployed).max())},
+        "limit": MOST_APART,
+    }
+    if wrong or not apart.max() <= MOST_APART:
+        raise ArtifactError(f"the exported model differs: {wrong} buckets, logits by up to {apart.max():.3g}")
+    return out
+
+
+def _signature(model: Deployed, feeds: Feeds, *, kind: str, file: str) -> dict[str, Any]:
+    schema, calibration = model.schema, model.calibration
+    return {
+        "model": model.version,
+        "format": kind,
+        "file": file,
+        "inputs": [_described(name, feeds[name]) for name in input_names(model)],
+        "outputs": {
+            "probability": "float64 (rows,), calibrated at the natural base rate",
+            "logit": "float64 (rows,), of that probability; another prior p adds log(p / (1 - p)) - base_logit",
+            "buckets": "int64 (rows, categorical columns), to check hashes against golden.json",
+        },
+        "base_logit": prior_logit(calibration.base_rate),
+        "categorical": [
+            {
+                "column": field.name,
+                "type": field.type,
+                "input": "the integer" if is_integer else "the 64-bit hash of its text",
+                "num_buckets": field.num_buckets,
+                "seed": str(seed_of(field.vocabulary, schema.hash_seed)),
+            }
+            for field, is_integer in zip(schema.categorical, integer_columns(model), strict=True)
+        ],
+        "numeric": [field.name for field in schema.numeric if not field.source],
+        "sequences": [
+            {
+                "column": field.name,
+                "tokens": field.tokens or "those of the list",
+                "separator": field.separator,
+                "padding": field.padding,
+                "max_len": field.max_len,
+            }
+            for field in schema.sequences
+        ],
+        "impression": None
+        if model.impressions is None
+        else {"key": list(model.impressions.key), "compared": list(model.impressions.columns)},
+        "segment": model.segment,
+        "calibration": {"method": calibration.deployed.method, **calibration.deployed.parameters},
+        "versions": {
+            "torch": version("torch"),
+            **({"opset": OPSET, "onnx": version("onnx")} if kind == "onnx" else {}),
+        },
+    }
+
+
+def _described(name: str, values: Any) -> Mapping[str, Any]:
+    width = [] if values.ndim == 1 else ["tokens" if name.startswith("sequence.") else values.shape[1]]
+    return {"name": name, "type": str(values.dtype), "shape": ["rows", *width]}

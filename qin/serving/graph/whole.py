@@ -1,0 +1,141 @@
+"""The whole model as one module: raw values in, calibrated probabilities out, all as plain tensor operations."""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import nn
+
+from qin.columns.types import is_list, type_of
+from qin.network.qin import QIN
+from qin.raw.hashing import hash_column
+from qin.serving.deployed import Deployed
+from qin.serving.graph.features import Categories, History, HistoryStatistic, ValueStatistic, impression_numbers
+from qin.serving.graph.network import PlainNetwork
+from qin.serving.graph.trees import PlainTrees
+
+SIGNED_INTEGERS = (pa.int8(), pa.int16(), pa.int32(), pa.int64(), pa.uint8(), pa.uint16(), pa.uint32())
+
+
+class WholeModel(nn.Module):
+    """From the tensors of `input_names` to probability, calibrated logit and buckets.
+
+    Args:
+        model: The deployed model; its network must be whole, see `read_deployed`.
+    """
+
+    def __init__(self, model: Deployed, network: QIN | None) -> None:
+        super().__init__()
+        schema, members = model.schema, model.members
+        self.blend = {name: member for name, member in members.blend.members.items() if member.weight}
+        self.is_single = len(members.blend.members) == 1
+        self.categories = Categories(schema, integer_columns(model))
+        self.histories = [
+            History(schema, field, is_integer=field.tokens == "number" or _is_list_of_integers(field.type))
+            for field in schema.sequences
+        ]
+        self.impressions = model.impressions
+        self.hits = (
+            []
+            if model.impressions is None
+            else [[f.name for f in schema.sequences].index(f.name) for f in model.impressions.histories]
+        )
+        self.statistics = nn.ModuleList(_statistic(lookup, model) for lookup in model.statistics.lookups)
+        self.network = None if network is None else PlainNetwork(network)
+        self.trees = None if members.trees is None else PlainTrees(members.trees, members.schema)
+        self.calibrator = model.calibration.deployed
+        shifts = self.calibrator.segments
+        if shifts is not None:
+            names = sorted(shifts.shift)
+            texts = ["null" if name == '"null"' else name for name in names if name != "null"]
+            hashes = hash_column(pa.array(texts, pa.string())).unseeded.view(np.int64)
+            self.register_buffer("segment_hash", torch.from_numpy(hashes.copy()))
+            values = [shifts.shift[name] for name in names if name != "null"]
+            self.register_buffer("segment_shift", torch.tensor(values, dtype=torch.float64))
+            self.null_shift = shifts.shift.get("null", 0.0)
+
+    segment_hash: torch.Tensor
+    segment_shift: torch.Tensor
+
+    def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Probabilities and calibrated logits `(n,)`, float64, and buckets `(n, fields)`; see `input_names`."""
+        rest = list(inputs)
+        values, is_null, numbers = rest.pop(0), rest.pop(0), rest.pop(0)
+        buckets, unseeded = self.categories(values, is_null)
+        raw = [(rest.pop(0), rest.pop(0), rest.pop(0)) for _ in self.histories]
+        items = [history(*part) for history, part in zip(self.histories, raw, strict=True)]
+        numeric = [numbers]
+        for history, part in zip(self.histories, raw, strict=True):
+            numeric += [column.unsqueeze(1) for column in history.numbers(*part, (unseeded, is_null))]
+        if self.impressions is not None:
+            group, compared = rest.pop(0), list(rest.pop(0).unbind(dim=1))
+            compared += [self.histories[at].matches(*raw[at], (unseeded, is_null))[0] for at in self.hits]
+            numeric += [column.unsqueeze(1) for column in impression_numbers(group, compared)]
+        for statistic in self.statistics:
+            numeric.append(statistic(buckets, items) if isinstance(statistic, HistoryStatistic) else statistic(buckets))
+        logit = self._blended(buckets, torch.cat(numeric, dim=1), items)
+        calibrated = self._calibrated(logit, rest)
+        return 1.0 / (1.0 + torch.exp(-calibrated)), calibrated, buckets
+
+    def _blended(self, buckets: torch.Tensor, numeric: torch.Tensor, items: list[torch.Tensor]) -> torch.Tensor:
+        logits: dict[str, torch.Tensor] = {}
+        if self.network is not None:
+            logits["network"] = self.network(buckets, numeric, items)
+        if self.trees is not None:
+            logits["trees"] = self.trees(buckets, numeric, items).float()
+        if self.is_single:
+            return next(iter(logits.values())).double()
+        total = torch.zeros_like(buckets[:, 0]).double()
+        for name, member in self.blend.items():
+            total = total + member.weight * (member.slope * (logits[name].double() + member.offset) + member.intercept)
+        return total.float().double()
+
+    def _calibrated(self, logit: torch.Tensor, rest: list[torch.Tensor]) -> torch.Tensor:
+        number, z = self.calibrator.parameters, logit + self.calibrator.offset
+        method = self.calibrator.method
+        if method == "temperature":
+            z = z / number["temperature"]
+        elif method == "platt":
+            z = number["a"] * z + number["b"]
+        elif method == "beta":
+            z = number["a"] * -_softplus(-z) + number["b"] * _softplus(z) + number["c"]
+        if self.calibrator.segments is None:
+            return z
+        value, is_null = rest
+        is_segment = value.unsqueeze(1) == self.segment_hash
+        shift = torch.where(is_segment, self.segment_shift, 0.0).sum(dim=1)
+        return z + torch.where(is_null, self.null_shift, shift)
+
+
+def _softplus(z: torch.Tensor) -> torch.Tensor:
+    return torch.where(z > 0, z, 0.0) + torch.log1p(torch.exp(-z.abs()))
+
+
+def _statistic(lookup: Any, model: Deployed) -> nn.Module:
+    fields = model.schema.categorical
+    if hasattr(lookup, "pair"):
+        names = [f"sequence.{field.name}" for field in model.schema.sequences]
+        pair = lookup.pair
+        return HistoryStatistic(names.index(pair.group), pair.column, int(pair.num_values), lookup.rates)
+    columns = lookup.make_keys.columns
+    return ValueStatistic(columns, [fields[column].num_buckets for column in columns], lookup.keys, lookup.values)
+
+
+def _is_list_of_integers(kind: str) -> bool:
+    found = type_of(kind) if kind else pa.null()
+    return is_list(found) and found.value_type in SIGNED_INTEGERS
+
+
+def integer_columns(model: Deployed) -> list[bool]:
+    """Whether each categorical column enters as its integers; all others enter as the hash of their text."""
+    return [bool(field.type) and type_of(field.type) in SIGNED_INTEGERS for field in model.schema.categorical]
+
+
+def input_names(model: Deployed) -> list[str]:
+    """Names of the inputs, in order."""
+    names = ["categorical", "categorical_is_null", "numeric"]
+    for field in model.schema.sequences:
+        names += [f"sequence.{field.name}", f"sequence.{field.name}.is_null", f"sequence.{field.name}.length"]
+    names += [] if model.impressions is None else ["impression", "compared"]
+    return names + ([] if model.segment is None else ["segment", "segment_is_null"])

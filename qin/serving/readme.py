@@ -1,0 +1,90 @@
+"""What the folder of an exported model says of itself."""
+
+from collections.abc import Sequence
+
+_HASHES = '''## How values become inputs
+
+- `categorical` holds a column each, in the order of `signature.json`: an integer column its integers, any other the
+  64-bit hash of its text. `categorical_is_null` is true where a value is missing.
+- `numeric` holds the numeric columns as float32, NaN where missing.
+- Each history has its tokens, oldest first and from the left, at least one column wide; which of them are missing; and
+  how many there are, the whole history, of which the model keeps the last `max_len` itself. Tokens are integers, or the
+  hashes of texts. Tokens that `signature.json` calls padding are left out.
+- `impression` is any number that rows of one request share; `compared` holds the columns that are compared in it.
+
+Values that are no text are hashed by their text: whole numbers as their digits, fractions as the shortest text that
+gives them back, dates as `2022-05-04`, moments as `2022-05-04 12:30:00`. A text that is an integer of 64 bits in its
+plain form has the hash of that integer:
+
+```python
+MASK = (1 << 64) - 1
+
+
+def mix(word):
+    word = ((word ^ (word >> 30)) * 0xBF58476D1CE4E5B9) & MASK
+    word = ((word ^ (word >> 27)) * 0x94D049BB133111EB) & MASK
+    return word ^ (word >> 31)
+
+
+def hash_of_text(text):
+    """The input of a text of up to 64 bytes, as a signed integer."""
+    if text == "0" or (text.lstrip("-").isascii() and text.lstrip("-").isdigit() and text.lstrip("-")[0] != "0"):
+        if -(1 << 63) <= int(text) < 1 << 63 and text == str(int(text)):
+            word = mix((int(text) + 0x9E3779B97F4A7C15) & MASK)
+            return word - (1 << 64) if word >> 63 else word
+    word = 0xCBF29CE484222325
+    for byte in text.encode():
+        word = ((word ^ byte) * 0x100000001B3) & MASK
+    word = mix(word ^ 0xD6E8FEB86659FD93)
+    return word - (1 << 64) if word >> 63 else word
+```
+'''
+
+_ONNX = """```python
+import json
+
+import numpy as np
+import onnxruntime
+
+session = onnxruntime.InferenceSession("{file}", providers=["CPUExecutionProvider"])
+inputs = dict(np.load("golden_inputs.npz"))
+probability, logit, buckets = session.run(["probability", "logit", "buckets"], inputs)
+golden = json.load(open("golden.json"))
+assert np.abs(logit - golden["logit"]).max() < 1e-4
+assert (buckets == golden["buckets"]).all()
+```
+
+In C++, and in any other language that ONNX Runtime has, inputs and outputs have the same names. In a repository of
+models for Triton Inference Server the file is `qin/1/model.onnx`; its inputs and outputs are read from it.
+"""
+
+_PT2 = """```python
+import json
+
+import numpy as np
+import torch
+
+names = {names}
+inputs = np.load("golden_inputs.npz")
+model = {load}
+with torch.inference_mode():
+    probability, logit, buckets = model(*(torch.from_numpy(inputs[name]) for name in names))
+golden = json.load(open("golden.json"))
+assert np.abs(logit.numpy() - golden["logit"]).max() < 1e-4
+```
+"""
+
+_LOAD = {
+    "pt2": 'torch.export.load("{file}").module()',
+    "aoti": 'torch._inductor.aoti_load_package("{file}")',
+}
+
+
+def readme(kind: str, file: str, names: Sequence[str]) -> str:
+    """The text of `README.md`."""
+    if kind == "onnx":
+        lines = _ONNX.format(file=file)
+    else:
+        lines = _PT2.format(names=list(names), load=_LOAD[kind].format(file=file))
+    title = "# A click model\n\nRaw values in, calibrated probabilities out; `signature.json` says what is what.\n"
+    return f"{title}\n{lines}\n{_HASHES}"

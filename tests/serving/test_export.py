@@ -1,0 +1,119 @@
+"""Exported folders, run in a process that cannot import this package."""
+
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from qin.cli import app
+from qin.model.artifact import load_model
+from qin.raw.hashing import hash_column
+from qin.serving.deployed import read_deployed
+from qin.serving.graph.feeds import feeds_of
+from qin.serving.graph.whole import WholeModel, input_names
+from qin.serving.readme import readme
+from qin.serving.scorer import Scorer
+
+FILES = {
+    "README.md",
+    "golden.json",
+    "golden.parquet",
+    "golden_inputs.npz",
+    "model.onnx",
+    "parity.json",
+    "signature.json",
+}
+
+# This package is forgotten, and so is what the model was trained with.
+ALONE = "import sys; sys.modules.update(dict.fromkeys(('qin', 'torch', 'lightgbm', 'pyarrow')))\n"
+
+
+def blocks(text: str) -> list[str]:
+    return [part.split("```")[0] for part in text.split("```python\n")[1:]]
+
+
+@pytest.fixture(scope="module", params=["sampled", "rich"])
+def project(request: pytest.FixtureRequest) -> Path:
+    found: Path = request.getfixturevalue(request.param)
+    return found
+
+
+def test_the_graph_gives_the_scores_of_raw_rows(project: Path) -> None:
+    """Hashes, histories, impressions, statistics, network, trees, blend, calibration, shifts in plain operations."""
+    model = read_deployed(project / "artifacts", num_threads=1, precision="fp32")
+    graph = WholeModel(model, load_model(project / "artifacts/model").network).eval()
+    rows = pq.read_table(project / "data/test.parquet")
+    feeds = feeds_of(model, rows)
+    with torch.inference_mode():
+        probability, _, buckets = graph(*(torch.from_numpy(np.ascontiguousarray(feeds[n])) for n in input_names(model)))
+    np.testing.assert_allclose(probability.numpy(), Scorer(model, num_threads=1).score(rows), rtol=0, atol=1e-6)
+    [batch] = model.encoder("rows")(model.completed(rows).combine_chunks())
+    assert np.array_equal(buckets.numpy(), batch.categorical.numpy())
+
+
+@pytest.fixture(scope="module")
+def exported(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("export") / "qin"
+    arguments = ["--artifacts", project / "artifacts", "--rows", project / "data/test.parquet"]
+    done = CliRunner().invoke(app, ["export", str(out), *map(str, arguments)])
+    assert done.exit_code == 0, done.output
+    return out
+
+
+def test_the_lines_of_the_readme_run_without_this_package(exported: Path) -> None:
+    assert {path.name for path in exported.iterdir()} == FILES
+    lines, _ = blocks((exported / "README.md").read_text())
+    subprocess.run([sys.executable, "-c", ALONE + lines], cwd=exported, check=True)
+    parity = json.loads((exported / "parity.json").read_text())
+    assert parity["different_buckets"] == 0
+    assert parity["logit"]["max"] < 1e-5
+
+
+def test_any_number_of_rows_and_tokens_is_scored_alike(exported: Path, project: Path) -> None:
+    """With ONNX Runtime, raw rows through a client's inputs: within 1e-6 of the scorer in float32."""
+    runtime = pytest.importorskip("onnxruntime")
+    session = runtime.InferenceSession(str(exported / "model.onnx"), providers=["CPUExecutionProvider"])
+    model = read_deployed(project / "artifacts", num_threads=1, precision="fp32")
+    rows = pq.read_table(project / "data/test.parquet")
+    scorer = Scorer(model, num_threads=1)
+    for part in (rows.slice(3, 1), rows.slice(40, 57), rows):
+        [probability] = session.run(["probability"], feeds_of(model, part))
+        np.testing.assert_allclose(probability, scorer.score(part), rtol=0, atol=1e-6)
+
+
+def test_the_bytes_do_not_name_this_machine(exported: Path, project: Path, tmp_path: Path) -> None:
+    content = (exported / "model.onnx").read_bytes()
+    assert b"stack_trace" not in content
+    assert str(Path(__file__).parents[2]).encode() not in content
+    other = tmp_path / "elsewhere"
+    program = "import sys; from qin.cli import app; app(sys.argv[1:])"
+    arguments = ["export", other, "--artifacts", project / "artifacts", "--rows", project / "data/test.parquet"]
+    subprocess.run([sys.executable, "-c", program, *map(str, arguments)], check=True, capture_output=True)
+    assert hashlib.sha256((other / "model.onnx").read_bytes()).digest() == hashlib.sha256(content).digest()
+
+
+def test_the_readme_s_hash_is_that_of_texts() -> None:
+    scope: dict[str, Any] = {}
+    exec(blocks(readme("onnx", "model.onnx", []))[1], scope)
+    texts = ["", "a", "한국", "7", "-7", "007", "-0", "1.5", "9" * 25, str(2**63 - 1), "x" * 64, "0"]
+    expected = hash_column(pa.array(texts)).unseeded.view(np.int64).tolist()
+    assert [scope["hash_of_text"](text) for text in texts] == expected
+
+
+@pytest.mark.slow
+def test_the_program_of_pytorch_is_exported_too(project: Path, tmp_path: Path) -> None:
+    out = tmp_path / "qin"
+    arguments = ["--format", "pt2", "--artifacts", project / "artifacts", "--rows", project / "data/test.parquet"]
+    done = CliRunner().invoke(app, ["export", str(out), *map(str, arguments)])
+    assert done.exit_code == 0, done.output
+    lines, _ = blocks((out / "README.md").read_text())
+    subprocess.run([sys.executable, "-c", "import sys; sys.modules['qin'] = None\n" + lines], cwd=out, check=True)
