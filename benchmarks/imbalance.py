@@ -120,7 +120,7 @@ class Variant:
         weight = self.rows.weights(batch.label)
         if self.hard_negatives is None:
             return _gradient(network, _loss(network, batch, weight, self.rows.batch_weight))
-        generator = selection_generator(self._knobs.seed, step=draw, rank=0)
+        generator = selection_generator(self._knobs.seed, step=draw)
         loss = mined_loss(
             network,
             batch,

@@ -6,11 +6,13 @@ _LONGEST_LINE, _LONGEST_WORD, _MOST_LINES = 1000, 256, 100
 
 
 class QinError(Exception):
-    """Base of every error whose message is written for the user; stages print it and exit with status 1.
+    """Base of every error whose message is written for the user; stages print it and exit with its status.
 
     Args:
         problems: One or several, each of which becomes one line whatever names and values it shows.
     """
+
+    exit_status = 1
 
     def __init__(self, *problems: str) -> None:
         super().__init__(*map(one_line, problems))
@@ -51,6 +53,12 @@ class EditedError(QinError):
 
 class TrainingError(QinError):
     """Training cannot go on, for example because the loss is no longer a number."""
+
+
+class PeerEndedError(QinError):
+    """Another process of a run has ended, whose own report says why; started again, they go on together."""
+
+    exit_status = 75  # EX_TEMPFAIL of sysexits.h
 
 
 def one_line(text: str) -> str:

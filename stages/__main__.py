@@ -9,13 +9,14 @@ import sys
 
 from qin.runtime.edits import remember_code
 from qin.runtime.host import set_waiting_of_threads
-from qin.runtime.parent import end_with_dvc
+from qin.runtime.parent import end_with_dvc, end_with_launcher
 
 
 def main() -> None:
     """Set up the process and run the stage that the command line names."""
     remember_code()
     end_with_dvc()
+    end_with_launcher()
     set_waiting_of_threads()
     names = importlib.import_module("qin.runtime.stage").STAGES
     name = sys.argv[1] if len(sys.argv) > 1 else ""

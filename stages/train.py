@@ -3,27 +3,38 @@
 python -m stages train
 """
 
+import shutil
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import typer
 
-from qin.config import load_params
+from qin.config import Params, TrackParams, load_params
+from qin.distributed.ranks import Ranks, is_started_with_others, joined
+from qin.errors import QinError
 from qin.features.artifact import Statistics
 from qin.features.joined import JoinedRows
+from qin.features.statistics import FitReport
 from qin.model.artifact import save_model
 from qin.network.threads import fix_threads
 from qin.runtime import paths
-from qin.runtime.chain import origin_of, read_artifact
+from qin.runtime.chain import Origin, origin_of, read_artifact
 from qin.runtime.files import atomic_directory, write_csv, write_json
-from qin.runtime.parent import end_with_dvc
-from qin.runtime.stage import run_stage
+from qin.runtime.parent import end_with_dvc, end_with_launcher
+from qin.runtime.stage import StageReport, errors_in_lines, run_stage
 from qin.shards.files import ShardReader
 from qin.shards.folds import EXCLUDED, TRAIN, read_folds, report_half
 from qin.shards.row_facts import RowFacts
 from qin.tracking.tracking import Tracking, open_tracking
 from qin.train.networks import as_model, figures_of, fit_models, refit_models
+from qin.train.processes import check_processes, count_processes
 from qin.train.statistics import fit_train_statistics
-from qin.train.watch import History, Watch
+from qin.train.watch import SILENT, History, Watch
 
 app = typer.Typer(add_completion=False)
 
@@ -31,51 +42,133 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def main() -> None:
     """Train, keep the best state, score the validation fold with it; then train on every row where that is wanted."""
-    with run_stage("train") as report:
-        params = load_params(paths.PARAMS)
-        settings = params.model_dump(mode="json")
+    if not is_started_with_others() and _launched():
+        return
+    with errors_in_lines("train"), joined() as ranks, run_stage("train", team=ranks) as report:
+        _train(report, ranks)
+
+
+def _launched() -> bool:
+    """Start this stage as several processes and wait for their end, where the settings want several."""
+    try:
+        params = load_params(paths.PARAMS).train
+        num_processes = count_processes(params)
+    except QinError:  # which the stage will meet as well, and tell
+        return False
+    if num_processes > 1:
+        from qin.distributed.launch import launch  # noqa: PLC0415 -- a tenth of a second, for nothing in one process
+
+        launch(["-m", "stages", "train"], num_processes=num_processes, max_restarts=params.max_restarts)
+    return num_processes > 1
+
+
+def _train(report: StageReport, ranks: Ranks) -> None:
+    """Every process goes through all of it; the first alone writes."""
+    params = load_params(paths.PARAMS)
+    settings = params.model_dump(mode="json")
+    check_processes(params, ranks)
+    with ranks.first_alone():  # it puts back what an interrupted run has left
         inputs = report.reads(paths.PREPARED_TRAIN, paths.FOLDS, settings=settings)
-        fix_threads(params.train.num_threads)
-        reader = ShardReader(paths.PREPARED_TRAIN)
+    fix_threads(params.train.num_threads)
+    reader = ShardReader(paths.PREPARED_TRAIN)
+    if ranks.leads:
         reader.verify()
-        fold = read_folds(paths.FOLDS, num_rows=reader.num_rows)
-        facts = RowFacts.read(paths.FOLDS, num_rows=reader.num_rows)
-        refit, track = params.train.refit == "all", params.track
-        origin = origin_of("statistics", settings, artifacts=inputs)
-        tracking = open_tracking(track.to, project=track.project, settings=settings, proceed=False)
-        with tracking, atomic_directory(paths.STATISTICS) as fitted, atomic_directory(paths.MODEL) as model:
-            heldout = paths.heldout_place(fitted, refit=refit)
-            statistics = fit_train_statistics(params, reader, fold == TRAIN, facts, heldout, origin=origin)
-            schema = JoinedRows(reader, Statistics(heldout)).schema
-            trained, scored = fit_models(
-                params,
-                JoinedRows(reader, Statistics(heldout)),
-                fold,
-                is_report=report_half(facts.unit, seed=params.split.seed),
-                checkpoints=paths.CHECKPOINTS,
-                watch=Watch(partial(_tell_check, tracking), tracking.step("train/"), track.every_steps),
+    fold = read_folds(paths.FOLDS, num_rows=reader.num_rows)
+    facts = RowFacts.read(paths.FOLDS, num_rows=reader.num_rows)
+    refit, track = params.train.refit == "all", params.track
+    origin = origin_of("statistics", settings, artifacts=inputs)
+    fitting = _Fitting(params, reader, facts, origin, ranks)
+    tracking = open_tracking(
+        track.to if ranks.rank == 0 else [], project=track.project, settings=settings, proceed=False
+    )
+    with tracking, _output(paths.STATISTICS, ranks) as fitted, _output(paths.MODEL, ranks) as model:
+        statistics, rows = fitting.statistics(fold == TRAIN, paths.heldout_place(fitted, refit=refit))
+        trained, scored = fit_models(
+            params,
+            rows,
+            fold,
+            is_report=report_half(facts.unit, seed=params.split.seed),
+            checkpoints=paths.CHECKPOINTS,
+            watch=_watch(tracking, track, ranks, of="train/"),
+            ranks=ranks,
+        )
+        deployed, schema = trained, rows.schema
+        if refit:
+            _, rows = fitting.statistics(fold != EXCLUDED, fitted, only=statistics.kept)
+            watch = replace(_watch(tracking, track, ranks, of="refit/"), on_check=SILENT.on_check)
+            deployed = refit_models(
+                params, rows, fold, heldout=trained, checkpoints=paths.CHECKPOINTS, watch=watch, ranks=ranks
             )
-            deployed = trained
-            if refit:
-                everything, kept = fold != EXCLUDED, statistics.kept
-                fit_train_statistics(params, reader, everything, facts, fitted, only=kept, origin=origin)
-                rows = JoinedRows(reader, Statistics(fitted))
-                watch = Watch(on_step=tracking.step("refit/"), every_steps=track.every_steps)
-                deployed = refit_models(params, rows, fold, heldout=trained, checkpoints=paths.CHECKPOINTS, watch=watch)
-            joined = [*inputs, read_artifact(paths.STATISTICS, at=fitted)]
-            origin = origin_of("train", settings, artifacts=joined)
-            if refit:
-                save_model(paths.heldout_place(model, refit=refit), as_model(trained, params, schema), origin=origin)
-            save_model(model, as_model(deployed, params, schema), origin=origin)
-            report.check_inputs()
-            tracking.summarise(trained[0].figures)
-        with atomic_directory(paths.VALIDATION) as folder:
-            scored.write(folder, origin=origin_of("train", settings, artifacts=[read_artifact(paths.MODEL)]))
-        figures = {**figures_of(trained), "statistics": statistics.to_json(), "warnings": report.warnings}
-        write_json(paths.METRICS / "train.json", figures)
-        for run in [*trained, *(deployed if refit else ())]:
-            run.checkpoints.remove()
-            report.num_rows += run.num_rows_seen
+        if ranks.rank > 0:
+            return
+        origin = origin_of("train", settings, artifacts=[*inputs, read_artifact(paths.STATISTICS, at=fitted)])
+        if refit:
+            save_model(paths.heldout_place(model, refit=refit), as_model(trained, params, schema), origin=origin)
+        save_model(model, as_model(deployed, params, schema), origin=origin)
+        report.check_inputs()
+        tracking.summarise(trained[0].figures)
+    with atomic_directory(paths.VALIDATION) as folder:
+        scored.write(folder, origin=origin_of("train", settings, artifacts=[read_artifact(paths.MODEL)]))
+    figures = {**figures_of(trained), "statistics": statistics.to_json(), "warnings": report.warnings}
+    write_json(paths.METRICS / "train.json", figures)
+    for run in [*trained, *(deployed if refit else ())]:
+        run.checkpoints.remove()
+        report.num_rows += run.num_rows_seen
+
+
+@dataclass(frozen=True)
+class _Fitting:
+    """What both fits of the statistics share; see `fit_train_statistics`."""
+
+    params: Params
+    reader: ShardReader
+    facts: RowFacts
+    origin: Origin
+    ranks: Ranks
+
+    def statistics(
+        self, is_fitted: npt.NDArray[np.bool_], folder: Path, *, only: Collection[str] | None = None
+    ) -> tuple[FitReport, JoinedRows]:
+        """Fit them, once on each machine, and join them to the rows.
+
+        Args:
+            is_fitted: Rows to fit on, `(num_rows,)`.
+            folder: Where this process would write them.
+            only: Names to keep.
+        """
+        report = None
+        if self.ranks.leads:
+            report = fit_train_statistics(
+                self.params, self.reader, is_fitted, self.facts, folder, only=only, origin=self.origin
+            )
+        shared = self.ranks.all_of((str(folder.resolve()), report))
+        place, _ = shared[self.ranks.leader]
+        _, report = shared[0]
+        assert report is not None
+        return report, JoinedRows(self.reader, Statistics(Path(place)))
+
+
+@contextmanager
+def _output(place: Path, ranks: Ranks) -> Iterator[Path]:
+    """A folder that takes an output's place when all is well; for other processes than the first one to work in."""
+    if ranks.rank == 0:
+        with atomic_directory(place) as folder:
+            yield folder
+        return
+    folder = paths.SCRATCH / "ranks" / f"{ranks.rank}" / place.name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
+def _watch(tracking: Tracking, params: TrackParams, ranks: Ranks, *, of: str) -> Watch:
+    """The first process tells trackers and writes the curve."""
+    if ranks.rank > 0:
+        return SILENT
+    return Watch(partial(_tell_check, tracking), tracking.step(of), params.every_steps)
 
 
 def _tell_check(tracking: Tracking, history: History) -> None:
@@ -85,4 +178,5 @@ def _tell_check(tracking: Tracking, history: History) -> None:
 
 if __name__ == "__main__":
     end_with_dvc()
+    end_with_launcher()
     app()

@@ -23,6 +23,7 @@ Count = Annotated[int, Field(ge=1, lt=2**63)]
 # What no machine can hold, start or divide into is refused here; what this one cannot, where its size is known.
 RowCount = Annotated[int, Field(ge=1, lt=2**31)]
 Threads = Annotated[int, Field(ge=1, le=1024)]
+Processes = Annotated[int, Field(ge=1, le=2**16)]
 Width = Annotated[int, Field(ge=1, le=2**16)]
 Depth = Annotated[int, Field(ge=1, le=1024)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
@@ -261,6 +262,9 @@ class TrainParams(_Section):
     device: Literal["auto", "cpu", "cuda"]
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     num_threads: Threads
+    num_processes: Literal["auto"] | Processes = 1
+    max_restarts: Whole = 3
+    elastic: bool = False
     batch_size: Literal["auto"] | BatchSize
     eval_batch_size: RowCount
     buffer_rows: RowCount

@@ -26,6 +26,7 @@ class FusedEmbedding(nn.Module):
         sparse: whether the table's gradient is a sparse tensor of the rows that were read, without a buffer of the
             table's size; for ``qin.train.optimizers.RowWiseAdam``. On a CPU each row is in it once, in ascending order.
         is_rare: rows of the table that are never read, ``(table_rows,)``, bool: null is read in place of them.
+        table_rows: rows that this process holds; None: all.
 
     Raises:
         ValueError: There is no vocabulary, one has fewer than 2 buckets, ``dim`` is below 1, or the shape of
@@ -37,7 +38,13 @@ class FusedEmbedding(nn.Module):
     is_rare: torch.Tensor | None
 
     def __init__(
-        self, num_buckets: Sequence[int], *, dim: int, sparse: bool = False, is_rare: torch.Tensor | None = None
+        self,
+        num_buckets: Sequence[int],
+        *,
+        dim: int,
+        sparse: bool = False,
+        is_rare: torch.Tensor | None = None,
+        table_rows: int | None = None,
     ) -> None:
         if not num_buckets or min(num_buckets) < FIRST_VALUE_BUCKET:
             raise ValueError(f"every vocabulary needs at least {FIRST_VALUE_BUCKET} buckets, got {list(num_buckets)}")
@@ -52,7 +59,8 @@ class FusedEmbedding(nn.Module):
         self.register_buffer("num_buckets", sizes, persistent=False)
         self.register_buffer("offsets", sizes.cumsum(0) - sizes, persistent=False)
         self.register_buffer("is_rare", None if is_rare is None else is_rare.clone())
-        self.embedding_table = nn.Parameter(torch.zeros(sum(num_buckets), dim))
+        held_rows = sum(num_buckets) if table_rows is None else table_rows
+        self.embedding_table = nn.Parameter(torch.zeros(held_rows, dim))
 
     def forward(self, buckets: torch.Tensor) -> torch.Tensor:
         """Read one embedding for each of the first ``fields`` vocabularies.

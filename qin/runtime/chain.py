@@ -80,7 +80,10 @@ _ROW = ("data.drop", "data.id", "data.ignore", "features.categorical", "features
 _COMBINED = "model.members"  # in the network's section, but read after training
 
 # Where a model is computed, and how often its state is saved, are the machine's matter.
-_NOT_RECORDED = ("train.checkpoint_seconds", "train.checkpoint_steps", "train.device", "train.num_threads")
+_NOT_RECORDED = (
+    *("train.checkpoint_seconds", "train.checkpoint_steps", "train.device", "train.num_threads"),
+    *("train.num_processes", "train.max_restarts", "train.elastic"),
+)
 
 _WHOLE_BYTES, _BLOCK_BYTES, _NUM_BLOCKS, _TAIL_BYTES = 64 << 20, 1 << 20, 32, 16 << 20
 

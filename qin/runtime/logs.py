@@ -40,8 +40,8 @@ def logs_json() -> bool:
     return os.environ.get("QIN_LOG") == "json"
 
 
-def log_to_stderr() -> None:
+def log_to_stderr(level: int = logging.INFO) -> None:
     """Set up the process's log: each record is one line on standard error."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JsonLines() if logs_json() else _OneLine())
-    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    logging.basicConfig(level=level, handlers=[handler], force=True)

@@ -1,4 +1,4 @@
-"""A stage ends when the `dvc` that started it does, and outlives everything else that did."""
+"""A stage ends when the `dvc` that started it does, or the launcher that started it as one of several processes."""
 
 import ctypes
 import os
@@ -22,15 +22,24 @@ def end_with_dvc() -> None:
     A shell may stand between the two, and may live on when `dvc` is killed. Where `dvc` is the parent itself and the
     system can send a signal at its death, that is asked for; otherwise a thread looks for it.
     """
-    parent = os.getppid()
     dvc = next((process for process in ancestors() if is_dvc(command_line(process))), None)
-    if dvc is None:
-        return
-    if dvc.pid == parent and _signal_at_parents_death():
+    if dvc is not None:
+        _end_with(dvc)
+
+
+def end_with_launcher() -> None:
+    """End this process by SIGTERM when its parent is gone, if that has started it as one of several."""
+    if "RANK" in os.environ:
+        _end_with(ancestors()[0])
+
+
+def _end_with(process: psutil.Process) -> None:
+    parent = os.getppid()
+    if process.pid == parent and _signal_at_parents_death():
         if os.getppid() != parent:  # it died before the request
             raise SystemExit(1)
         return
-    threading.Thread(target=_watch, args=(dvc,), daemon=True, name="watch dvc").start()
+    threading.Thread(target=_watch, args=(process,), daemon=True, name=f"watch {process.pid}").start()
 
 
 def end_with_parent() -> None:

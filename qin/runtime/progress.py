@@ -1,5 +1,6 @@
 """Progress of long work: a bar on a terminal, a line every ten seconds elsewhere."""
 
+import logging
 import sys
 import time
 from types import TracebackType
@@ -55,7 +56,7 @@ class Progress:
 
 
 def _on_terminal() -> bool:
-    return sys.stderr.isatty() and not logs_json()
+    return sys.stderr.isatty() and not logs_json() and log.isEnabledFor(logging.INFO)
 
 
 def _duration(seconds: float) -> str:

@@ -22,7 +22,7 @@ class Stream(IntEnum):
     ROW_ORDER = 1  # within a buffer of an epoch
     DOWNSAMPLING = 2  # negatives kept in an epoch
     STEP = 3  # dropout of a step
-    SELECTION = 4  # hard negatives of a step and process
+    SELECTION = 4  # hard negatives of a step
     QUANTILES = 5  # rows whose numbers give the ends of bins
 
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 from threadpoolctl import threadpool_limits
 
@@ -35,6 +35,23 @@ _DISK_ERRORS = {
     *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOENT, errno.ELOOP, errno.ENAMETOOLONG),
     *(errno.EBUSY, errno.EXDEV, errno.ENOTEMPTY, errno.ESTALE, errno.EMFILE, errno.ENFILE),
 }
+
+
+class Team(Protocol):
+    """The processes that work on a stage together, of which this is one; see `qin.distributed.ranks.Ranks`."""
+
+    @property
+    def rank(self) -> int:
+        """Number of this process; 0 speaks for all."""
+        ...
+
+    def is_first_to_report(self) -> bool:
+        """Whether no other process has reported what ends them all."""
+        ...
+
+    def total(self, number: int) -> int:
+        """The sum of a number over all of them."""
+        ...
 
 
 @dataclass
@@ -96,7 +113,7 @@ class _Collector(logging.Handler):
 
 
 @contextmanager
-def run_stage(name: str) -> Iterator[StageReport]:
+def run_stage(name: str, *, team: Team | None = None) -> Iterator[StageReport]:
     """Wrap a stage's work.
 
     Prints `STAGE <name> [i/7]` and a closing line with rows, seconds, rows/s and peak memory of the process tree, which
@@ -105,35 +122,64 @@ def run_stage(name: str) -> Iterator[StageReport]:
 
     Args:
         name: One of STAGES.
+        team: The processes that run it together, of which the first prints and writes, and any its error; None: one.
     """
-    log_to_stderr()
+    log_to_stderr(logging.INFO if team is None or team.rank == 0 else logging.ERROR)
     for number in _ENDING:
-        signal.signal(number, _raise_exit)
+        signal.signal(number, raise_exit)
     started, report, largest = time.monotonic(), StageReport(name), largest_resident_bytes()
     log.info("STAGE %s [%d/%d]", name, STAGES.index(name) + 1, len(STAGES))
-    collector = _Collector(report.warnings)
-    log.addHandler(collector)
-    try:
+    with errors_in_lines(name, team=team), _kept_warnings(report):
         report.inputs.add(PARAMS)
         # NumPy's products on one thread: with more, a sum's last digit would depend on the number of cores.
         with TreeMemory(os.getpid()) as memory, threadpool_limits(1, user_api="blas"):
             yield report
-        report.check_inputs()
-        _close(name, report, seconds=time.monotonic() - started, peak=_peak_memory_bytes(memory, largest))
+        peak = _peak_memory_bytes(memory, largest)
+        if team is not None:
+            peak = team.total(peak)
+        if team is None or team.rank == 0:
+            report.check_inputs()
+            _close(name, report, seconds=time.monotonic() - started, peak=peak)
+
+
+@contextmanager
+def errors_in_lines(name: str, *, team: Team | None = None) -> Iterator[None]:
+    """Turn errors that are the user's matter into lines on standard error, of one process for all, and an exit status.
+
+    Args:
+        name: One of STAGES.
+        team: See `run_stage`.
+    """
+    try:
+        yield
     except QinError as error:
-        for line in error.lines:
-            log.error("error: %s", line)
-        raise SystemExit(1) from error
+        _report(error.lines, team)
+        raise SystemExit(error.exit_status) from error
     except MemoryError as error:
-        log.error("error: stage %s: out of memory%s", name, f" ({error})" if str(error) else "")
+        _report([f"stage {name}: out of memory{f' ({error})' if str(error) else ''}"], team)
         raise SystemExit(1) from error
     except OSError as error:
         if error.errno not in _DISK_ERRORS:
             raise
-        log.error("error: stage %s: %s%s", name, f"{error.filename}: " if error.filename else "", error.strerror)
+        _report([f"stage {name}: {f'{error.filename}: ' if error.filename else ''}{error.strerror}"], team)
         raise SystemExit(1) from error
+
+
+@contextmanager
+def _kept_warnings(report: StageReport) -> Iterator[None]:
+    """Keep the text of warnings that are logged meanwhile."""
+    collector = _Collector(report.warnings)
+    log.addHandler(collector)
+    try:
+        yield
     finally:
         log.removeHandler(collector)
+
+
+def _report(lines: list[str], team: Team | None) -> None:
+    if team is None or team.is_first_to_report():
+        for line in lines:
+            log.error("error: %s", line)
 
 
 def _close(name: str, report: StageReport, *, seconds: float, peak: int) -> None:
@@ -157,7 +203,7 @@ def _peak_memory_bytes(memory: TreeMemory, largest_before: int) -> int:
     return max(memory.peak_bytes, largest if largest > largest_before else 0)
 
 
-def _raise_exit(number: int, _: FrameType | None) -> NoReturn:
+def raise_exit(number: int, _: FrameType | None) -> NoReturn:
     """Turn a signal to end into an exception, so that half-written files are removed; another one ends at once."""
     for again in _ENDING:
         signal.signal(again, signal.SIG_DFL)

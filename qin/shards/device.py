@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -59,8 +59,9 @@ class ResidentLoader:
 
     def epoch(self, epoch: int, is_selected: npt.NDArray[np.bool_], *, first_step: int = 0) -> Iterator[Batch]:
         """See `ShuffledLoader.epoch`."""
+        first_row = self._loader.first_row(is_selected)
         for rows in self._loader.rows(epoch, is_selected, first_step=first_step):
-            yield self._gather(rows)
+            yield replace(self._gather(rows), first_row=first_row)
 
     def _copy(self, group: str) -> torch.Tensor:
         reader = self._loader.reader

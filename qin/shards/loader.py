@@ -3,12 +3,15 @@
 Training order: the log is cut into chunks of consecutive rows, the chunks are permuted, a buffer takes chunks until
 it holds `buffer_rows` selected rows, and the rows of a buffer are permuted. The order depends on the seed, the epoch
 and the selection, never on shard sizes, and any step of an epoch can be reached without reading what lies before it.
+
+Several processes take a part each of every batch, so their number changes neither the batches nor their order, and all
+make the same number of steps. Each reads the bytes of every row, and assembles its own.
 """
 
 from bisect import insort
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import islice, repeat
 from typing import Protocol
 
 import numpy as np
@@ -33,6 +36,7 @@ class Batch:
         numeric: Raw values, NaN where missing, `(batch, num_numeric)`.
         sequences: Buckets per sequence, 0 for padding, `(batch, seq)` each.
         label: Float labels `(batch,)`; None for a file without labels.
+        first_row: Number of the first row in the batch that several processes share.
     """
 
     rows: Rows
@@ -40,6 +44,7 @@ class Batch:
     numeric: torch.Tensor
     sequences: tuple[torch.Tensor, ...]
     label: torch.Tensor | None
+    first_row: int = 0
 
     @property
     def tensors(self) -> list[torch.Tensor]:
@@ -51,7 +56,7 @@ class Batch:
         """The same rows with other tensors, in the order of `tensors`."""
         stop = 2 + len(self.sequences)
         label = None if self.label is None else tensors[stop]
-        return Batch(self.rows, tensors[0], tensors[1], tuple(tensors[2:stop]), label)
+        return Batch(self.rows, tensors[0], tensors[1], tuple(tensors[2:stop]), label, self.first_row)
 
     def take(self, position: torch.Tensor) -> "Batch":
         """The rows at positions `(n,)` in the batch, in their order."""
@@ -125,12 +130,16 @@ class ShuffledLoader:
             order differs by epoch, so do they.
         buffer_rows: Selected rows that are shuffled together.
         seed: Seed of the order.
+        rank: Number of this process, which takes its part of every batch.
+        world: Number of processes.
     """
 
     reader: RowReader
     batch_size: int
     buffer_rows: int
     seed: int
+    rank: int = 0
+    world: int = 1
 
     def num_batches(self, is_selected: npt.NDArray[np.bool_]) -> int:
         """Batches of an epoch over a selection."""
@@ -145,9 +154,14 @@ class ShuffledLoader:
             is_selected: `(num_rows,)`; unselected rows are never assembled.
             first_step: Batches to leave out at the start; what lies before them is not read.
         """
-        memory = self._memory(int(is_selected.sum()))
+        memory, first_row = self._memory(int(is_selected.sum())), self.first_row(is_selected)
         for rows, arrays in self._batches(epoch, is_selected, first_step, lambda buffer: self._read(buffer, memory)):
-            yield to_batch(rows, {name: torch.from_numpy(array) for name, array in arrays.items()})
+            batch = to_batch(rows, {name: torch.from_numpy(array) for name, array in arrays.items()})
+            yield replace(batch, first_row=first_row)
+
+    def first_row(self, is_selected: npt.NDArray[np.bool_]) -> int:
+        """Number of this process's first row in every batch of an epoch over a selection."""
+        return self._bounds(int(is_selected.sum()))[0]
 
     def rows(self, epoch: int, is_selected: npt.NDArray[np.bool_], *, first_step: int = 0) -> Iterator[Rows]:
         """Yield the row numbers of the same batches, without reading the rows."""
@@ -157,9 +171,33 @@ class ShuffledLoader:
     def _batches(
         self, epoch: int, is_selected: npt.NDArray[np.bool_], first_step: int, read: Callable[["_Buffer"], Arrays]
     ) -> Iterator[tuple[Rows, Arrays]]:
+        num_steps = self.num_batches(is_selected) - first_step
         buffers = self._buffers(epoch, is_selected, num_skipped=first_step * self.batch_size)
-        batches = cut_batches(((buffer.rows, read(buffer), order) for buffer, order in buffers), self.batch_size)
-        return islice(batches, self.num_batches(is_selected) - first_step)
+        first, stop = self._bounds(int(is_selected.sum()))
+        if first == stop:  # fewer rows than processes
+            nothing = _Buffer()
+            return repeat((nothing.rows, read(nothing)), num_steps)
+        if self.world > 1:
+            buffers = self._own_parts(buffers, first, stop)
+        batches = cut_batches(((buffer.rows, read(buffer), order) for buffer, order in buffers), stop - first)
+        return islice(batches, num_steps)
+
+    def _bounds(self, num_selected: int) -> tuple[int, int]:
+        """First and last (exclusive) of this process's rows in every batch."""
+        num_rows = min(self.batch_size, num_selected)
+        return self.rank * num_rows // self.world, (self.rank + 1) * num_rows // self.world
+
+    def _own_parts(
+        self, buffers: Iterable[tuple["_Buffer", Rows]], first: int, stop: int
+    ) -> Iterator[tuple["_Buffer", Rows]]:
+        """Of buffers that begin with a whole batch, the rows that stand from `first` to `stop` in theirs."""
+        done = 0
+        for buffer, order in buffers:
+            place = (done + np.arange(order.size)) % self.batch_size
+            own = order[(first <= place) & (place < stop)]
+            done += order.size
+            positions = np.sort(own)
+            yield buffer.part(positions), np.searchsorted(positions, own)
 
     def _buffers(
         self, epoch: int, is_selected: npt.NDArray[np.bool_], *, num_skipped: int
@@ -190,6 +228,9 @@ class ShuffledLoader:
     def _memory(self, num_selected: int) -> Arrays:
         """One buffer's arrays, used again for each: fresh memory would cost as much as the copy into it."""
         num_rows = min(num_selected, self.buffer_rows + CHUNK_ROWS)
+        if self.world > 1:
+            first, stop = self._bounds(num_selected)
+            num_rows = (num_rows // self.batch_size + 2) * (stop - first)
         return {group.name: group.empty(num_rows) for group in self.reader.groups}
 
     def _read(self, buffer: "_Buffer", memory: Arrays) -> Arrays:
@@ -216,6 +257,16 @@ class _Buffer:
         self.chunks: list[tuple[int, Rows]] = []
         self.size = 0
 
+    def part(self, positions: Rows) -> "_Buffer":
+        """The rows at ascending positions."""
+        out, start = _Buffer(), 0
+        for first_row, offsets in self.chunks:
+            inside = positions[np.searchsorted(positions, start) : np.searchsorted(positions, start + offsets.size)]
+            if inside.size:
+                out.add(first_row, offsets[inside - start])
+            start += offsets.size
+        return out
+
     def add(self, start: int, offsets: Rows) -> None:
         """Add the selected rows of the chunk that begins at row `start`."""
         insort(self.chunks, (start, offsets), key=lambda chunk: chunk[0])
@@ -224,7 +275,7 @@ class _Buffer:
     @property
     def rows(self) -> Rows:
         """Row numbers, ascending."""
-        return np.concatenate([offsets + start for start, offsets in self.chunks])
+        return np.concatenate([np.empty(0, np.int64), *(offsets + start for start, offsets in self.chunks)])
 
 
 def cut_batches(sources: Iterable[tuple[Rows, Arrays, Rows]], batch_size: int) -> Iterator[tuple[Rows, Arrays]]:

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from qin.config import HardNegativeParams, TrainParams
+from qin.distributed.ranks import ONE, Ranks
 from qin.errors import ConfigError
 from qin.model.build import SPARSE_TABLE_ROWS
 from qin.network.embedding import FusedEmbedding
@@ -37,9 +38,26 @@ def build_optimizer(model: nn.Module, params: TrainParams, *, lr: float) -> torc
     return Optimizers(dense, RowWiseAdam(tables, lr=lr, weight_decay=params.weight_decay))
 
 
-def build_loader(reader: RowReader, params: TrainParams, device: torch.device, *, batch_size: int) -> BatchSource:
-    """Shuffled batches of the prepared train file on the device; a GPU holds the whole file if it fits."""
-    loader = ShuffledLoader(reader, batch_size=batch_size, buffer_rows=params.buffer_rows, seed=params.seed)
+def build_loader(
+    reader: RowReader, params: TrainParams, device: torch.device, *, batch_size: int, ranks: Ranks = ONE
+) -> BatchSource:
+    """Shuffled batches of the prepared train file on the device; a GPU holds the whole file if it fits.
+
+    Args:
+        reader: Prepared train file.
+        params: Section train.
+        device: That computes.
+        batch_size: Rows of a batch, of all processes.
+        ranks: The processes, of which each takes its part of every batch.
+    """
+    loader = ShuffledLoader(
+        reader,
+        batch_size=batch_size,
+        buffer_rows=params.buffer_rows,
+        seed=params.seed,
+        rank=ranks.rank,
+        world=ranks.world,
+    )
     if device.type == "cpu":
         return loader
     return ResidentLoader(loader, device) if fits(loader, device) else PrefetchingLoader(loader, device)

@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from qin.config import Params
+from qin.distributed.ranks import ONE, Ranks
 from qin.errors import TrainingError
 from qin.metrics.definitions import AP, AUC, LOG_LOSS, Rows, values
 from qin.metrics.logits import prior_logit, sigmoid
-from qin.model.build import build_model, choose_bf16, choose_device, place
+from qin.model.build import build_model, choose_bf16, choose_device, place, unfitted
 from qin.model.scoring import score_all
 from qin.network.qin import QIN
 from qin.prior import TrainingPrior
@@ -30,10 +32,14 @@ from qin.train.inputs import fit_inputs
 from qin.train.loop import HINT_DIVERGED, Budget, LoopResult, TrainingLoop, ValidationScores
 from qin.train.memory import check_memory, memory_bytes
 from qin.train.pace import Pace, choose_pace
+from qin.train.processes import check_same_run
 from qin.train.watch import SILENT, Watch
 
 # Rows of the selection half that a check scores: enough to tell a difference that matters from noise.
 _CHECK_ROWS = 200_000
+
+# Settings of section train that do not change a run, or of which `computed_by` tells.
+_HARMLESS = ("checkpoint_seconds", "checkpoint_steps", "refit", "num_processes", "max_restarts", "elastic")
 
 
 @dataclass(frozen=True)
@@ -75,13 +81,13 @@ def describe_run(
         params: Sections model, imbalance, hnm, train.
         reader: Prepared train file.
         fold: Fold of each row.
-        computed_by: Device and precision.
+        computed_by: Device, precision and number of processes.
         stop: The rows that decide when to stop, `(num_rows,)`, or the budget. The folds alone do not say which: the
             seed and the unit of the halves may change where they decide no fold.
     """
     settings = {name: getattr(params, name).model_dump() for name in ("imbalance", "hnm", "train")}
     settings["model"] = params.model.network.model_dump()
-    for key in ("checkpoint_seconds", "checkpoint_steps", "refit"):  # they do not change this run
+    for key in _HARMLESS:
         del settings["train"][key]
     facts = {
         "settings": settings,
@@ -102,6 +108,7 @@ def fit_model(
     is_report: npt.NDArray[np.bool_],
     checkpoints: Path,
     watch: Watch,
+    ranks: Ranks = ONE,
 ) -> tuple[Trained, ScoredRows]:
     """Fit a model on the train fold, stopped by the selection half of the validation fold.
 
@@ -114,6 +121,7 @@ def fit_model(
         is_report: Rows of the report half, `(num_rows,)`; see `qin.shards.folds.report_half`.
         checkpoints: Root folder of checkpoints.
         watch: Who is told of steps and checks.
+        ranks: The processes that train together; all get the same.
 
     Returns:
         The run, and its logits of the whole validation fold.
@@ -123,11 +131,12 @@ def fit_model(
         TrainingError: If the loss is not finite.
         ArtifactError: If a checkpoint is damaged, or their folder cannot be locked.
     """
-    check_memory(reader.schema, params.model.network, available_bytes=memory_bytes(choose_device(params.train)))
+    available = memory_bytes(choose_device(params.train), num_processes=ranks.num_neighbours)
+    check_memory(reader.schema, params.model.network, available_bytes=available)
     label, is_train, is_val = read_labels(reader), fold == TRAIN, fold == VALIDATION
     prior = training_prior(params.imbalance, label[is_train])
     decides = _at_most(selection_rows(label, is_val=is_val, is_report=is_report), label, max_rows=_CHECK_ROWS)
-    stop = _SelectionHalf(reader, decides, label, params.train.eval_batch_size, prior.offset)
+    stop = _SelectionHalf(reader, decides, label, params.train.eval_batch_size, prior.offset, ranks)
     run = _Run(
         params,
         reader,
@@ -135,12 +144,13 @@ def fit_model(
         is_train,
         prior,
         choose_pace(params.train, num_rows=num_drawn_rows(label[is_train], prior)),
+        ranks,
     )
     provenance = run.provenance(fold, stop=decides)
     trained = run.train(provenance, stop=stop.scores, checkpoints=checkpoints, watch=watch)
     scored = ScoredRows(
         row=np.flatnonzero(is_val),
-        logit=score_rows(trained.network, reader, is_val, batch_size=params.train.eval_batch_size),
+        logit=score_rows(trained.network, reader, is_val, batch_size=params.train.eval_batch_size, ranks=ranks),
         label=label[is_val],
         is_report=is_report[is_val].astype(np.uint8),
         prior=prior,
@@ -149,7 +159,14 @@ def fit_model(
 
 
 def refit_model(
-    params: Params, reader: RowReader, fold: Folds, *, heldout: Trained, checkpoints: Path, watch: Watch = SILENT
+    params: Params,
+    reader: RowReader,
+    fold: Folds,
+    *,
+    heldout: Trained,
+    checkpoints: Path,
+    watch: Watch = SILENT,
+    ranks: Ranks = ONE,
 ) -> Trained:
     """Train anew on every row of the train and the validation fold, for as many passes as the held-out run chose.
 
@@ -163,6 +180,7 @@ def refit_model(
         heldout: The held-out run.
         checkpoints: Root folder of checkpoints.
         watch: Who is told of steps.
+        ranks: The processes that train together.
 
     Raises:
         ConfigError: If the model does not fit into memory.
@@ -177,16 +195,21 @@ def refit_model(
         num_steps=max(1, round(heldout.result.best_step * growth)),
         plateau_steps=tuple(round(step * growth) for step in heldout.result.plateau_steps),
     )
-    run = _Run(params, reader, label, is_fitted, prior, heldout.pace)
+    run = _Run(params, reader, label, is_fitted, prior, heldout.pace, ranks)
     return run.train(run.provenance(fold, stop=budget), stop=budget, checkpoints=checkpoints, watch=watch)
 
 
 def score_rows(
-    network: QIN, reader: RowReader, is_selected: npt.NDArray[np.bool_], *, batch_size: int
+    network: QIN, reader: RowReader, is_selected: npt.NDArray[np.bool_], *, batch_size: int, ranks: Ranks = ONE
 ) -> npt.NDArray[np.float32]:
-    """Training-scale logits of the selected rows in the file's order, `(num_selected,)`."""
+    """Training-scale logits of the selected rows in the file's order, `(num_selected,)`; each process scores a part."""
+    if ranks.world > 1:
+        selected = np.flatnonzero(is_selected)
+        is_selected = np.zeros_like(is_selected)
+        is_selected[selected[slice(*ranks.bounds(selected.size))]] = True
     batches = iterate_in_order(reader, is_selected=is_selected, batch_size=batch_size)
-    return score_all(network, batches, num_rows=int(np.count_nonzero(is_selected)))
+    logit = score_all(network, batches, num_rows=int(np.count_nonzero(is_selected)))
+    return ranks.gather(torch.from_numpy(logit)).numpy()
 
 
 def _at_most(mask: npt.NDArray[np.bool_], label: npt.NDArray[np.uint8], *, max_rows: int) -> npt.NDArray[np.bool_]:
@@ -213,6 +236,7 @@ class _SelectionHalf:
         label: Of every row, `(num_rows,)`.
         batch_size: Rows scored at a time.
         offset: What brings training logits to the natural scale.
+        ranks: The processes that score it.
     """
 
     reader: RowReader
@@ -220,10 +244,11 @@ class _SelectionHalf:
     label: npt.NDArray[np.uint8]
     batch_size: int
     offset: float
+    ranks: Ranks
 
     def scores(self, network: QIN) -> ValidationScores:
         label = self.label[self.is_selected]
-        logit = score_rows(network, self.reader, self.is_selected, batch_size=self.batch_size)
+        logit = score_rows(network, self.reader, self.is_selected, batch_size=self.batch_size, ranks=self.ranks)
         if not np.isfinite(logit).all():  # the step before may have overflowed, and no later loss tells so
             raise TrainingError(f"the model's logits are not finite; {HINT_DIVERGED}")
         loss = LOG_LOSS.statistic(Rows(logit.astype(np.float64) + self.offset, label))
@@ -240,12 +265,17 @@ class _Run:
     is_train: npt.NDArray[np.bool_]
     prior: TrainingPrior
     pace: Pace
+    ranks: Ranks
 
     def provenance(self, fold: Folds, *, stop: npt.NDArray[np.bool_] | Budget) -> dict[str, Any]:
         device = choose_device(self.params.train)
         uses_bf16 = choose_bf16(self.params.train, device)
         computed_by = f"{device.type} bf16" if uses_bf16 else device.type
-        return describe_run(self.params, self.reader, fold, computed_by=computed_by, stop=stop)
+        if self.ranks.world > 1 and not self.params.train.elastic:
+            computed_by += f" x{self.ranks.world}"
+        provenance = describe_run(self.params, self.reader, fold, computed_by=computed_by, stop=stop)
+        check_same_run(provenance, self.ranks)
+        return provenance
 
     def train(
         self,
@@ -256,12 +286,13 @@ class _Run:
         watch: Watch,
     ) -> Trained:
         """Train a new network to its end; the checkpoint of the ended run stays until the outputs are written."""
-        knobs = self.params.train
-        loader = build_loader(self.reader, knobs, choose_device(knobs), batch_size=self.pace.batch_size)
-        rows = TrainingRows(loader, self.is_train, self.label, self.prior, knobs.seed)
+        knobs, ranks = self.params.train, self.ranks
+        loader = build_loader(self.reader, knobs, choose_device(knobs), batch_size=self.pace.batch_size, ranks=ranks)
+        rows = TrainingRows(loader, self.is_train, self.label, self.prior, knobs.seed, ranks)
         network = place(self.initial_network(), knobs)
         store = CheckpointStore(checkpoints, provenance["run"])
-        store.claim()
+        if ranks.rank == 0:
+            store.claim()
         loop = TrainingLoop(
             network,
             optimizer=build_optimizer(network, knobs, lr=self.pace.lr),
@@ -284,12 +315,15 @@ class _Run:
         return Trained(network, facts, self.prior, self.pace, result, store, num_rows_seen, figures)
 
     def initial_network(self) -> QIN:
-        """The network before training, its output at the base rate as the weighted loss sees it."""
+        """The network before training, its output at the base rate as the weighted loss sees it; in all the same."""
         params, seed = self.params.model.network, self.params.train.seed
-        fitted = fit_inputs(self.reader, self.is_train, params, seed=seed)
-        network = build_model(self.reader.schema, params, fitted, seed=seed)
+        schema, is_first = self.reader.schema, self.ranks.rank == 0  # the others take over its state
+        fitted = fit_inputs(self.reader, self.is_train, params, seed=seed) if is_first else unfitted(schema, params)
+        network = build_model(schema, params, fitted, seed=seed)
         start = prior_logit(self.prior.base_rate) - self.prior.offset
         network.set_base_rate(float(sigmoid(np.array([start]))[0]))
+        if self.ranks.world > 1:
+            network.load_state_dict(self.ranks.from_first(network.state_dict))
         return network
 
 
@@ -306,6 +340,8 @@ def _figures(result: LoopResult, run: _Run, network: QIN) -> dict[str, Any]:
         "num_steps": result.num_steps,
         "best_step": result.best_step,
     }
+    if any(number > 1 for _, number in result.processes):
+        figures["processes"] = [list(part) for part in result.processes]
     if not result.history:
         return figures
     best = next(record for record in result.history if record["step"] == result.best_step)

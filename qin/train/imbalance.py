@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 
 from qin.config import ImbalanceParams
+from qin.distributed.ranks import ONE, Ranks
 from qin.prior import TrainingPrior
 from qin.runtime.seeds import Stream
 from qin.shards.loader import BatchSource
@@ -114,6 +115,7 @@ class TrainingRows:
         label: `(num_rows,)`.
         prior: Share of negatives kept, and what each class weighs.
         seed: Seed of the downsampling.
+        ranks: The processes that share every batch.
     """
 
     loader: BatchSource
@@ -121,6 +123,7 @@ class TrainingRows:
     label: npt.NDArray[np.uint8]
     prior: TrainingPrior
     seed: int
+    ranks: Ranks = ONE
 
     @property
     def positive_share(self) -> float:

@@ -18,6 +18,7 @@ from qin.runtime.progress import Progress, log
 from qin.runtime.seeds import Stream
 from qin.shards.loader import Batch
 from qin.train.checkpoint import CheckpointStore
+from qin.train.exchange import GradientSum
 from qin.train.imbalance import TrainingRows
 from qin.train.losses import forward_ensemble, weighted_logistic_loss
 from qin.train.mining import HardNegatives, mined_loss, selection_generator
@@ -54,6 +55,7 @@ class LoopState:
     best_loss: float = math.inf
     plateau_steps: list[int] = field(default_factory=list)
     history: list[dict[str, float]] = field(default_factory=list)
+    processes: list[list[int]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -65,12 +67,14 @@ class LoopResult:
         num_steps: Steps made in all.
         history: One record per check.
         plateau_steps: Steps at which the rate was halved.
+        processes: Steps from which on a number of processes computed, and that number.
     """
 
     best_step: int
     num_steps: int
     history: list[dict[str, float]]
     plateau_steps: tuple[int, ...]
+    processes: tuple[tuple[int, int], ...] = ((0, 1),)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +102,7 @@ class TrainingLoop:
     Args:
         model: Network to train, in place.
         optimizer: Of the model's parameters, at the rate that the schedule scales.
-        rows: What each epoch trains on.
+        rows: What each epoch trains on, in every process its part; each has a replica, the first keeps checkpoints.
         params: Section train.
         hard_negatives: Mining inside each batch, or None.
         stop: Scores the model on the rows that decide when to stop, or a budget.
@@ -118,6 +122,7 @@ class TrainingLoop:
         checkpoints: CheckpointStore,
         watch: Watch,
     ) -> None:
+        self._ranks, self._sum_gradients = rows.ranks, GradientSum(model, rows.ranks)
         self._model, self._optimizer, self._rows, self._params = model, optimizer, rows, params
         self._hard_negatives = hard_negatives
         self._budget = stop if isinstance(stop, Budget) else None
@@ -142,9 +147,11 @@ class TrainingLoop:
             ArtifactError: If the checkpoint is damaged.
         """
         self._resume()
+        state = self._state
+        if not state.processes or state.processes[-1][1] != self._ranks.world:
+            state.processes.append([state.step, self._ranks.world])
         while not self._is_over:
             self._train_epoch()
-        state = self._state
         if self._budget is None:
             self._model.load_state_dict(self._best)
         else:
@@ -152,7 +159,8 @@ class TrainingLoop:
                 self._model.load_state_dict(self._evaluated.state_dict())
             self._check_weights()
         best_step = state.step if self._budget is not None else state.best_step
-        return LoopResult(best_step, state.step, state.history, tuple(state.plateau_steps))
+        processes = tuple((step, number) for step, number in state.processes)
+        return LoopResult(best_step, state.step, state.history, tuple(state.plateau_steps), processes)
 
     def save(self) -> None:
         """Write a checkpoint now, so that a run that has ended is not made again when what follows it is killed."""
@@ -184,13 +192,14 @@ class TrainingLoop:
         label = f"epoch {state.epoch + 1}/{self._params.epochs}" if self._budget is None else "training on all rows"
         batches = self._rows.loader.epoch(state.epoch, selection, first_step=state.step_in_epoch)
         self._model.train()
+        num_rows = min(self._rows.loader.batch_size, int(np.count_nonzero(selection)))  # of all processes
         with Progress(num_steps * self._rows.loader.batch_size, label=label) as progress:
             progress.advance(state.step_in_epoch * self._rows.loader.batch_size)
             for batch in batches:
                 self._set_learning_rate(num_steps)
                 loss = self._train_step(batch)
-                progress.advance(batch.rows.size, note=f"loss {loss:.4f}")
-                self._tell_step(loss, batch.rows.size)
+                progress.advance(num_rows, note=f"loss {loss:.4f}")
+                self._tell_step(loss, num_rows)
                 if state.step_in_epoch in checks:
                     self._check(num_steps)
                 if self._is_over:
@@ -208,14 +217,16 @@ class TrainingLoop:
 
     def _train_step(self, batch: Batch) -> float:
         state = self._state
-        torch.manual_seed(_step_seed(self._params.seed, state.step))  # dropout depends on the step: nothing to save
+        self._seed_dropout()
         assert batch.label is not None
         weight = self._rows.weights(batch.label)
         loss = self._loss(batch, weight)
-        value = loss.item()
-        self._check_finite(value)
         self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        if loss.requires_grad:  # or this process has none of a short batch's rows
+            loss.backward()  # type: ignore[no-untyped-call]
+        with one_thread():
+            value, total_weight = self._sum_gradients((loss, weight.sum()))
+        self._check_finite(value)  # of the sum, so that all processes stop
         if self._params.gradient_clip is not None:
             self._grad_norm = clip_grad_norm(self._model.parameters(), max_norm=self._params.gradient_clip)
         self._optimizer.step()
@@ -224,8 +235,7 @@ class TrainingLoop:
                 self._average.update_parameters(self._model)
         # What is reported is the mean loss of the epoch's rows, over the weight that they turned out to have.
         state.loss_sum += value * self._rows.batch_weight
-        with one_thread():
-            state.weight_sum += float(weight.sum())
+        state.weight_sum += total_weight
         state.step += 1
         state.step_in_epoch += 1
         return value
@@ -237,6 +247,15 @@ class TrainingLoop:
             lr = self._optimizer.param_groups[0]["lr"]
             self._watch.on_step(self._state.step, {"loss": loss, "lr": lr, "rows": self._num_rows_seen, **norm})
 
+    def _seed_dropout(self) -> None:
+        """Let dropout depend on the step, so that there is no state to save.
+
+        On a CPU masks are made of a key, the same in all processes, and of the row's number; a GPU draws its own.
+        """
+        torch.manual_seed(_step_seed(self._params.seed, self._state.step))
+        if self._ranks.rank > 0 and torch.cuda.is_available():
+            torch.cuda.manual_seed(_step_seed(self._params.seed, self._state.step, self._ranks.rank))
+
     def _loss(self, batch: Batch, weight: torch.Tensor) -> torch.Tensor:
         mining, step, denominator = self._hard_negatives, self._state.step, self._rows.batch_weight
         if mining is not None and step >= mining.warmup_steps:
@@ -247,7 +266,8 @@ class TrainingLoop:
                 denominator=denominator,
                 hard_negatives=mining,
                 self_ensemble=self._params.self_ensemble,
-                generator=selection_generator(self._params.seed, step=step, rank=0),
+                generator=selection_generator(self._params.seed, step=step),
+                ranks=self._ranks,
             )
         assert batch.label is not None
         logit, extra = forward_ensemble(self._model, batch, strength=self._params.self_ensemble)
@@ -268,7 +288,8 @@ class TrainingLoop:
         """Score the model, keep it if it is the best so far."""
         assert self._validate is not None
         state, model = self._state, self._evaluated
-        scores = self._validate(model)
+        found = self._validate(model)  # by every process from the same logits; yet the first alone decides
+        scores = self._ranks.from_first(lambda: found)
         record = {
             "step": state.step,
             "epoch": state.epoch + state.step_in_epoch / num_steps,
@@ -325,6 +346,8 @@ class TrainingLoop:
             self._save()
 
     def _save(self) -> None:
+        if self._ranks.rank > 0:
+            return
         started = time.monotonic()
         self._checkpoints.save(
             {
@@ -340,7 +363,7 @@ class TrainingLoop:
         self._save_interval = save_interval(self._params.checkpoint_seconds, self._last_save - started)
 
     def _resume(self) -> None:
-        saved = self._checkpoints.load()
+        saved = self._ranks.from_first(self._checkpoints.load)
         if saved is None:
             return
         self._state = LoopState(**saved["state"])
@@ -381,5 +404,5 @@ def moving_average(model: QIN, *, decay: float) -> AveragedModel:
     return AveragedModel(model, multi_avg_fn=update, use_buffers=True)
 
 
-def _step_seed(seed: int, step: int) -> int:
-    return int(np.random.SeedSequence((seed, step, Stream.STEP)).generate_state(1, np.uint64)[0] >> 1)
+def _step_seed(seed: int, step: int, *rank: int) -> int:
+    return int(np.random.SeedSequence((seed, step, Stream.STEP, *rank)).generate_state(1, np.uint64)[0] >> 1)

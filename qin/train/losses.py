@@ -116,8 +116,10 @@ def _check_vector(name: str, value: torch.Tensor, *, like: torch.Tensor) -> None
 
 
 def forward(network: nn.Module, batch: Batch) -> torch.Tensor:
-    """Logits of a batch, `(batch,)`."""
-    logit: torch.Tensor = network(batch.categorical, batch.numeric, batch.sequences)
+    """Logits of a batch, `(batch,)`; of none in a process for which a short batch has no row."""
+    if not batch.rows.size:
+        return batch.numeric.new_zeros(0)
+    logit: torch.Tensor = network(batch.categorical, batch.numeric, batch.sequences, first_row=batch.first_row)
     return logit
 
 

@@ -13,11 +13,11 @@ from qin.runtime.host import total_memory_bytes
 _BYTES_PER_WEIGHT = 5 * 4
 
 
-def memory_bytes(device: torch.device) -> int:
-    """Memory of what computes: of the GPU, or of the machine."""
+def memory_bytes(device: torch.device, *, num_processes: int) -> int:
+    """Memory for each process: of its GPU, or a share of the machine's."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
-    return total_memory_bytes()
+    return total_memory_bytes() // num_processes
 
 
 def check_memory(schema: Schema, params: NetworkParams, *, available_bytes: int) -> None:

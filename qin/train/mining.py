@@ -6,12 +6,13 @@ forward and backward. Either way the denominator is one that no selection and no
 same loss without bias.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import nn
 
+from qin.distributed.ranks import ONE, Ranks
 from qin.runtime.seeds import Stream
 from qin.shards.loader import Batch
 from qin.train.losses import forward, forward_ensemble, logistic_loss, weighted_logistic_loss
@@ -66,11 +67,12 @@ def mined_loss(
     hard_negatives: HardNegatives,
     generator: torch.Generator,
     self_ensemble: float = 0.0,
+    ranks: Ranks = ONE,
 ) -> torch.Tensor:
     """Compute an unbiased estimate (`ohem`: a biased one) of the batch's loss from the rows that mining selects.
 
-    Over several processes each selects within its own batch and calls this with the global denominator; the sum of
-    their losses then estimates the loss of all batches together.
+    Several processes select from all their rows together, so that they keep what one keeps; the sum of their losses is
+    the loss of the whole batch. A process whose rows are all left out has a loss of 0 without a gradient.
 
     With row-wise optimizers two passes differ from one in what they touch: embeddings that only rows left out have
     read get no gradient, where in one pass they get zeros, and their momentum moves them.
@@ -81,8 +83,9 @@ def mined_loss(
         sample_weight: Weight of each row without the selection, `(batch,)`, positive.
         denominator: Expected weight of a whole batch, of all processes; see `TrainingRows.batch_weight`.
         hard_negatives: What to select, and how.
-        generator: Seeded CPU generator of the selection.
+        generator: Seeded CPU generator of the selection, the same in all processes.
         self_ensemble: See `forward_ensemble`; its divergence has the weights of its rows.
+        ranks: The processes that share the batch.
 
     Returns:
         The loss, a scalar with a gradient. Where a row's loss is not finite there is nothing to select by, and the loss
@@ -93,15 +96,18 @@ def mined_loss(
         logit, extra = _scored(network, batch), None
     else:
         logit, extra = forward_ensemble(network, batch, strength=self_ensemble)
-    if not logit.isfinite().all():
+    everything = ranks.gather(torch.stack((logit.detach(), batch.label), dim=1))  # of the whole batch
+    if not everything.isfinite().all():
         return weighted_logistic_loss(logit, batch.label, sample_weight=sample_weight, denominator=denominator)
-    weight = sample_weight * hard_negatives.select(logit, batch.label, generator=generator)
+    selected = hard_negatives.select(everything[:, 0], everything[:, 1], generator=generator)
+    weight = sample_weight * selected[batch.first_row : batch.first_row + len(logit)]
     if not hard_negatives.two_passes:
         return weighted_logistic_loss(
             logit, batch.label, sample_weight=weight, denominator=denominator, extra_loss=extra
         )
     kept = weight.nonzero().squeeze(1)
-    part = batch.take(kept)
+    first_row = int(torch.count_nonzero(selected[: batch.first_row]))
+    part = replace(batch.take(kept), first_row=first_row)
     assert part.label is not None
     logit, extra = forward_ensemble(network, part, strength=self_ensemble)
     return weighted_logistic_loss(
@@ -109,15 +115,14 @@ def mined_loss(
     )
 
 
-def selection_generator(seed: int, *, step: int, rank: int) -> torch.Generator:
-    """A generator that depends on nothing but the run's seed, the optimizer step and the process.
+def selection_generator(seed: int, *, step: int) -> torch.Generator:
+    """A generator that depends on nothing but the run's seed and the optimizer step.
 
     Args:
         seed: Of the run.
         step: Optimizer steps before this one, over all epochs.
-        rank: Number of the process, 0 where there is one.
     """
-    state = np.random.SeedSequence((seed, step, Stream.SELECTION, rank)).generate_state(1, np.uint64)[0]
+    state = np.random.SeedSequence((seed, step, Stream.SELECTION, 0)).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state >> 1))
 
 

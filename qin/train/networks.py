@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from qin.columns.schema import Schema
 from qin.config import Params
+from qin.distributed.ranks import ONE, Ranks
 from qin.model.artifact import TrainedModel
 from qin.model.scoring import mean_logit
 from qin.scored import ScoredRows
@@ -29,6 +30,7 @@ def fit_models(
     is_report: npt.NDArray[np.bool_],
     checkpoints: Path,
     watch: Watch,
+    ranks: Ranks = ONE,
 ) -> tuple[list[Trained], ScoredRows]:
     """Fit a network with each of `model.seeds` seeds, from `train.seed` on; see `fit_model`.
 
@@ -42,6 +44,7 @@ def fit_models(
         is_report: Rows of the report half, `(num_rows,)`.
         checkpoints: Root folder of checkpoints.
         watch: Who is told of the first network's steps and checks.
+        ranks: The processes that train each of them together.
 
     Returns:
         The runs, and the mean of their logits of the whole validation fold.
@@ -56,6 +59,7 @@ def fit_models(
             is_report=is_report,
             checkpoints=checkpoints,
             watch=SILENT if number else watch,
+            ranks=ranks,
         )
         runs.append(run)
         scored.append(rows)
@@ -70,6 +74,7 @@ def refit_models(
     heldout: Sequence[Trained],
     checkpoints: Path,
     watch: Watch = SILENT,
+    ranks: Ranks = ONE,
 ) -> list[Trained]:
     """Train each network anew on every row, for as many passes as its own held-out run chose; see `refit_model`.
 
@@ -80,6 +85,7 @@ def refit_models(
         heldout: The held-out runs.
         checkpoints: Root folder of checkpoints.
         watch: Who is told of the first network's steps.
+        ranks: The processes that train each of them together.
     """
     return [
         refit_model(
@@ -89,6 +95,7 @@ def refit_models(
             heldout=run,
             checkpoints=checkpoints,
             watch=SILENT if number else watch,
+            ranks=ranks,
         )
         for number, run in enumerate(heldout)
     ]

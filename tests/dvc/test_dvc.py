@@ -29,6 +29,7 @@ NOT_TRACKED = {
         "train.checkpoint_steps",
     ),
     *("track.to", "track.every_steps", "track.project"),
+    *("train.max_restarts", "train.elastic"),
 }
 
 # Settings under which a stage reads what it does not read by default.
@@ -135,6 +136,7 @@ def _expanded(params: list[str]) -> set[str]:
 def _recorded(stage: str, monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """Keys that a stage reads after the params were loaded and checked."""
     loaded: dict[int, str] = {}  # by identity: the model artifact holds sections of its own
+    kept: list[config.Params] = []  # or others would get the identities of those that are no longer used
     read: set[str] = set()
     original = BaseModel.__getattribute__
 
@@ -148,6 +150,7 @@ def _recorded(stage: str, monkeypatch: pytest.MonkeyPatch) -> set[str]:
 
     def load_and_record(path: Path) -> config.Params:
         params = config.load_params(path)
+        kept.append(params)
         loaded.update({id(getattr(params, name)): name for name in config.Params.model_fields})
         monkeypatch.setattr(config._Section, "__getattribute__", recording)
         return params

@@ -1,5 +1,6 @@
 """Batches: every row once, in an order that depends on seed, epoch and selection alone, from any step on."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -247,3 +248,26 @@ def test_rows_of_a_batch_are_taken_with_all_their_tensors(reader: ShardReader) -
     part = batch.take(position)
     assert part.rows.tolist() == batch.rows[[5, 0, 3]].tolist()
     assert_holds_its_rows(part, make_arrays(NUM_ROWS))
+
+
+@ONE_READER
+@given(SELECTIONS, st.integers(1, 40), st.integers(1, NUM_ROWS + 5), st.integers(2, 5), st.data())
+def test_several_processes_take_every_batch_apart(
+    reader: ShardReader, selected: list[bool], batch_size: int, buffer_rows: int, world: int, data: st.DataObject
+) -> None:
+    """In order, whatever their number, from any step on, and where there are fewer rows than processes."""
+    is_selected = np.array(selected)
+    one = ShuffledLoader(reader, batch_size=batch_size, buffer_rows=buffer_rows, seed=5)
+    first_step = data.draw(st.integers(0, one.num_batches(is_selected)))
+    whole = list(one.epoch(2, is_selected, first_step=first_step))
+    parts = [
+        list(replace(one, rank=rank, world=world).epoch(2, is_selected, first_step=first_step)) for rank in range(world)
+    ]
+    assert {len(part) for part in parts} == {len(whole)}
+    for batch, *slices in zip(whole, *parts, strict=True):
+        np.testing.assert_array_equal(np.concatenate([part.rows for part in slices]), batch.rows)
+        sizes = [part.rows.size for part in slices]
+        assert max(sizes) - min(sizes) <= 1
+        assert [part.first_row for part in slices] == [sum(sizes[:rank]) for rank in range(world)]
+        for part in slices:
+            assert_holds_its_rows(part, make_arrays(NUM_ROWS))

@@ -35,7 +35,9 @@ class Counter(nn.Module):
         super().__init__()
         self.total = nn.Parameter(torch.zeros((), dtype=torch.float64))
 
-    def forward(self, categorical: torch.Tensor, numeric: torch.Tensor, sequences: object) -> torch.Tensor:
+    def forward(
+        self, categorical: torch.Tensor, numeric: torch.Tensor, sequences: object, *, first_row: int = 0
+    ) -> torch.Tensor:
         return 0.0 * self.total.expand(len(categorical))
 
 

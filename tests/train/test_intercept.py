@@ -40,7 +40,9 @@ class Intercept(nn.Module):
         super().__init__()
         self.logit = nn.Parameter(torch.tensor(logit, dtype=torch.float64))
 
-    def forward(self, categorical: torch.Tensor, numeric: torch.Tensor, sequences: object) -> torch.Tensor:
+    def forward(
+        self, categorical: torch.Tensor, numeric: torch.Tensor, sequences: object, *, first_row: int = 0
+    ) -> torch.Tensor:
         return self.logit.expand(len(categorical))
 
 

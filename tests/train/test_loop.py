@@ -94,7 +94,7 @@ def test_a_step_descends_the_weighted_loss(tmp_path: Path, strength: float, mini
     num_negatives = NEG_RATIO * (ROWS - num_positives)  # expected
     mean_weight = (num_positives * POS_WEIGHT + num_negatives / NEG_RATIO) / (num_positives + num_negatives)
     denominator = min(ROWS, num_positives + num_negatives) * mean_weight
-    generator = selection_generator(5, step=0, rank=0)
+    generator = selection_generator(5, step=0)
     if mining is TWO_PASSES:
         with torch.no_grad():
             logit = model.eval()(batch.categorical, batch.numeric, batch.sequences)

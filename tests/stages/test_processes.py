@@ -1,0 +1,212 @@
+"""Stage train as several processes, which DVC starts as one: killed anywhere it goes on, and one speaks for all."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from qin.distributed.launch import LOOPBACK, loopback_interface
+from qin.runtime.host import is_alive, process_tree
+from tests.project import ROOT, copy_project, dvc_command, git_project, set_params
+from tests.stages.run import run_as_command, run_in_process
+from tests.stages.test_resume import checkpoints, outputs
+
+# Long enough to be killed within, with checkpoints to go on from.
+LONG: dict[str, Any] = {
+    "train.num_processes": 3,
+    "train.precision": "fp32",
+    "train.batch_size": 64,
+    "train.epochs": 3,
+    "train.patience": 100,
+    "train.checkpoint_steps": 10,
+    "train.checkpoint_seconds": 1e9,
+    "train.refit": "none",
+    "model.dropout": 0.1,
+}
+PATIENCE_SECONDS = 300.0
+
+
+@pytest.fixture
+def project(tmp_path: Path, small_log: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = copy_project(tmp_path / "project", log=small_log)
+    monkeypatch.chdir(folder)
+    run_in_process("prepare")
+    run_in_process("split")
+    set_params(folder / "params.yaml", LONG)
+    return folder
+
+
+def started(project: Path) -> "subprocess.Popen[str]":
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "stages", "train"]
+    return subprocess.Popen(command, cwd=project, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def wait_until(condition: Callable[[], Any], process: "subprocess.Popen[str]") -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert process.poll() is None, process.stderr and process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def ranks_of(agent: int) -> list[psutil.Process]:
+    """The processes that train, by their number."""
+    found = [process for process in process_tree(agent)[1:] if "RANK" in process.environ()]
+    return sorted(found, key=lambda process: int(process.environ()["RANK"]))
+
+
+def ended(processes: list[psutil.Process]) -> bool:
+    """Whether they end within a time that no work takes."""
+    deadline = time.monotonic() + 60.0
+    while any(map(is_alive, processes)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return not any(map(is_alive, processes))
+
+
+def error_lines(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line.startswith("error") or "Traceback" in line or "Error" in line]
+
+
+def test_a_bad_setting_is_told_once(project: Path) -> None:
+    """By whichever process meets it; the launcher adds nothing, and does not try again."""
+    set_params(project / "params.yaml", {"train.num_processes": 2, "model.norm": "batch"})
+    done = run_as_command("train", project)
+    assert done.returncode == 1
+    (line,) = error_lines(done.stderr)
+    assert line.startswith("error: params.yaml: model.norm: batch (")
+    assert not (project / "artifacts").exists()
+
+
+@pytest.mark.slow
+def test_a_fault_in_training_is_told_once(project: Path) -> None:
+    set_params(project / "params.yaml", {"train.lr": 1e30, "train.warmup_steps": 0, "train.gradient_clip": None})
+    done = run_as_command("train", project)
+    assert done.returncode == 1
+    (line,) = error_lines(done.stderr)
+    assert "lower train.lr or train.gradient_clip" in line
+    assert done.stderr.count("STAGE train") == 1
+
+
+@pytest.mark.slow
+def test_after_a_kill_the_run_ends_in_the_same_bytes(project: Path) -> None:
+    """Of a process that trains, of the one that started them, and of both kinds again in one run."""
+    done = run_as_command("train", project)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("STAGE train done") == 1
+    whole = outputs(project)
+
+    with started(project) as agent:
+        wait_until(lambda: checkpoints(project), agent)
+        ranks_of(agent.pid)[1].kill()
+        _, text = agent.communicate(timeout=PATIENCE_SECONDS)
+    assert agent.returncode == 0, text
+    assert "process 1 of 3 was ended by SIGKILL; all start again from the newest checkpoint (1 of 3)" in text
+    assert "resuming at epoch" in text
+    assert outputs(project) == whole
+
+    with started(project) as agent:
+        wait_until(lambda: checkpoints(project), agent)
+        ranks = ranks_of(agent.pid)
+        assert len(ranks) == 3
+        agent.kill()
+        assert ended(ranks)
+    assert checkpoints(project)
+    done = run_as_command("train", project)
+    assert done.returncode == 0, done.stderr
+    assert "resuming at epoch" in done.stderr
+    assert outputs(project) == whole
+    assert not list((project / ".qin/ranks").rglob("*.*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_told_to_end_all_end_in_order(project: Path, number: signal.Signals) -> None:
+    with started(project) as agent:
+        wait_until(lambda: checkpoints(project), agent)
+        ranks = ranks_of(agent.pid)
+        agent.send_signal(number)
+        _, text = agent.communicate(timeout=60.0)
+    assert agent.returncode == 128 + number
+    assert not any(map(is_alive, ranks))
+    assert error_lines(text) == []
+    assert not (project / "artifacts/model").exists()
+    assert len(checkpoints(project)) == 1
+
+
+@pytest.mark.slow
+def test_restarts_are_bounded(project: Path) -> None:
+    set_params(project / "params.yaml", {"train.max_restarts": 1, "train.checkpoint_steps": None})
+    with started(project) as agent:
+        for _ in range(2):
+            wait_until(lambda: len(ranks_of(agent.pid)) == 3, agent)
+            ranks = ranks_of(agent.pid)
+            ranks[2].kill()
+            assert ended(ranks)
+        _, text = agent.communicate(timeout=PATIENCE_SECONDS)
+    assert agent.returncode == 128 + signal.SIGKILL
+    assert "error: process 2 of 3 was ended by SIGKILL, after 1 restarts (train.max_restarts)" in text
+
+
+@pytest.mark.slow
+def test_agents_of_two_machines_train_what_one_trains(project: Path) -> None:
+    """With the prepared data on a disk of each; the first machine's folder has the outputs."""
+    set_params(project / "params.yaml", {"train.num_processes": 2, "train.epochs": 1})
+    other = shutil.copytree(project, project.parent / "other machine")
+    assert run_as_command("train", project).returncode == 0
+    whole = outputs(project)
+    shutil.rmtree(project / "artifacts")
+    with socket.socket() as free:
+        free.bind((LOOPBACK, 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", "--max-restarts=0"]
+    command += [
+        "--rdzv-backend=c10d",
+        f"--rdzv-endpoint={LOOPBACK}:{port}",
+        "--rdzv-id=run",
+        f"--local-addr={LOOPBACK}",
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "GLOO_SOCKET_IFNAME": loopback_interface()}
+    agents = [
+        subprocess.Popen(
+            [*command, "-m", "stages", "train"], cwd=folder, env=environment, stderr=subprocess.PIPE, text=True
+        )
+        for folder in (project, other)
+    ]
+    texts = [agent.communicate(timeout=PATIENCE_SECONDS)[1] for agent in agents]
+    assert [agent.returncode for agent in agents] == [0, 0], texts
+    (written,) = [folder for folder in (project, other) if (folder / "artifacts").exists()]  # whichever came first
+    found = outputs(written)
+    assert {path.removeprefix(str(written)): text for path, text in found.items()} == {
+        path.removeprefix(str(project)): text for path, text in whole.items()
+    }
+    assert "".join(texts).count("STAGE train done") == 1
+
+
+@pytest.mark.slow
+def test_when_dvc_is_killed_all_end_and_the_next_one_goes_on(tmp_path: Path, small_log: Path) -> None:
+    project = git_project(tmp_path / "project", log=small_log)
+    set_params(project / "params.yaml", LONG)
+    command, environment = dvc_command("repro", "train")
+    whole = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
+    assert whole.returncode == 0, whole.stderr
+    expected = outputs(project)
+    again = [*command, "--force", "--single-item"]
+    with subprocess.Popen(again, cwd=project, env=environment, stderr=subprocess.PIPE, text=True) as dvc:
+        wait_until(lambda: checkpoints(project), dvc)
+        family = process_tree(dvc.pid)
+        dvc.kill()
+        assert ended(family)
+    done = subprocess.run(again, cwd=project, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "resuming at epoch" in done.stderr
+    assert outputs(project) == expected
