@@ -23,6 +23,7 @@ PAGES = {
     "capabilities": ROOT / "docs/results.md",
     "ablation": ROOT / "docs/results.md",
     "imbalance": ROOT / "docs/results.md",
+    "imbalance_settings": ROOT / "docs/results.md",
     "speed": ROOT / "docs/speed.md",
     "scale": ROOT / "docs/scale.md",
     "few_clicks": ROOT / "docs/statistics.md",
@@ -133,6 +134,7 @@ def tables() -> dict[str, str]:
         "speed": _speed_table(_read("train_speed")),
         "scale": _scale_table(),
         "imbalance": _imbalance_table(_read("imbalance")),
+        "imbalance_settings": _settings_table(_read("imbalance_settings")),
         "few_clicks": _few_clicks_table(_read("few_clicks")),
     }
 
@@ -181,6 +183,16 @@ def _variants(summary: dict[str, dict[str, float]]) -> str:
     for variant, figures in summary.items():
         cells = [cell for metric in ("auc", "ap") for cell in (f"{figures[metric]:.4f}", _gain(figures, metric))]
         rows.append((variant, f"{figures['seeds']:.0f}", *cells))
+    return _markdown(rows)
+
+
+def _settings_table(result: dict[str, Any]) -> str:
+    """Figures of each variant's network with its differences from the default's, and its log loss."""
+    rows: list[Sequence[str]] = [("setting", "seeds", "AUC", "difference", "AP", "difference", "log loss")]
+    for variant, figures in result["summary"].items():
+        cells = [cell for metric in ("auc", "ap") for cell in (f"{figures[metric]:.4f}", _gain(figures, metric))]
+        loss = fmean(run["log_loss"] for run in result["runs"][variant].values())
+        rows.append((variant, f"{figures['seeds']:.0f}", *cells, f"{loss:.4f}"))
     return _markdown(rows)
 
 
