@@ -62,8 +62,8 @@ def export(artifacts: Path, out: Path, rows: Source, *, kind: Format) -> dict[st
     model = read_deployed(artifacts, num_threads=1, precision="fp32")
     golden = _golden(model, rows)
     feeds, names = feeds_of(model, golden), input_names(model)
-    network = None if model.members.network is None else load_model(artifacts / paths.MODEL.name).network
-    graph = WholeModel(model, network).eval()
+    networks = load_model(artifacts / paths.MODEL.name).networks if model.members.networks else ()
+    graph = WholeModel(model, networks).eval()
     file, write = FORMATS[kind]
     with atomic_directory(out) as folder:
         write(graph, {name: torch.from_numpy(np.ascontiguousarray(feeds[name])) for name in names}, folder / file)

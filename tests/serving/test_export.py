@@ -50,7 +50,7 @@ def project(request: pytest.FixtureRequest) -> Path:
 def test_the_graph_gives_the_scores_of_raw_rows(project: Path) -> None:
     """Hashes, histories, impressions, statistics, network, trees, blend, calibration, shifts in plain operations."""
     model = read_deployed(project / "artifacts", num_threads=1, precision="fp32")
-    graph = WholeModel(model, load_model(project / "artifacts/model").network).eval()
+    graph = WholeModel(model, load_model(project / "artifacts/model").networks).eval()
     rows = pq.read_table(project / "data/test.parquet")
     feeds = feeds_of(model, rows)
     with torch.inference_mode():

@@ -1,5 +1,6 @@
 """The whole model as one module: raw values in, calibrated probabilities out, all as plain tensor operations."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,10 +23,11 @@ class WholeModel(nn.Module):
     """From the tensors of `input_names` to probability, calibrated logit and buckets.
 
     Args:
-        model: The deployed model; its network must be whole, see `read_deployed`.
+        model: The deployed model.
+        networks: Of its artifacts, one for each seed, in evaluation mode.
     """
 
-    def __init__(self, model: Deployed, network: QIN | None) -> None:
+    def __init__(self, model: Deployed, networks: Sequence[QIN]) -> None:
         super().__init__()
         schema, members = model.schema, model.members
         self.blend = {name: member for name, member in members.blend.members.items() if member.weight}
@@ -42,7 +44,7 @@ class WholeModel(nn.Module):
             else [[f.name for f in schema.sequences].index(f.name) for f in model.impressions.histories]
         )
         self.statistics = nn.ModuleList(_statistic(lookup, model) for lookup in model.statistics.lookups)
-        self.network = None if network is None else PlainNetwork(network)
+        self.networks = nn.ModuleList(PlainNetwork(network) for network in networks)
         self.trees = None if members.trees is None else PlainTrees(members.trees, members.schema)
         self.calibrator = model.calibration.deployed
         shifts = self.calibrator.segments
@@ -80,8 +82,9 @@ class WholeModel(nn.Module):
 
     def _blended(self, buckets: torch.Tensor, numeric: torch.Tensor, items: list[torch.Tensor]) -> torch.Tensor:
         logits: dict[str, torch.Tensor] = {}
-        if self.network is not None:
-            logits["network"] = self.network(buckets, numeric, items)
+        if len(self.networks):
+            each = torch.stack([network(buckets, numeric, items) for network in self.networks])
+            logits["network"] = each.double().mean(dim=0).float()
         if self.trees is not None:
             logits["trees"] = self.trees(buckets, numeric, items).float()
         if self.is_single:
