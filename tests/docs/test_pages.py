@@ -78,7 +78,7 @@ def test_settings_that_a_page_names_exist(path: Path) -> None:
     keys = set(settings_page.readers_of_keys())
     sections = "|".join(Params.model_fields)
     named = set(re.findall(rf"`((?:{sections})\.[a-z]\w*(?:\.[a-z]\w*)?)(?:`|: )", text))
-    endings = (".parquet", ".json", ".csv", ".py", ".md")
+    endings = (".parquet", ".json", ".csv", ".py", ".md", ".onnx", ".pt2")
     assert [name for name in sorted(named) if name not in keys and not name.endswith(endings)] == []
 
 
