@@ -51,7 +51,8 @@ def test_everything_in_the_extras_is_pinned() -> None:
     extras = text.split("[project.optional-dependencies]")[1].split("\n[")[0]
     names = re.findall(r'^ +"([\w.-]+)', extras, re.MULTILINE)
     assert len(names) > 8
-    assert [name for name in names if name.lower() not in pinned] == []
+    own = {"qin-ctr"}  # an extra may name others of this project
+    assert [name for name in names if name.lower() not in pinned | own] == []
 
 
 def test_the_workflow_calls_what_must_pass_on_three_systems() -> None:
