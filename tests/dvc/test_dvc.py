@@ -53,6 +53,13 @@ def test_stages_are_in_order_described_and_the_shells_own_process() -> None:
 
 
 @pytest.mark.parametrize("name", STAGES)
+def test_what_git_keeps_is_a_metric_or_a_plot(name: str) -> None:
+    """Of a stage with any other output outside of its cache, DVC keeps no run: an experiment made again would train."""
+    for output in dvc_stages()[name].get("outs", []):
+        assert not isinstance(output, dict) or all(options.get("cache", True) for options in output.values())
+
+
+@pytest.mark.parametrize("name", STAGES)
 def test_the_code_that_a_stage_imports_lies_under_its_dependencies_and_none_is_unused(name: str) -> None:
     listed = [dep for dep in dvc_stages()[name]["deps"] if dep.startswith(("qin", "stages"))]
     assert all((ROOT / dep).exists() for dep in listed)
