@@ -52,14 +52,14 @@ def latencies(scorer: Scorer, rows: pa.Table) -> dict[str, Any]:
         arrays = {"categorical": batch.categorical.numpy(), "numeric": batch.numeric.numpy()}
         names = [field.name for field in members.schema.sequences]
         arrays |= {f"sequence.{n}": t.numpy() for n, t in zip(names, batch.sequences, strict=True)}
-        figures = {"score": timed(partial(scorer.score, part), times=100)}
-        figures["encode"] = timed(partial(scorer.prepare, part), times=100)
+        figures = {"score": timed(partial(scorer.score, part), times=40)}
+        figures["encode"] = timed(partial(scorer.prepare, part), times=40)
         trees = members.trees
         for network in members.networks[:1]:
             tensors = batch.categorical, batch.numeric, batch.sequences
-            figures["network"] = timed(partial(network, *tensors), times=100)
+            figures["network"] = timed(partial(network, *tensors), times=40)
         if trees is not None:
-            figures["trees"] = timed(partial(trees.logit_of, members.schema, arrays), times=100)
+            figures["trees"] = timed(partial(trees.logit_of, members.schema, arrays), times=40)
         out[str(size)] = figures
     return out
 

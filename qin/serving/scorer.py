@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
-from qin.columns.types import type_of
+from qin.columns.types import is_list, type_of
 from qin.errors import SchemaError
 from qin.prior import OutputPrior
 from qin.runtime.host import num_cores
@@ -129,15 +129,15 @@ class Scorer:
         return scorer
 
     def warm_up(self, *num_rows: int) -> None:
-        """Score rows of nulls, so that the first request does not wait for kernels to be compiled or tables to be read.
+        """Score made-up rows, so that the first request does not wait for kernels to be compiled or tables to be read.
 
         Args:
             num_rows: Of each try; none for 1, 32 and 512.
         """
-        kinds = {name: pa.string() for name in self._deployed.columns}
-        kinds |= {field.name: type_of(field.type) for field in self._deployed.schema.columns}
         for number in num_rows or (1, 32, 512):
-            self.logits(pa.table({name: pa.nulls(number, kind) for name, kind in kinds.items()}))
+            table = pa.table({column.name: _made_up(column, number) for column in self._deployed.columns.values()})
+            self.logits(table)
+            self.logits(_sent(table))  # what was sent or read cannot be written to, which kernels are compiled for
 
     def score(self, rows: Rows, *, prior: OutputPrior = "natural", on_missing: OnMissing = "error") -> Probabilities:
         """Calibrated probabilities of a click.
@@ -256,6 +256,23 @@ class Scorer:
                 self._last_checked = schema
         table = self._deployed.completed(table)
         return table if table.column(0).num_chunks == 1 else table.combine_chunks()
+
+
+def _made_up(column: Column, num_rows: int) -> pa.Array:
+    """Ones as the column's type has them, or nulls where it has none."""
+    kind = type_of(column.type) if column.type else pa.string()
+    values = pa.array([[1] if is_list(kind) else 1] * num_rows)
+    try:
+        return values.cast(kind)
+    except pa.ArrowException:
+        return pa.nulls(num_rows, kind)
+
+
+def _sent(table: pa.Table) -> pa.Table:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table)
+    return pa.ipc.open_stream(sink.getvalue()).read_all()
 
 
 def _joined(batches: Sequence[Batch]) -> Batch:
