@@ -21,6 +21,7 @@ from qin.features.artifact import Statistics
 from qin.features.joined import JoinedRows
 from qin.features.statistics import FitReport
 from qin.model.artifact import save_model
+from qin.model.build import choose_device
 from qin.network.threads import fix_threads
 from qin.runtime import paths
 from qin.runtime.chain import Origin, origin_of, read_artifact
@@ -55,11 +56,21 @@ def _launched() -> bool:
         num_processes = count_processes(params)
     except QinError:  # which the stage will meet as well, and tell
         return False
-    if num_processes > 1:
-        from qin.distributed.launch import launch  # noqa: PLC0415 -- a tenth of a second, for nothing in one process
+    if num_processes == 1:
+        return False
+    from qin.distributed.cluster import launch_on_ray  # noqa: PLC0415 -- a tenth of a second, for nothing in one process
+    from qin.distributed.launch import launch  # noqa: PLC0415
 
-        launch(["-m", "stages", "train"], num_processes=num_processes, max_restarts=params.max_restarts)
-    return num_processes > 1
+    words = ["-m", "stages", "train"]
+    if params.launcher == "local":
+        launch(words, num_processes=num_processes, max_restarts=params.max_restarts)
+        return True
+    gpus = int(choose_device(params).type == "cuda")
+    with errors_in_lines("train"):
+        launch_on_ray(
+            words, num_processes=num_processes, max_restarts=params.max_restarts, cpus=params.num_threads, gpus=gpus
+        )
+    return True
 
 
 def _train(report: StageReport, ranks: Ranks) -> None:

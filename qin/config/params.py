@@ -263,6 +263,7 @@ class TrainParams(_Section):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     num_threads: Threads
     num_processes: Literal["auto"] | Processes = 1
+    launcher: Literal["local", "ray"] = "local"
     max_restarts: Whole = 3
     elastic: bool = False
     batch_size: Literal["auto"] | BatchSize

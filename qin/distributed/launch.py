@@ -10,7 +10,7 @@ import signal
 import sys
 import tempfile
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -28,7 +28,7 @@ _LOOK_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
-class _Ended:
+class Ended:
     """How a group of processes ended before its work was done.
 
     Attributes:
@@ -67,10 +67,24 @@ def launch(words: Sequence[str], *, num_processes: int, max_restarts: int) -> No
     Raises:
         SystemExit: If they did not end well, with their status, or when this process is told to end.
     """
+    restarted(lambda: _run(words, num_processes), num_processes=num_processes, max_restarts=max_restarts)
+
+
+def restarted(run: Callable[[], Ended | None], *, num_processes: int, max_restarts: int) -> None:
+    """Run processes to the end, again after one of them was killed.
+
+    Args:
+        run: Runs them once; None if all ended well.
+        num_processes: How many they are.
+        max_restarts: How often to start them again.
+
+    Raises:
+        SystemExit: See `launch`.
+    """
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, raise_exit)
     for restart in range(max_restarts + 1):
-        ended = _run(words, num_processes)
+        ended = run()
         if ended is None:
             return
         if not ended.was_killed:
@@ -82,7 +96,7 @@ def launch(words: Sequence[str], *, num_processes: int, max_restarts: int) -> No
         log.warning("%s; all start again from the newest checkpoint (%d of %d)", found, restart + 1, max_restarts)
 
 
-def _run(words: Sequence[str], num_processes: int) -> _Ended | None:
+def _run(words: Sequence[str], num_processes: int) -> Ended | None:
     """Run the processes once; None if all ended well."""
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # we say it in one line
     with tempfile.TemporaryDirectory() as logs, _environment({"GLOO_SOCKET_IFNAME": loopback_interface()}):
@@ -101,13 +115,13 @@ def _run(words: Sequence[str], num_processes: int) -> _Ended | None:
         try:
             elastic_launch(config, sys.executable)(*words)
         except ChildFailedError as error:
-            return _explained({rank: failure.exitcode for rank, failure in error.failures.items()})
+            return explained({rank: failure.exitcode for rank, failure in error.failures.items()})
         except SignalException as error:
             raise SystemExit(128 + int(error.sigval)) from error
     return None
 
 
-def _explained(statuses: Mapping[int, int]) -> _Ended:
+def explained(statuses: Mapping[int, int]) -> Ended:
     """The process whose end explains that of the others: one that gave up, else one that was killed.
 
     The agent tells those that are left to end, and others notice that a peer is gone.
@@ -115,11 +129,11 @@ def _explained(statuses: Mapping[int, int]) -> _Ended:
     consequences = (-signal.SIGTERM, 128 + signal.SIGTERM, PeerEndedError.exit_status)
 
     def weight(rank: int) -> tuple[bool, bool, int]:
-        ended = _Ended(rank, statuses[rank])
+        ended = Ended(rank, statuses[rank])
         return not ended.was_killed, ended.status not in consequences, -rank
 
     rank = max(statuses, key=weight)
-    return _Ended(rank, statuses[rank])
+    return Ended(rank, statuses[rank])
 
 
 def loopback_interface() -> str:

@@ -82,7 +82,7 @@ _COMBINED = "model.members"  # in the network's section, but read after training
 # Where a model is computed, and how often its state is saved, are the machine's matter.
 _NOT_RECORDED = (
     *("train.checkpoint_seconds", "train.checkpoint_steps", "train.device", "train.num_threads"),
-    *("train.num_processes", "train.max_restarts", "train.elastic"),
+    *("train.num_processes", "train.launcher", "train.max_restarts", "train.elastic"),
 )
 
 _WHOLE_BYTES, _BLOCK_BYTES, _NUM_BLOCKS, _TAIL_BYTES = 64 << 20, 1 << 20, 32, 16 << 20

@@ -39,7 +39,10 @@ from qin.train.watch import SILENT, Watch
 _CHECK_ROWS = 200_000
 
 # Settings of section train that do not change a run, or of which `computed_by` tells.
-_HARMLESS = ("checkpoint_seconds", "checkpoint_steps", "refit", "num_processes", "max_restarts", "elastic")
+_HARMLESS = (
+    *("checkpoint_seconds", "checkpoint_steps", "refit"),
+    *("num_processes", "launcher", "max_restarts", "elastic"),
+)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from qin.runtime.progress import PASSING, log
 
 
 def count_processes(params: TrainParams) -> int:
-    """Processes that the settings want on this machine: on a CPU one, whose threads are faster than processes.
+    """Processes that the settings want: on a CPU one, whose threads are faster than processes.
 
     Raises:
         ConfigError: If there are fewer GPUs, or a GPU is demanded and there is none.
@@ -21,7 +21,7 @@ def count_processes(params: TrainParams) -> int:
     num_gpus = torch.cuda.device_count() if choose_device(params).type == "cuda" else 0
     if params.num_processes == "auto":
         return max(num_gpus, 1)
-    if num_gpus and params.num_processes > num_gpus:
+    if params.launcher == "local" and 0 < num_gpus < params.num_processes:
         raise ConfigError(
             f"params.yaml: train.num_processes: {params.num_processes}, but there are {num_gpus} GPUs here; lower it, "
             "or set auto, or train.device: cpu"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from qin.distributed.launch import LOOPBACK, _explained, launch, loopback_interface
+from qin.distributed.launch import LOOPBACK, explained, launch, loopback_interface
 from qin.errors import PeerEndedError
 
 PEER = PeerEndedError.exit_status
@@ -25,13 +25,13 @@ PEER = PeerEndedError.exit_status
     ],
 )
 def test_the_end_that_explains_the_others(statuses: dict[int, int], rank: int, was_killed: bool) -> None:
-    ended = _explained(statuses)
+    ended = explained(statuses)
     assert (ended.rank, ended.was_killed) == (rank, was_killed)
 
 
 def test_statuses_are_those_of_a_shell() -> None:
-    assert (_explained({0: -9}).exit_status, str(_explained({0: -9}))) == (137, "SIGKILL")
-    assert (_explained({0: 3}).exit_status, str(_explained({0: 3}))) == (3, "exit status 3")
+    assert (explained({0: -9}).exit_status, str(explained({0: -9}))) == (137, "SIGKILL")
+    assert (explained({0: 3}).exit_status, str(explained({0: 3}))) == (3, "exit status 3")
 
 
 def test_the_loopback_is_found() -> None:

@@ -29,7 +29,7 @@ NOT_TRACKED = {
         "train.checkpoint_steps",
     ),
     *("track.to", "track.every_steps", "track.project"),
-    *("train.max_restarts", "train.elastic"),
+    *("train.launcher", "train.max_restarts", "train.elastic"),
 }
 
 # Settings under which a stage reads what it does not read by default.

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 
 from qin.distributed.launch import LOOPBACK, loopback_interface
 from qin.runtime.host import is_alive, process_tree
-from tests.project import ROOT, copy_project, dvc_command, git_project, set_params
+from tests.project import ROOT, copy_project, dvc_command, git_project, processes_in, set_params
 from tests.stages.run import run_as_command, run_in_process
 from tests.stages.test_resume import checkpoints, outputs
 
@@ -46,7 +47,8 @@ def project(tmp_path: Path, small_log: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def started(project: Path) -> "subprocess.Popen[str]":
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "PYTHONPATH": path}
     command = [sys.executable, "-m", "stages", "train"]
     return subprocess.Popen(command, cwd=project, env=environment, stderr=subprocess.PIPE, text=True)
 
@@ -190,6 +192,36 @@ def test_agents_of_two_machines_train_what_one_trains(project: Path) -> None:
         path.removeprefix(str(project)): text for path, text in whole.items()
     }
     assert "".join(texts).count("STAGE train done") == 1
+
+
+@pytest.mark.skipif(find_spec("ray") is None, reason="needs the extra ray, which has 250 MB")
+def test_on_ray_a_killed_process_is_started_again_and_the_bytes_are_those_of_one_machine(project: Path) -> None:
+    """A cluster of this machine alone; killed is a process that trains, then the program that has started Ray."""
+    set_params(project / "params.yaml", {"train.num_processes": 2, "train.epochs": 2})
+    assert run_as_command("train", project).returncode == 0
+    whole = outputs(project)
+    set_params(project / "params.yaml", {"train.launcher": "ray"})
+    with started(project) as driver:
+        wait_until(lambda: checkpoints(project), driver)
+        processes_of(project)[1].kill()
+        _, text = driver.communicate(timeout=PATIENCE_SECONDS)
+    assert driver.returncode == 0, text
+    assert "process 1 of 2 was ended by SIGKILL; all start again from the newest checkpoint (1 of 3)" in text
+    assert outputs(project) == whole
+    with started(project) as driver:
+        wait_until(lambda: checkpoints(project), driver)
+        processes = processes_of(project)
+        driver.kill()
+        assert ended(processes)
+    assert checkpoints(project)
+
+
+def processes_of(project: Path) -> list[psutil.Process]:
+    """The processes that train in a folder, by their number, whoever has started them."""
+    found = [psutil.Process(number) for number in processes_in(project, "stages train")]
+    return sorted(
+        (process for process in found if "RANK" in process.environ()), key=lambda one: int(one.environ()["RANK"])
+    )
 
 
 @pytest.mark.slow

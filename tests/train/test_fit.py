@@ -21,7 +21,12 @@ SECTIONS = ("model", "imbalance", "hnm", "train")
 # What does not change the held-out run, whose checkpoint may so be resumed.
 HARMLESS = {
     *("train.checkpoint_seconds", "train.checkpoint_steps", "train.refit", "model.members", "model.seeds"),
-    *("train.num_processes", "train.max_restarts", "train.elastic"),  # the number of processes is in `computed by`
+    *(
+        "train.num_processes",
+        "train.launcher",
+        "train.max_restarts",
+        "train.elastic",
+    ),  # the number of processes is in `computed by`
 }
 NUM_ROWS = 100
 SELECTION = np.arange(NUM_ROWS) < 20
