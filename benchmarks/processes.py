@@ -129,10 +129,9 @@ def fitted(measured: list[dict[str, Any]]) -> tuple[float, float]:
 
 def fit_error(measured: list[dict[str, Any]], per_row: float, per_step: float) -> float:
     """The largest relative difference of a measured step from the fitted one."""
-    return max(
-        abs(per_row * one["rows_per_process"] + per_step - one["compute_cpu_seconds"]) / one["compute_cpu_seconds"]
-        for one in measured
-    )
+    rows = np.array([one["rows_per_process"] for one in measured])
+    seconds = np.array([one["compute_cpu_seconds"] for one in measured])
+    return float(np.max(np.abs(per_row * rows + per_step - seconds) / seconds))
 
 
 def _measured(world: int, steps: int) -> dict[str, Any]:

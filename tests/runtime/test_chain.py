@@ -33,7 +33,7 @@ NOT_RECORDED = {
         *("calibration.by", "data.test", "data.train", "evaluate.slices"),
         *("features.sequences", "features.statistics", "features.target"),
     },
-    "train": {"train.device", "train.num_threads"},
+    "train": {"train.device", "train.num_processes", "train.num_threads"},
     "trees": {"train.num_threads"},
     "calibrate": {"data.train"},
     "evaluate": {
@@ -151,7 +151,7 @@ def test_clusters_of_the_errors_are_not_those_of_the_folds(settings: dict[str, A
 def test_an_origin_has_no_places_times_or_machines(settings: dict[str, Any], log: Path) -> None:
     run = pipeline(settings, log)
     settings["data"].update(train="/elsewhere/t.parquet", test="/elsewhere/u.parquet", sample_submission="/s.csv")
-    settings["train"].update(device="cuda", num_threads=99, checkpoint_seconds=1.0)
+    settings["train"].update(device="cuda", num_threads=99, num_processes=4, checkpoint_seconds=1.0)
     settings["prepare"].update(batch_rows=7, num_threads=7)
     moved = log.rename(log.with_name("moved.parquet"))
     assert pipeline(settings, moved) == run
