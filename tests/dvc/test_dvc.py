@@ -2,6 +2,7 @@
 
 import ast
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +144,7 @@ def _expanded(params: list[str]) -> set[str]:
 def _recorded(stage: str, monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """Keys that a stage reads after the params were loaded and checked."""
     loaded: dict[int, str] = {}  # by identity: the model artifact holds sections of its own
-    kept: list[config.Params] = []  # or others would get the identities of those that are no longer used
+    kept: list[BaseModel] = []  # or others would get the identities of those that are no longer used
     read: set[str] = set()
     original = BaseModel.__getattribute__
 
@@ -153,7 +154,16 @@ def _recorded(stage: str, monkeypatch: pytest.MonkeyPatch) -> set[str]:
             read.add(f"{section}.{attribute}")
         if section is not None and attribute == "model_dump":
             read.update(f"{section}.{field}" for field in type(self).model_fields)
+        if section is not None and attribute == "model_copy":
+            return partial(copied, self, section)
         return original(self, attribute)
+
+    def copied(section: Any, name: str, **changes: Any) -> Any:
+        """A copy is read for the section that it is of."""
+        copy = original(section, "model_copy")(**changes)
+        kept.append(copy)
+        loaded[id(copy)] = name
+        return copy
 
     def load_and_record(path: Path) -> config.Params:
         params = config.load_params(path)
