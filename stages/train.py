@@ -52,7 +52,7 @@ def main() -> None:
 def _launched() -> bool:
     """Start this stage as several processes and wait for their end, where the settings want several."""
     try:
-        params = load_params(paths.PARAMS).train
+        params = load_params(paths.PARAMS, warns=False).train
         num_processes = count_processes(params)
     except QinError:  # which the stage will meet as well, and tell
         return False

@@ -381,11 +381,12 @@ class Params(_Section):
         return self
 
 
-def load_params(path: Path) -> Params:
+def load_params(path: Path, *, warns: bool = True) -> Params:
     """Read and check params.yaml; a key that an earlier version read is left out, with a warning.
 
     Args:
         path: The params file, YAML 1.2.
+        warns: Whether to warn, for a process that reads it a second time.
 
     Raises:
         ConfigError: If the file cannot be read or breaks a rule; every problem is on its own line, with its dotted
@@ -395,7 +396,7 @@ def load_params(path: Path) -> Params:
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: expected sections such as `data:` and `train:`, got {shortened(repr(tree))}")
     tree, retired = without_retired(tree)
-    for line in retired:
+    for line in retired if warns else ():
         log.warning("warning: %s: %s", path, line)
     try:
         return Params.model_validate_json(json.dumps(tree))

@@ -62,7 +62,10 @@ def export(
     artifacts: Artifacts = ARTIFACTS,
     rows: Annotated[str, typer.Option(help="Log from which golden rows are taken.")] = "data/test.parquet",
 ) -> None:
-    """Write the deployed model for other runtimes: raw values in, probabilities out, with golden rows and proof."""
+    """Write the deployed model for other runtimes: raw values in, probabilities out, with golden rows and proof.
+
+    Example: `qin export exports/qin --format onnx`
+    """
     from qin.serving.export import export as export_model  # noqa: PLC0415 - it imports PyTorch
 
     parity = export_model(artifacts, out, rows, kind=kind)
@@ -81,6 +84,8 @@ def serve(
     """Answer over HTTP; SIGHUP or POST /reload reads the artifacts again, without a pause.
 
     POST /score and /candidates, GET /health, /ready and /metrics.
+
+    Example: `qin serve --port 8000`
     """
     try:
         from qin.serving.serve import run  # noqa: PLC0415 - it imports PyTorch and the server

@@ -165,8 +165,8 @@ def _recorded(stage: str, monkeypatch: pytest.MonkeyPatch) -> set[str]:
         loaded[id(copy)] = name
         return copy
 
-    def load_and_record(path: Path) -> config.Params:
-        params = config.load_params(path)
+    def load_and_record(path: Path, *, warns: bool = True) -> config.Params:
+        params = config.load_params(path, warns=warns)
         kept.append(params)
         loaded.update({id(getattr(params, name)): name for name in config.Params.model_fields})
         monkeypatch.setattr(config._Section, "__getattribute__", recording)

@@ -48,7 +48,7 @@ def run_limited(stage: str, folder: Path, *, largest_file: int) -> subprocess.Co
 CASES = {
     "shard": ("prepare", 10_000, "data/prepared/test/00000.bin"),
     "folds": ("split", 4000, "data/split/fold.npy"),
-    "weights": ("train", 10_000, "artifacts/model/weights.safetensors"),
+    "weights": ("train", 100_000, "artifacts/model/weights.safetensors"),
     "statistics": ("train", 10, "artifacts/statistics/manifest.json"),
     "calibrator": ("calibrate", 1000, "artifacts/scored/row.npy"),
     "plot": ("evaluate", 200, "plots/pr.csv"),

@@ -392,5 +392,5 @@ def test_settings_of_an_earlier_version_need_no_trees(project: Project, capfd: p
             continue
         run_in_process(stage)
         warnings = [line.removeprefix("warning: params.yaml: ") for line in lines_of(capfd, "warning")]
-        assert [line.split()[0] for line in warnings] == ["calibration.seed", "evaluate.baseline_rows"]
+        assert [line.split()[0] for line in warnings] == ["calibration.seed", "evaluate.baseline_rows"], stage
     assert len(project.submission()) == NUM_TEST_ROWS
