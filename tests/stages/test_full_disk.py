@@ -75,7 +75,7 @@ def test_a_checkpoint_is_named(project: Path) -> None:
     params = project / "params.yaml"
     before = params.read_bytes()
     set_params(params, {"train.checkpoint_seconds": 0.0})
-    done = run_limited("train", project, largest_file=10_000)
+    done = run_limited("train", project, largest_file=100_000)
     params.write_bytes(before)
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert line.startswith("error: stage train: .qin/checkpoints/")
