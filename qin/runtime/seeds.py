@@ -32,6 +32,7 @@ IMPORTANCE_SALT = 0x494D504F  # "IMPO": the rows and donors of the importance of
 
 # SplitMix64 adds it between two draws: the golden ratio's bits, so that states spread evenly over all words.
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+MIX_FACTORS = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)  # of its finalizer, in order
 
 
 def mix_words(value: Words) -> Words:
@@ -39,8 +40,8 @@ def mix_words(value: Words) -> Words:
 
     Source: Steele, Lea and Flood (2014), Fast splittable pseudorandom number generators.
     """
-    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    value = (value ^ (value >> np.uint64(30))) * MIX_FACTORS[0]
+    value = (value ^ (value >> np.uint64(27))) * MIX_FACTORS[1]
     return value ^ (value >> np.uint64(31))
 
 

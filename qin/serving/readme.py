@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from qin.runtime.seeds import GOLDEN, MIX_FACTORS
+
 _HASHES = '''## How values become inputs
 
 - `categorical` holds a column each, in the order of `signature.json`: an integer column its integers, any other the
@@ -18,11 +20,12 @@ plain form has the hash of that integer:
 
 ```python
 MASK = (1 << 64) - 1
+FIRST_FACTOR, SECOND_FACTOR, GOLDEN_RATIO = @constants@
 
 
 def mix(word):
-    word = ((word ^ (word >> 30)) * 0xBF58476D1CE4E5B9) & MASK
-    word = ((word ^ (word >> 27)) * 0x94D049BB133111EB) & MASK
+    word = ((word ^ (word >> 30)) * FIRST_FACTOR) & MASK
+    word = ((word ^ (word >> 27)) * SECOND_FACTOR) & MASK
     return word ^ (word >> 31)
 
 
@@ -30,7 +33,7 @@ def hash_of_text(text):
     """The input of a text of up to 64 bytes, as a signed integer."""
     if text == "0" or (text.lstrip("-").isascii() and text.lstrip("-").isdigit() and text.lstrip("-")[0] != "0"):
         if -(1 << 63) <= int(text) < 1 << 63 and text == str(int(text)):
-            word = mix((int(text) + 0x9E3779B97F4A7C15) & MASK)
+            word = mix((int(text) + GOLDEN_RATIO) & MASK)
             return word - (1 << 64) if word >> 63 else word
     word = 0xCBF29CE484222325
     for byte in text.encode():
@@ -87,4 +90,5 @@ def readme(kind: str, file: str, names: Sequence[str]) -> str:
     else:
         lines = _PT2.format(names=list(names), load=_LOAD[kind].format(file=file))
     title = "# A click model\n\nRaw values in, calibrated probabilities out; `signature.json` says what is what.\n"
-    return f"{title}\n{lines}\n{_HASHES}"
+    constants = ", ".join(f"0x{int(word):X}" for word in (*MIX_FACTORS, GOLDEN))
+    return f"{title}\n{lines}\n{_HASHES.replace('@constants@', constants)}"

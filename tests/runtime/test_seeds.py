@@ -28,8 +28,5 @@ def test_no_two_users_of_a_seed_share_a_stream() -> None:
 def test_the_mixing_is_written_once() -> None:
     constants = re.compile("|".join(("0x9E3779B97F4A7C15", "0xBF58476D1CE4E5B9", "0x94D049BB133111EB")), re.IGNORECASE)
     found = {path for path in (ROOT / "qin").rglob("*.py") if constants.search(path.read_text())}
-    # An exported model is used without this package: its graph has signed words alone, its readers the page beside it.
-    # `tests/serving/test_export.py` holds both to the hashes of the library.
-    elsewhere = {"qin/serving/graph/words.py", "qin/serving/readme.py"}
-    assert {path.relative_to(ROOT).as_posix() for path in found} == {"qin/runtime/seeds.py", *elsewhere}
+    assert {path.relative_to(ROOT).as_posix() for path in found} == {"qin/runtime/seeds.py"}
     assert seeds.__file__ is not None

@@ -3,7 +3,7 @@
 import torch
 
 from qin.columns.buckets import FIRST_VALUE_BUCKET
-from qin.runtime.seeds import GOLDEN
+from qin.runtime.seeds import GOLDEN, MIX_FACTORS
 
 _LOW = (1 << 32) - 1
 
@@ -20,8 +20,9 @@ def shifted_right(words: torch.Tensor, bits: int) -> torch.Tensor:
 
 def mix(words: torch.Tensor) -> torch.Tensor:
     """SplitMix64's finalizer; see `qin.runtime.seeds.mix_words`."""
-    words = (words ^ shifted_right(words, 30)) * signed(0xBF58476D1CE4E5B9)
-    words = (words ^ shifted_right(words, 27)) * signed(0x94D049BB133111EB)
+    first, second = (signed(int(factor)) for factor in MIX_FACTORS)
+    words = (words ^ shifted_right(words, 30)) * first
+    words = (words ^ shifted_right(words, 27)) * second
     return words ^ shifted_right(words, 31)
 
 
