@@ -20,8 +20,8 @@ from qin.config.params import (
     TrackParams,
     TrainParams,
     TreeParams,
-    load_params,
 )
+from qin.config.read import load_params
 
 __all__ = [
     "DROPOUTS",

@@ -1,19 +1,11 @@
-"""Settings: one frozen, strict model per section of params.yaml, and the reader that checks them all at once."""
+"""Settings: one frozen, strict model per section of params.yaml."""
 
-import json
-import logging
 import re
-from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from qin.config.problems import problem_lines, without_retired
-from qin.config.strict_yaml import read_yaml
-from qin.errors import ConfigError, shortened
 from qin.sources import source_name
-
-log = logging.getLogger("qin")
 
 Ratio = Annotated[float, Field(gt=0, lt=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -379,26 +371,3 @@ class Params(_Section):
                 + ", ".join(f"model.{name}" for name in DROPOUTS)
             )
         return self
-
-
-def load_params(path: Path, *, warns: bool = True) -> Params:
-    """Read and check params.yaml; a key that an earlier version read is left out, with a warning.
-
-    Args:
-        path: The params file, YAML 1.2.
-        warns: Whether to warn, for a process that reads it a second time.
-
-    Raises:
-        ConfigError: If the file cannot be read or breaks a rule; every problem is on its own line, with its dotted
-            path, the value, and for an unknown key the nearest valid one.
-    """
-    tree = read_yaml(path)
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{path}: expected sections such as `data:` and `train:`, got {shortened(repr(tree))}")
-    tree, retired = without_retired(tree)
-    for line in retired if warns else ():
-        log.warning("warning: %s: %s", path, line)
-    try:
-        return Params.model_validate_json(json.dumps(tree))
-    except ValidationError as error:
-        raise ConfigError(*(f"{path}: {line}" for line in problem_lines(error, Params))) from error

@@ -4,11 +4,9 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from qin.config import TrainParams
 from qin.errors import TrainingError
@@ -17,6 +15,7 @@ from qin.network.threads import one_thread
 from qin.runtime.progress import Progress, log
 from qin.runtime.seeds import Stream
 from qin.shards.loader import Batch
+from qin.train.average import moving_average
 from qin.train.checkpoint import CheckpointStore
 from qin.train.exchange import GradientSum
 from qin.train.imbalance import TrainingRows
@@ -379,29 +378,6 @@ class TrainingLoop:
 def save_interval(checkpoint_seconds: float, save_seconds: float) -> float:
     """Seconds between checkpoints: as set, but longer where a save takes so long that they would cost too much."""
     return max(checkpoint_seconds, save_seconds / _MAX_SAVE_SHARE) if checkpoint_seconds else 0.0
-
-
-def moving_average(model: QIN, *, decay: float) -> AveragedModel:
-    """A copy of the model that follows it as an exponential moving average of weights and of the norms' moments.
-
-    Whole numbers and flags (offsets of vocabularies, rare values) stay as they are: PyTorch's average of them would be
-    truncated, 0.9 x + 0.1 x to x - 1.
-
-    Source: Polyak and Juditsky (1992); exponential form as in PyTorch's `swa_utils`. Every step passes over all
-    weights, tables included.
-    """
-    average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
-
-    @torch.no_grad()
-    def update(averages: Any, values: Any, num_averaged: Any) -> None:
-        """Follow tensors of one type."""
-        if averages[0].is_floating_point():
-            average(averages, values, num_averaged)
-            return
-        for own, value in zip(averages, values, strict=True):
-            own.copy_(value)
-
-    return AveragedModel(model, multi_avg_fn=update, use_buffers=True)
 
 
 def _step_seed(seed: int, step: int, *rank: int) -> int:

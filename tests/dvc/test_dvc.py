@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
+from qin.config import load_params
 from qin.config import params as config
 from qin.config.strict_yaml import read_yaml
 from qin.runtime.stage import STAGES
@@ -166,7 +167,7 @@ def _recorded(stage: str, monkeypatch: pytest.MonkeyPatch) -> set[str]:
         return copy
 
     def load_and_record(path: Path, *, warns: bool = True) -> config.Params:
-        params = config.load_params(path, warns=warns)
+        params = load_params(path, warns=warns)
         kept.append(params)
         loaded.update({id(getattr(params, name)): name for name in config.Params.model_fields})
         monkeypatch.setattr(config._Section, "__getattribute__", recording)

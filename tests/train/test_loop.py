@@ -12,9 +12,10 @@ from qin.network.numeric import NumericNormalizer
 from qin.network.qin import QIN, FittedInputs, QINInputs
 from qin.prior import TrainingPrior
 from qin.shards.loader import Batch
+from qin.train.average import moving_average
 from qin.train.checkpoint import CheckpointStore
 from qin.train.imbalance import TrainingRows
-from qin.train.loop import TrainingLoop, ValidationScores, _step_seed, moving_average
+from qin.train.loop import TrainingLoop, ValidationScores, _step_seed
 from qin.train.mining import HardNegatives, selection_generator
 from qin.train.watch import Watch
 from tests.network.sizes import make_sizes

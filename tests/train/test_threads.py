@@ -10,7 +10,7 @@ from qin.network.embedding import FusedEmbedding
 from qin.network.numeric import NumericNormalizer
 from qin.network.qin import QIN, FittedInputs, QINInputs
 from qin.network.threads import one_thread
-from qin.train.loop import moving_average
+from qin.train.average import moving_average
 from qin.train.losses import self_ensemble, weighted_logistic_loss
 from qin.train.optimizers import Optimizers, RowWiseAdam, clip_grad_norm
 from tests.network.sizes import make_sizes
