@@ -20,8 +20,7 @@ import typer
 from benchmarks.machine import describe, report
 from benchmarks.measure import Cost, measure, measure_sample
 from benchmarks.profile import ROOT
-from qin.config import load_params
-from qin.experiments.overlay import apply_overlays
+from qin.experiments.overlay import overlaid
 
 _FILES = "files"
 
@@ -60,12 +59,11 @@ def _cut(file: Path, folder: Path) -> None:
 
 
 def _turn(folder: Path, before: Path | None) -> list[tuple[str, Cost]]:
-    one = {"data.train": "data/train.parquet"}
-    many = {"data.train": f"data/{_FILES}"}
-    found = [] if before is None else [("one_file_before", _run(folder, one, code=before, is_new=False))]
-    found.append(("one_file", _run(folder, one)))
+    many = {"data": {"train": f"data/{_FILES}"}}
+    found = [] if before is None else [("one_file_before", _run(folder, {}, code=before))]
+    found.append(("one_file", _run(folder, {})))
     found.append(("files_1_process", _run(folder, many)))
-    found.append(("files_2_processes", _run(folder, {**many, "prepare.num_processes": 2, "prepare.num_threads": 1})))
+    found.append(("files_2_processes", _run(folder, {**many, "prepare": {"num_processes": 2, "num_threads": 1}})))
     last = max((folder / "data" / _FILES).iterdir(), key=lambda path: int(path.stem.removeprefix("part-")))
     aside = last.rename(folder / "data" / last.name)
     _run(folder, many)
@@ -74,21 +72,12 @@ def _turn(folder: Path, before: Path | None) -> list[tuple[str, Cost]]:
     return found
 
 
-def _run(folder: Path, changes: dict[str, Any], *, code: Path = ROOT, is_new: bool = True, keeps: bool = False) -> Cost:
+def _run(folder: Path, changes: dict[str, dict[str, Any]], *, code: Path = ROOT, keeps: bool = False) -> Cost:
     """Run prepare with some settings changed."""
     if not keeps:
         shutil.rmtree(folder / ".qin/prepared", ignore_errors=True)
-    params = folder / "params.yaml"
-    shutil.copy(code / "params.yaml", params)
-    overlay = folder / "overlay.yaml"
-    lines = (f"{key.split('.')[0]}: {{{key.split('.')[1]}: {value}}}" for key, value in changes.items())
-    overlays = []
-    for number, line in enumerate(lines):
-        overlays.append(overlay.with_stem(f"overlay-{number}"))
-        overlays[-1].write_text(line + "\n")
-    if is_new:
-        apply_overlays(overlays, params=params)
-        load_params(params)
+    base = (code / "params.yaml").read_text(encoding="utf-8")
+    (folder / "params.yaml").write_text(overlaid(base, changes, source="changes"), encoding="utf-8")
     command = [sys.executable, "-m", "stages", "prepare"]
     return measure(command, cwd=folder, env={**os.environ, "PYTHONPATH": str(code)})
 

@@ -30,8 +30,9 @@ from benchmarks.profile import ROOT
 from qin.config import load_params
 from qin.distributed.launch import launch
 from qin.distributed.ranks import ONE, Ranks, joined
+from qin.model.build import network_sizes
 from qin.network.numeric import NumericNormalizer
-from qin.network.qin import QIN, FittedInputs, QINInputs, QINSizes
+from qin.network.qin import QIN, FittedInputs, QINInputs
 from qin.runtime.paths import PARAMS
 from qin.train.exchange import GradientSum
 
@@ -186,7 +187,6 @@ def _measure(ranks: Ranks, steps: int, out: Path) -> None:
 
 def _network() -> QIN:
     params = load_params(ROOT / PARAMS).model.network
-    names = {field.name for field in dataclasses.fields(QINSizes)} - {"sparse_embedding_grad"}
     inputs = QINInputs(
         num_buckets=(NUM_BUCKETS,) * NUM_FIELDS,
         num_fields=NUM_FIELDS,
@@ -194,7 +194,7 @@ def _network() -> QIN:
         target_fields=(0,),
     )
     fitted_inputs = FittedInputs(normalizer=NumericNormalizer(torch.empty(0), torch.empty(0)))
-    sizes = QINSizes(**params.model_dump(include=names), sparse_embedding_grad=False)
+    sizes = network_sizes(params, is_sparse=False)
     return QIN(inputs=inputs, sizes=sizes, fitted=fitted_inputs, generator=torch.Generator().manual_seed(0))
 
 

@@ -8,7 +8,6 @@ left out, as it costs the same in all cases. Figures are CPU seconds on one thre
 is that of a process of its own which trains QIN on a table of `--rows` rows.
 """
 
-import dataclasses
 import sys
 import time
 from collections.abc import Callable
@@ -25,9 +24,10 @@ from benchmarks.machine import describe, report
 from benchmarks.measure import measure_module
 from benchmarks.profile import ROOT
 from qin.config import load_params
+from qin.model.build import network_sizes
 from qin.network.embedding import FusedEmbedding
 from qin.network.numeric import NumericNormalizer
-from qin.network.qin import QIN, FittedInputs, QINInputs, QINSizes
+from qin.network.qin import QIN, FittedInputs, QINInputs
 from qin.runtime.paths import PARAMS
 from qin.train.optimizers import Optimizers, RowWiseAdam, clip_grad_norm
 
@@ -161,8 +161,7 @@ def _train(num_rows: int, *, steps: int) -> None:
     normalizer = NumericNormalizer(torch.empty(0), torch.empty(0))
     generator = torch.Generator().manual_seed(0)
     params = load_params(ROOT / PARAMS).model.network.model_copy(update={"embedding_dim": DIM, "dropout": 0.0})
-    names = {field.name for field in dataclasses.fields(QINSizes)} - {"sparse_embedding_grad"}
-    sizes = QINSizes(**params.model_dump(include=names), sparse_embedding_grad=True)
+    sizes = network_sizes(params, is_sparse=True)
     model = QIN(inputs=inputs, sizes=sizes, fitted=FittedInputs(normalizer=normalizer), generator=generator)
     table = model.embedding.embedding_table
     rest = [parameter for parameter in model.parameters() if parameter is not table]

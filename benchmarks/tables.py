@@ -181,8 +181,7 @@ def _ablation_table() -> str:
 def _variants(summary: dict[str, dict[str, float]]) -> str:
     rows: list[Sequence[str]] = [("variant", "seeds", "AUC", "difference", "AP", "difference")]
     for variant, figures in summary.items():
-        cells = [cell for metric in ("auc", "ap") for cell in (f"{figures[metric]:.4f}", _gain(figures, metric))]
-        rows.append((variant, f"{figures['seeds']:.0f}", *cells))
+        rows.append((variant, f"{figures['seeds']:.0f}", *_figures_and_gains(figures)))
     return _markdown(rows)
 
 
@@ -190,10 +189,13 @@ def _settings_table(result: dict[str, Any]) -> str:
     """Figures of each variant's network with its differences from the default's, and its log loss."""
     rows: list[Sequence[str]] = [("setting", "seeds", "AUC", "difference", "AP", "difference", "log loss")]
     for variant, figures in result["summary"].items():
-        cells = [cell for metric in ("auc", "ap") for cell in (f"{figures[metric]:.4f}", _gain(figures, metric))]
         loss = fmean(run["log_loss"] for run in result["runs"][variant].values())
-        rows.append((variant, f"{figures['seeds']:.0f}", *cells, f"{loss:.4f}"))
+        rows.append((variant, f"{figures['seeds']:.0f}", *_figures_and_gains(figures), f"{loss:.4f}"))
     return _markdown(rows)
+
+
+def _figures_and_gains(figures: dict[str, float]) -> list[str]:
+    return [cell for metric in ("auc", "ap") for cell in (f"{figures[metric]:.4f}", _gain(figures, metric))]
 
 
 def _gain(figures: dict[str, float], metric: str) -> str:

@@ -1,6 +1,8 @@
 """The exceptions that end a stage with one clear line instead of a traceback, and what any line shows of a text."""
 
+import difflib
 import re
+from collections.abc import Iterable
 
 _LONGEST_LINE, _LONGEST_WORD, _MOST_LINES = 1000, 256, 100
 
@@ -81,3 +83,9 @@ def shortened(text: str, most: int = 60) -> str:
 def _cut(text: str, most: int) -> str:
     half = (most - len("...")) // 2
     return text if len(text) <= most else f"{text[:half]}...{text[-half:]}"
+
+
+def did_you_mean(name: str, names: Iterable[str], *, prefix: str = "") -> str:
+    """The end of a message about a name that is not there: the nearest one that is, if any is near."""
+    matches = difflib.get_close_matches(name, list(names), n=1)
+    return f", did you mean {prefix}{matches[0]}?" if matches else ""

@@ -2,7 +2,8 @@
 
 from collections.abc import Collection, Sequence
 
-from qin.columns.patterns import did_you_mean, matching
+from qin.columns.patterns import matching
+from qin.errors import did_you_mean
 
 
 def counted_problems(

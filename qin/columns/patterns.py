@@ -1,6 +1,5 @@
 """Column names in params.yaml: a name is first itself, then a glob."""
 
-import difflib
 import fnmatch
 import re
 from collections.abc import Collection, Iterable, Iterator
@@ -29,9 +28,3 @@ def expanded(patterns: Iterable[str], names: Collection[str]) -> Iterator[tuple[
     for pattern in patterns:
         for name in matching(pattern, names):
             yield pattern, name
-
-
-def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """The end of a message about a name that is not there: the nearest one that is, if any is near."""
-    matches = difflib.get_close_matches(name, list(names), n=1)
-    return f", did you mean {matches[0]}?" if matches else ""

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import Any, Literal
@@ -49,7 +49,7 @@ class Field:
         padding: Token of a sequence that means nothing.
         tokens: What a sequence's tokens in text are read as; empty for other fields, and where only the file tells.
         source: What it is derived from: `history`, `impression` or `statistic`; empty for a column of the file.
-        type: Of the train file's column (see `column_types.type_name`); not compared, because one of the same family,
+        type: Of the train file's column (see `types.type_name`); not compared, because one of the same family,
             such as wider integers, encodes equal values alike.
     """
 
@@ -154,7 +154,7 @@ def resolve_schema(columns: pa.Schema, *, data: DataParams, features: FeaturePar
         raise SchemaError(*problems)
     known = dict.fromkeys(names)
     problems = [f"{file}: data.{key}: no column {name}" for key, name in _unmatched_names(known, data)]
-    ignored = {*data.drop, *(name for _, name in expanded(data.ignore, known))}
+    ignored = _ignored(known, data)
     lists = _claims(known, ignored, data, features)
     for name in names:
         claims = lists[name]
@@ -183,7 +183,7 @@ def resolve_schema(columns: pa.Schema, *, data: DataParams, features: FeaturePar
 def scalar_columns(names: Iterable[str], *, data: DataParams, features: FeatureParams) -> list[str]:
     """The columns that the categorical and numeric patterns mean, without those left out, in the schema's order."""
     known = dict.fromkeys(names)
-    left_out = {data.label, data.id, *data.drop, *(name for _, name in expanded(data.ignore, known))}
+    left_out = {data.label, data.id} | _ignored(known, data)
     found = dict.fromkeys(name for _, name in expanded([*features.categorical, *features.numeric], known))
     return [name for name in found if name not in left_out]
 
@@ -254,12 +254,17 @@ def _are_alike(ours: pa.Field, theirs: pa.Field) -> bool:
     )
 
 
+def _ignored(known: Collection[str], data: DataParams) -> set[str]:
+    """Columns that `data.drop` and `data.ignore` leave out."""
+    return {*data.drop, *(name for _, name in expanded(data.ignore, known))}
+
+
 def _columns_of_test_alone(
     names: Iterable[str], train_names: Iterable[str], data: DataParams, features: FeatureParams
 ) -> Iterator[str]:
     """One line for each column that a list of inputs means and the train file lacks: it could teach nothing."""
     known, in_train = dict.fromkeys(names), set(train_names)
-    left_out = {data.label, data.id, *data.drop, *(name for _, name in expanded(data.ignore, known))} | in_train
+    left_out = {data.label, data.id} | _ignored(known, data) | in_train
     for key, patterns in (("categorical", features.categorical), ("numeric", features.numeric)):
         for pattern, name in expanded(patterns, known):
             if name not in left_out:

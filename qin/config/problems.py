@@ -1,6 +1,5 @@
 """What is wrong with the settings, in lines that name the key, the value and the nearest key that there is."""
 
-import difflib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,9 +7,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from qin.errors import shortened
-
-_NEAR = 0.6  # of difflib's ratio: a key that shares less with what was written is no suggestion
+from qin.errors import did_you_mean, shortened
 
 # Keys of earlier versions, with what decides now what they decided: a params.yaml that still has them runs.
 RETIRED = {
@@ -101,14 +98,12 @@ def _nearest_value(detail: Mapping[str, Any]) -> str:
     if detail["type"] != "literal_error" or not isinstance(detail["input"], str):
         return ""
     allowed = re.findall("'([^']*)'", detail["ctx"]["expected"])
-    matches = difflib.get_close_matches(detail["input"], allowed, n=1, cutoff=_NEAR)
-    return f", did you mean {matches[0]}?" if matches else ""
+    return did_you_mean(detail["input"], allowed)
 
 
 def _nearest(location: Sequence[int | str], settings: type[BaseModel]) -> str:
     parent = _model_at(location[:-1], settings)
     if parent is None:
         return ""
-    matches = difflib.get_close_matches(str(location[-1]), list(parent.model_fields), n=1, cutoff=_NEAR)
     prefix = "".join(f"{part}." for part in location[:-1])
-    return f", did you mean {prefix}{matches[0]}?" if matches else ""
+    return did_you_mean(str(location[-1]), parent.model_fields, prefix=prefix)

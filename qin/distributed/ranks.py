@@ -37,7 +37,6 @@ class Ranks:
     Attributes:
         rank: Its number; 0 writes all outputs.
         world: How many there are.
-        node: The machine's name.
         leader: The lowest number on the same machine, which does once what its neighbours can share.
         num_neighbours: Processes on the same machine, this one included.
         store: Where they count what has been reported.
@@ -45,7 +44,6 @@ class Ranks:
 
     rank: int = 0
     world: int = 1
-    node: str = ""
     leader: int = 0
     num_neighbours: int = 1
     store: Any = None
@@ -191,7 +189,7 @@ def _join() -> Ranks:
         torch.distributed.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=_TIMEOUT)
     node = f"{socket.gethostname()} {os.environ.get('GROUP_RANK', '')}"
     nodes = Ranks(rank, world).all_of(node)
-    return Ranks(rank, world, node, nodes.index(node), nodes.count(node), store)
+    return Ranks(rank, world, nodes.index(node), nodes.count(node), store)
 
 
 @contextmanager

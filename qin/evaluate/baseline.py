@@ -7,10 +7,10 @@ from qin.evaluate.fold import ReportHalf
 from qin.metrics.definitions import AP, AUC, LOG_LOSS, WLL
 from qin.metrics.logits import FloatArray
 from qin.metrics.paired import Difference, compare_logits
+from qin.report.verdict import judged
 from qin.runtime.progress import log
 
 _METRICS = (AP, AUC, LOG_LOSS, WLL)
-_LOSSES = frozenset(metric.name for metric in _METRICS if metric.lower_is_better)
 
 
 def compare_members(half: ReportHalf, natural: Mapping[str, FloatArray]) -> dict[str, dict[str, Any]]:
@@ -34,19 +34,19 @@ def compare_members(half: ReportHalf, natural: Mapping[str, FloatArray]) -> dict
             cluster=half.cluster,
             metrics=_METRICS,
         )
-        if name == "trees":
-            _warn_where_worse(compared)
         difference: dict[str, float | None] = {}
         for figure, found in compared.items():
             difference |= {figure: found.difference, f"{figure}_se": found.standard_error}
             difference |= {f"{figure}_lower": found.lower, f"{figure}_upper": found.upper}
+        if name == "trees":
+            _warn_where_worse(compared, difference)
         figures[name] = {**{figure: found.first for figure, found in compared.items()}, "difference": difference}
     return figures
 
 
-def _warn_where_worse(compared: Mapping[str, Difference]) -> None:
+def _warn_where_worse(compared: Mapping[str, Difference], difference: Mapping[str, float | None]) -> None:
     for name, found in compared.items():
-        if _is_worse(found, lower_is_better=name in _LOSSES):
+        if judged(name, difference) == "worse":
             log.warning(
                 "the model is worse than its gradient boosted trees alone: %s %.4g instead of %.4g, "
                 "difference %.2g +- %.2g",
@@ -56,10 +56,3 @@ def _warn_where_worse(compared: Mapping[str, Difference]) -> None:
                 found.difference,
                 found.standard_error,
             )
-
-
-def _is_worse(found: Difference, *, lower_is_better: bool) -> bool:
-    """Whether the model's value is worse by more than chance explains."""
-    if found.lower is None or found.upper is None:
-        return False
-    return found.lower > 0.0 if lower_is_better else found.upper < 0.0

@@ -9,6 +9,7 @@ import numpy as np
 
 from qin.config import load_params
 from qin.errors import ConfigError, DataError, one_line
+from qin.experiments.aligned import aligned
 from qin.experiments.runs import Run, read_run
 from qin.metrics.definitions import METRICS, Rows, compared_metrics, competition_estimate, estimates
 from qin.metrics.estimate import Estimate
@@ -214,10 +215,7 @@ def comparison_text(report: dict[str, Any]) -> str:
         figures = [_number(row[key], "+" if key == "difference" else "") for key in _FIGURES]
         interval = "" if row["lower"] is None else f"{row['lower']:+.5f} to {row['upper']:+.5f}"
         table.append((name, *figures, interval, "" if row["z"] is None else f"{row['z']:+.1f}", row["verdict"]))
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    for name, *cells, words in table:
-        aligned = [cell.rjust(width) for cell, width in zip(cells, widths[1:-1], strict=True)]
-        lines.append("  ".join([name.ljust(widths[0]), *aligned, words]))
+    lines += aligned(table, right=slice(1, -1))
     return "\n".join([*map(one_line, lines), _FOOTNOTE])
 
 

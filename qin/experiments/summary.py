@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from qin.errors import ArtifactError, QinError
+from qin.experiments.aligned import aligned
 from qin.experiments.compare import compared
 from qin.runtime.files import read_json
 from qin.runtime.paths import HEADLINE
@@ -30,10 +31,7 @@ def summary_lines(revision: str, *, params: Path) -> list[str]:
     verdicts, note = _verdicts(revision, params)
     rows = [(name, _shown(there.get(name)), _shown(value), _change(there.get(name), value), verdicts.get(name, ""))
             for name, value in here.items() if not name.endswith("_se")]  # fmt: skip
-    table = [("", revision, "workspace", "change", ""), *rows]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
-    return [*lines, *note]
+    return [*aligned([("", revision, "workspace", "change", ""), *rows]), *note]
 
 
 def _headline_of(revision: str) -> dict[str, Any] | None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from qin.errors import ConfigError, one_line
+from qin.experiments.aligned import aligned
 from qin.runtime.files import fingerprint
 from qin.runtime.paths import CHECKPOINTS, EVALUATION, SWEEP_LOGS
 from qin.runtime.progress import log
@@ -210,9 +211,7 @@ def table(results: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> str:
         num_good = sum(run["error"] is None for run in result["runs"])
         cells = [_cell(result["mean"].get(name), result["standard_error"].get(name)) for name in metrics]
         rows.append([*result["settings"].values(), f"{num_good}/{len(result['runs'])}", *cells])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
-    return "\n".join(map(one_line, lines))
+    return "\n".join(map(one_line, aligned(rows)))
 
 
 def _cell(mean: float | None, standard_error: float | None) -> str:

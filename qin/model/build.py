@@ -78,11 +78,13 @@ def resolve_inputs(schema: Schema) -> QINInputs:
 
 def resolve_sizes(schema: Schema, params: NetworkParams) -> QINSizes:
     """The network's sizes and variants, with a preset's in place."""
-    is_sparse = sum(schema.vocabularies.values()) >= SPARSE_TABLE_ROWS
-    return QINSizes(
-        **resolve_preset(params).model_dump(include=set(NetworkParams.model_fields) - {"preset", "min_count"}),
-        sparse_embedding_grad=is_sparse,
-    )
+    return network_sizes(params, is_sparse=sum(schema.vocabularies.values()) >= SPARSE_TABLE_ROWS)
+
+
+def network_sizes(params: NetworkParams, *, is_sparse: bool) -> QINSizes:
+    """The same for a table whose gradient is known to be sparse or not."""
+    names = set(NetworkParams.model_fields) - {"preset", "min_count"}
+    return QINSizes(**resolve_preset(params).model_dump(include=names), sparse_embedding_grad=is_sparse)
 
 
 def resolve_preset(params: NetworkParams) -> NetworkParams:

@@ -135,6 +135,12 @@ class FusedEmbedding(nn.Module):
         return (index + offset).masked_fill_(index == PADDING_BUCKET, 0)
 
 
+def sparse_tables(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """The tables whose gradients are sparse, and all other parameters, each in the model's order."""
+    tables = [m.embedding_table for m in model.modules() if isinstance(m, FusedEmbedding) and m.sparse]
+    return tables, [p for p in model.parameters() if not any(p is table for table in tables)]
+
+
 class _GatherRows(torch.autograd.Function):
     """``F.embedding(row, table, padding_idx=0)`` of several ``row``, whose backward pass takes a third of the time.
 

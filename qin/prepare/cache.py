@@ -34,14 +34,14 @@ class PartCache:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._code = code_fingerprint("qin/prepare/part.py"), version("numpy"), version("pyarrow")
         self._used: set[str] = set()
 
     def key(self, task: PartTask) -> str:
         """The name of all that decides what a file is encoded to."""
-        code = code_fingerprint("qin/prepare/part.py"), version("numpy"), version("pyarrow")
         content = file_checksum(task.part.file), task.part.file.partition, str(task.part.schema)
         options = task.schema.to_json(), task.with_label, task.knobs.shard_rows, _crc32_of_rows(task)
-        key = fingerprint(FORMAT, code, content, options)
+        key = fingerprint(FORMAT, self._code, content, options)
         self._used.add(key)
         return key
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from qin.report import tables
-from qin.report.charts import Chart, read_chart
+from qin.report.charts import PLOT_OF, Chart, read_chart
 from qin.report.library import drawing_library
 from qin.report.tables import Table
 from qin.report.verdict import against_chance, smallness, verdict
@@ -19,7 +19,6 @@ from qin.runtime.files import atomic_file, read_json
 from qin.runtime.paths import METRICS
 
 _STAGES = ("prepare", "split", "train", "trees", "calibrate", "evaluate")
-_PLOTS = ("pr", "roc", "gains", "reliability", "score_histogram", "slices", "importance", "train", "trees")
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class Section:
 
     title: str
     tables: Sequence[Table] = ()
-    charts: Sequence[Chart] = field(default_factory=list)
+    charts: Sequence[Chart] = ()
 
 
 def write_report(path: Path, *, origin: Origin) -> None:
@@ -66,7 +65,7 @@ def _details(stage: str) -> dict[str, Any]:
 
 def _sections(details: Mapping[str, Mapping[str, Any]], origin: Origin) -> list[Section]:
     evaluation, calibration = details["evaluate"], details["calibrate"]
-    charts = {name: [read_chart(name)] for name in _PLOTS}
+    charts = {name: [read_chart(name)] for name in PLOT_OF}
     prepared, split, train, trees = (details[name] for name in ("prepare", "split", "train", "trees"))
     return [
         Section("Figures", [tables.figures_table(evaluation)]),

@@ -4,11 +4,11 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from qin.metrics.definitions import METRICS
 from qin.metrics.intervals import NORMAL_975
 
 FEW_CLICKS = 100
 
-_LOSSES = frozenset({"log_loss", "wll"})
 _NAMES = {"ap": "AP", "auc": "AUC", "log_loss": "log loss", "wll": "WLL"}
 
 
@@ -27,7 +27,7 @@ def judged(name: str, difference: Mapping[str, float | None]) -> str:
         return "unknown"
     if lower <= 0.0 <= upper:
         return "noise"
-    return "better" if (upper < 0.0) == (name in _LOSSES) else "worse"
+    return "better" if (upper < 0.0) == METRICS[name].lower_is_better else "worse"
 
 
 def verdict(evaluation: Mapping[str, Any]) -> str:

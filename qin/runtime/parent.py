@@ -44,12 +44,7 @@ def _end_with(process: psutil.Process) -> None:
 
 def end_with_parent() -> None:
     """End this process by SIGTERM when the one that started it is gone: for the workers of a stage."""
-    parent = psutil.Process(os.getppid())
-    if _signal_at_parents_death():
-        if os.getppid() != parent.pid:  # it died before the request
-            raise SystemExit(1)
-        return
-    threading.Thread(target=_watch, args=(parent,), daemon=True, name="watch parent").start()
+    _end_with(psutil.Process(os.getppid()))
 
 
 def is_dvc(command: list[str]) -> bool:

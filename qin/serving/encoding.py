@@ -3,17 +3,20 @@
 from collections.abc import Iterator
 from copy import copy
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import torch
 
 from qin.columns.schema import Schema
+from qin.config import PrepareParams
 from qin.features.artifact import Statistics
 from qin.features.columns import ColumnTable, RowColumns
 from qin.features.derived import Impressions
 from qin.prepare.encode import BatchEncoder
-from qin.prepare.impressions import impressions_of_batch
+from qin.prepare.impressions import build_impressions, impressions_of_batch
+from qin.raw.log import RawLog
 from qin.raw.parts import RawPart
 from qin.shards.files import layout
 from qin.shards.loader import Batch
@@ -55,10 +58,12 @@ class RowEncoder:
         return encoder
 
     def _features(self, table: pa.Table, impressions: Impressions) -> ColumnTable:
-        needed = [*impressions.key, *impressions.columns]
-        needed += [name for field in impressions.histories for name in (field.name, field.vocabulary)]
-        [batch] = table.select(list(dict.fromkeys(needed))).combine_chunks().to_batches()
+        [batch] = table.select(columns_of_impressions(impressions)).combine_chunks().to_batches()
         return impressions_of_batch(batch, impressions, self._encoder, file=self._name)
+
+    def of_log(self, log: RawLog, impressions: Impressions, *, folder: Path, knobs: PrepareParams) -> "RowEncoder":
+        """The encoder of a log whose features of impressions are computed first, from a pass over it, into a folder."""
+        return self.with_impressions(build_impressions(log, impressions, self._encoder, folder=folder, knobs=knobs))
 
     def of_part(self, part: RawPart) -> "RowEncoder":
         """The encoder of one file of a log, whose rows count from its first."""
@@ -86,6 +91,12 @@ class RowEncoder:
             tuple(torch.from_numpy(arrays[f"sequence.{field.name}"]) for field in self._schema.sequences),
             None,
         )
+
+
+def columns_of_impressions(impressions: Impressions) -> list[str]:
+    """The columns that features of impressions are computed from."""
+    histories = [name for field in impressions.histories for name in (field.name, field.vocabulary)]
+    return list(dict.fromkeys([*impressions.key, *impressions.columns, *histories]))
 
 
 def without_statistics(schema: Schema) -> Schema:

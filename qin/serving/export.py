@@ -89,14 +89,15 @@ def _golden(model: Deployed, rows: Source) -> pa.Table:
         raise ArtifactError(*problems)
     table = read_sample(log, columns=list(model.columns), num_rows=NUM_GOLDEN)
     nothing = pa.Table.from_arrays([pa.nulls(1, kind) for kind in table.schema.types], schema=table.schema)
-    return pa.concat_tables([table.cast(table.schema), nothing]).unify_dictionaries()
+    return pa.concat_tables([table, nothing]).unify_dictionaries()
 
 
 def _expected(model: Deployed, golden: pa.Table) -> Feeds:
     scorer = Scorer(model, num_threads=1)
-    probability = scorer.score(golden)
-    encoder = model.encoder("golden rows")
-    buckets = np.concatenate([batch.categorical.numpy() for batch in encoder(model.completed(golden).combine_chunks())])
+    prepared = scorer.prepare(golden)
+    [blended] = scorer.logits_of([prepared])
+    probability = scorer.probabilities_of(prepared, blended, "natural")
+    buckets = np.concatenate([batch.categorical.numpy() for batch in prepared.batches])
     logit = np.log(probability) - np.log1p(-probability)
     return {"buckets": buckets.astype(np.int64), "logit": logit, "probability": probability}
 

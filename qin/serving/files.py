@@ -9,26 +9,20 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from qin.columns.patterns import did_you_mean
 from qin.config import PrepareParams
-from qin.errors import ConfigError, SchemaError
-from qin.features.derived import Impressions
-from qin.prepare.encode import BatchEncoder
-from qin.prepare.impressions import build_impressions
+from qin.errors import ConfigError, SchemaError, did_you_mean
+from qin.prepare.part import fitting
 from qin.prior import OutputPrior
 from qin.raw.log import Chunk, RawLog, map_batches, open_log, read_batches
 from qin.runtime.files import atomic_file
 from qin.runtime.progress import Progress
 from qin.serving.deployed import Deployed
-from qin.serving.encoding import BATCH_ROWS, RowEncoder
+from qin.serving.encoding import BATCH_ROWS, RowEncoder, columns_of_impressions
 from qin.shards.files import layout
 from qin.shards.loader import Batch
 from qin.sources import Source
 
 _GROUP_ROWS = 1 << 17
-# A batch of a log with 20,000 columns would take gigabytes, several at a time.
-_BATCH_BYTES = 1 << 28
-_MIN_BATCH_ROWS = 256
 
 
 class Output(NamedTuple):
@@ -69,23 +63,27 @@ def score_file(
     log = open_log(source)
     schema = log.schema
     _check(model, schema, output, source=log.name, may_miss=may_miss)
-    read = [name for name in dict.fromkeys([*model.columns, *output.keep]) if name in schema.names]
+    names = set(schema.names)  # Arrow makes a new list of them each time
+    read = [name for name in dict.fromkeys([*model.columns, *output.keep]) if name in names]
+    knobs = PrepareParams(shard_rows=BATCH_ROWS, batch_rows=BATCH_ROWS, num_threads=num_threads)
+    knobs = fitting(knobs, model.schema, layout(model.schema, with_label=False))
     written = pa.schema([*(schema.field(name) for name in output.keep), pa.field(output.column, pa.float64())])
     with (
-        _encoder(model, log, num_threads=num_threads) as encoder,
+        _encoder(model, log, knobs) as encoder,
         Progress(log.num_rows, label=f"score {log}") as progress,
         atomic_file(path) as staging,
         pq.ParquetWriter(staging, written) as writer,
     ):
 
-        def encode(chunk: Chunk) -> Batch:
-            return encoder.of_part(chunk.part).encode(chunk.row, model.completed(chunk.batch))
+        def encode(chunk: Chunk) -> tuple[Batch, pa.Array | None]:
+            rows = model.completed(chunk.batch)
+            segment = None if model.segment is None else rows.column(model.segment)
+            return encoder.of_part(chunk.part).encode(chunk.row, rows), segment
 
         pending: list[pa.RecordBatch] = []
-        chunks = read_batches(log, columns=read, batch_rows=_batch_rows(model))
-        for (_, _, batch), encoded in map_batches(encode, chunks, num_threads=num_threads):
+        chunks = read_batches(log, columns=read, batch_rows=knobs.batch_rows)
+        for (_, _, batch), (encoded, segment) in map_batches(encode, chunks, num_threads=num_threads):
             logit = model.logit(encoded, num_threads=num_threads)
-            segment = None if model.segment is None else model.completed(batch).column(model.segment)
             probability = model.probability(logit, segment, output.prior)
             columns = [*(batch.column(name) for name in output.keep), pa.array(probability)]
             pending.append(pa.record_batch(columns, schema=written))
@@ -103,7 +101,7 @@ def _check(model: Deployed, schema: pa.Schema, output: Output, *, source: str, m
     if may_miss and model.impressions is not None:
         problems += [
             f"{source}: column {name}: missing; rows of one impression are found by it"
-            for name in _read_for_impressions(model.impressions)
+            for name in columns_of_impressions(model.impressions)
             if name not in schema.names
         ]
     problems += [
@@ -119,24 +117,12 @@ def _check(model: Deployed, schema: pa.Schema, output: Output, *, source: str, m
         raise ConfigError(f"{source}: two columns of the output would be called {repeated[0]}; choose another --column")
 
 
-def _read_for_impressions(impressions: Impressions) -> list[str]:
-    histories = [name for field in impressions.histories for name in (field.name, field.vocabulary)]
-    return list(dict.fromkeys([*impressions.key, *impressions.columns, *histories]))
-
-
-def _batch_rows(model: Deployed) -> int:
-    groups = layout(model.schema, with_label=False)
-    return min(BATCH_ROWS, max(_BATCH_BYTES // sum(group.row_bytes for group in groups), _MIN_BATCH_ROWS))
-
-
 @contextmanager
-def _encoder(model: Deployed, log: RawLog, *, num_threads: int) -> Iterator[RowEncoder]:
+def _encoder(model: Deployed, log: RawLog, knobs: PrepareParams) -> Iterator[RowEncoder]:
     """The log's encoder; features of impressions are computed first, from a pass over it, into a temporary folder."""
     encoder = model.encoder(log.name)
     if model.impressions is None:
         yield encoder
         return
-    knobs = PrepareParams(shard_rows=BATCH_ROWS, batch_rows=_batch_rows(model), num_threads=num_threads)
     with TemporaryDirectory(prefix="qin-score-") as folder:
-        raw = BatchEncoder(model.schema, layout(model.schema, with_label=False), file=log.name)
-        yield encoder.with_impressions(build_impressions(log, model.impressions, raw, folder=Path(folder), knobs=knobs))
+        yield encoder.of_log(log, model.impressions, folder=Path(folder), knobs=knobs)

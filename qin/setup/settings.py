@@ -48,7 +48,9 @@ def entries_of(log: LogProfile, plan: Plan, *, files: Files, purpose: Purpose) -
         "features": _features(log, plan),
         "split": dict(_split(plan)),
         "calibration": {"by": _plain("by", None, "A column whose values get a shift of the logit each; null: none.")},
-        "evaluate": {"slices": _plain("slices", [], "Columns of train whose values are reported one by one.")},
+        "evaluate": {
+            "slices": Entry(["Columns of train whose values are reported one by one."], listed("slices", [], {}))
+        },
         "predict": {
             "prior": _plain("prior", prior, why + " natural | balanced | a number"),
         },
@@ -73,7 +75,7 @@ def summary(log: LogProfile, plan: Plan, *, purpose: Purpose) -> Iterator[str]:
         yield f"  {kind}: {len(plan.of_kind(kind))} columns"
     for kind in ("drop", "ignore"):
         for name in plan.of_kind(kind):
-            yield _line(f"{kind}", name, plan.roles[name].reason, is_guess=plan.roles[name].is_guess)
+            yield _line(kind, name, plan.roles[name].reason, is_guess=plan.roles[name].is_guess)
     unsure = [n for n, role in plan.roles.items() if role.is_guess and role.kind in ("categorical", "numeric")]
     for name in unsure[:_SHOWN]:
         yield _line(plan.roles[name].kind, name, plan.roles[name].reason, is_guess=True)
@@ -200,9 +202,8 @@ def _roles(plan: Plan, kind: str, comment: str) -> Entry:
     return Entry([comment], listed(kind, reasons, reasons))
 
 
-def _plain(key: str, value: str | int | list[str] | None, comment: str) -> Entry:
-    text = "[]" if value == [] else scalar(value) if not isinstance(value, list) else ""
-    return Entry([comment], [f"{key}: {text}"])
+def _plain(key: str, value: str | int | None, comment: str) -> Entry:
+    return Entry([comment], [f"{key}: {scalar(value)}"])
 
 
 def _marked(text: str, is_guess: bool) -> str:

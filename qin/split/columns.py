@@ -8,10 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from qin.columns.patterns import did_you_mean
 from qin.columns.types import is_groupable
 from qin.config import DataParams, SplitParams
-from qin.errors import SchemaError
+from qin.errors import SchemaError, did_you_mean
 from qin.features.ranks import first_times, group_rows
 from qin.raw.hashing import HashedColumn, Hashes, hash_column, hash_rows, seed_of
 from qin.raw.log import Chunk, map_batches, open_log, read_batches

@@ -3,10 +3,10 @@
 import pyarrow as pa
 
 from qin.columns.counted import counted_problems
-from qin.columns.patterns import did_you_mean, expanded
+from qin.columns.patterns import expanded
 from qin.columns.types import is_groupable
 from qin.config import Params
-from qin.errors import SchemaError
+from qin.errors import SchemaError, did_you_mean
 
 
 def check_later_columns(params: Params, *, train: pa.Schema, test: pa.Schema | None) -> None:

@@ -14,8 +14,6 @@ from typing import Any
 from qin.errors import ConfigError
 from qin.tracking.tracking import Tracker
 
-_MODULES = {"dvclive": "dvclive", "tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
-
 
 def check_installed(names: Sequence[str]) -> None:
     """Refuse trackers that are not installed, before anything is trained.
@@ -23,7 +21,7 @@ def check_installed(names: Sequence[str]) -> None:
     Raises:
         ConfigError: Naming each, and what installs it.
     """
-    missing = [name for name in names if importlib.util.find_spec(_MODULES[name]) is None]
+    missing = [name for name in names if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigError(
             *(f'params.yaml: track.to: {name} is not installed: pip install "qin-ctr[{name}]"' for name in missing)

@@ -39,7 +39,6 @@ class Tracking:
 
     Args:
         trackers: By name; one that raises is warned of and left out from then on.
-        folder: Where runs are.
     """
 
     def __init__(self, trackers: Mapping[str, Tracker]) -> None:

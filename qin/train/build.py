@@ -7,7 +7,7 @@ from qin.config import HardNegativeParams, TrainParams
 from qin.distributed.ranks import ONE, Ranks
 from qin.errors import ConfigError
 from qin.model.build import SPARSE_TABLE_ROWS
-from qin.network.embedding import FusedEmbedding
+from qin.network.embedding import sparse_tables
 from qin.runtime.progress import log
 from qin.shards.device import PrefetchingLoader, ResidentLoader, fits
 from qin.shards.files import RowReader
@@ -21,8 +21,7 @@ _MIN_DECAYED_DIM = 2
 
 def build_optimizer(model: nn.Module, params: TrainParams, *, lr: float) -> torch.optim.Optimizer | Optimizers:
     """AdamW with decay on matrices and tables only; large tables are updated row by row where they were read."""
-    tables = [m.embedding_table for m in model.modules() if isinstance(m, FusedEmbedding) and m.sparse]
-    parameters = [p for p in model.parameters() if not any(p is table for table in tables)]
+    tables, parameters = sparse_tables(model)
     groups = [
         {"params": [p for p in parameters if p.dim() >= _MIN_DECAYED_DIM], "weight_decay": params.weight_decay},
         {"params": [p for p in parameters if p.dim() < _MIN_DECAYED_DIM], "weight_decay": 0.0},

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from qin.distributed.ranks import Ranks
-from qin.network.embedding import FusedEmbedding
+from qin.network.embedding import sparse_tables
 from qin.network.kernels.row_gradient import from_rows, merged, sum_by_row
 
 
@@ -27,10 +27,8 @@ class GradientSum:
     """
 
     def __init__(self, model: nn.Module, ranks: Ranks) -> None:
-        tables = [m.embedding_table for m in model.modules() if isinstance(m, FusedEmbedding) and m.sparse]
         self._ranks = ranks
-        self._tables = [p for p in model.parameters() if any(p is table for table in tables)]
-        self._dense = [p for p in model.parameters() if not any(p is table for table in tables)]
+        self._tables, self._dense = sparse_tables(model)
 
     def __call__(self, figures: Sequence[torch.Tensor]) -> list[float]:
         """Replace all gradients by their sums; returns the sums of the figures, scalars."""

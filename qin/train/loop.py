@@ -224,7 +224,8 @@ class TrainingLoop:
         if loss.requires_grad:  # or this process has none of a short batch's rows
             loss.backward()  # type: ignore[no-untyped-call]
         with one_thread():
-            value, total_weight = self._sum_gradients((loss, weight.sum()))
+            figures = loss, weight.sum()
+        value, total_weight = self._sum_gradients(figures)
         self._check_finite(value)  # of the sum, so that all processes stop
         if self._params.gradient_clip is not None:
             self._grad_norm = clip_grad_norm(self._model.parameters(), max_norm=self._params.gradient_clip)
