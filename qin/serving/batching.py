@@ -44,6 +44,7 @@ class MicroBatcher(Generic[Work, Answer]):
         self._waiting: list[_Waiting[Work, Answer]] = []
         self._rows_waiting, self._arrived = 0, asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._is_closing = False
 
     @property
     def rows_waiting(self) -> int:
@@ -68,17 +69,18 @@ class MicroBatcher(Generic[Work, Answer]):
 
     async def close(self) -> None:
         """Answer all that waits, and end."""
-        while self._waiting:
-            await asyncio.sleep(0.01)
+        self._is_closing = True
+        self._arrived.set()
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await self._task
         self._pool.shutdown()
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
             await self._arrived.wait()
+            if not self._waiting:  # closing, and all is answered
+                return
             batch = self._taken()
             works = [waiting.work for waiting in batch]
             try:
@@ -100,6 +102,6 @@ class MicroBatcher(Generic[Work, Answer]):
             batch.append(self._waiting.pop(0))
             num_rows += batch[-1].num_rows
         self._rows_waiting -= num_rows
-        if not self._waiting:
+        if not self._waiting and not self._is_closing:
             self._arrived.clear()
         return batch

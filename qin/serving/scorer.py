@@ -85,7 +85,7 @@ class Scorer:
     def __init__(self, deployed: Deployed, *, num_threads: int) -> None:
         self._deployed, self._num_threads = deployed, num_threads
         self._encoder = deployed.encoder(_ROWS)
-        self._last_checked: pa.Schema | None = None
+        self._last_checked: tuple[pa.Schema, OnMissing] | None = None
 
     @classmethod
     def load(
@@ -205,17 +205,15 @@ class Scorer:
 
     def prepare(self, rows: Rows, *, on_missing: OnMissing = "error") -> PreparedRows:
         """Encode rows, to be scored together with those of other requests; arguments and errors as of `score`."""
-        return self._prepared(self._table(rows, on_missing=on_missing))
+        return self._prepared(self._table(rows, on_missing), on_missing)
 
     def prepare_candidates(
         self, user: Mapping[str, Any] | Rows, items: Rows, *, on_missing: OnMissing = "error"
     ) -> PreparedRows:
         """Encode one user's candidates; arguments and errors as of `score_candidates`."""
         user_rows = [user] if isinstance(user, Mapping) else user
-        may_miss = on_missing == "null"
-        columns = self._deployed.columns
-        parts = [to_table(part, columns, may_miss=may_miss, name=_ROWS) for part in (user_rows, items)]
-        return self._prepared(self._checked(with_user(*parts), on_missing=on_missing))
+        parts = [self._table(part, on_missing) for part in (user_rows, items)]
+        return self._prepared(with_user(*parts), on_missing)
 
     def logits_of(self, requests: Sequence[PreparedRows]) -> list[Logits]:
         """The members' logits of encoded requests, which are scored together."""
@@ -230,7 +228,8 @@ class Scorer:
         """Calibrated probabilities of a request from its logits."""
         return self._deployed.probability(logit, request.segment, prior)
 
-    def _prepared(self, table: pa.Table) -> PreparedRows:
+    def _prepared(self, table: pa.Table, on_missing: OnMissing) -> PreparedRows:
+        table = self._checked(table, on_missing)
         segment = self._deployed.segment
         return PreparedRows(
             batches=tuple(self._encoder(table)),
@@ -238,22 +237,19 @@ class Scorer:
             num_rows=table.num_rows,
         )
 
-    def _table(self, rows: Rows, *, on_missing: OnMissing) -> pa.Table:
+    def _table(self, rows: Rows, on_missing: OnMissing) -> pa.Table:
         if on_missing not in ("error", "null"):
             raise ValueError(f"on_missing must be error or null: {on_missing=}")
-        return self._checked(
-            to_table(rows, self._deployed.columns, may_miss=on_missing == "null", name=_ROWS), on_missing=on_missing
-        )
+        return to_table(rows, self._deployed.columns, may_miss=on_missing == "null", name=_ROWS)
 
-    def _checked(self, table: pa.Table, *, on_missing: OnMissing) -> pa.Table:
+    def _checked(self, table: pa.Table, on_missing: OnMissing) -> pa.Table:
         """The columns that are read, in order; those that may be missing are null."""
-        schema = table.schema
-        if self._last_checked is None or not schema.equals(self._last_checked):  # requests are mostly of one schema
-            problems = self._deployed.problems(schema, may_miss=on_missing == "null", name=_ROWS)
+        asked = table.schema, on_missing
+        if asked != self._last_checked:  # requests are mostly of one schema; what is wrong depends on these two alone
+            problems = self._deployed.problems(table.schema, may_miss=on_missing == "null", name=_ROWS)
             if problems:
                 raise SchemaError(*problems)
-            if all(name in schema.names for name in self._deployed.columns):
-                self._last_checked = schema
+            self._last_checked = asked
         table = self._deployed.completed(table)
         return table if table.column(0).num_chunks == 1 else table.combine_chunks()
 

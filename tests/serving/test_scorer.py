@@ -153,6 +153,10 @@ def test_a_missing_column_may_be_null_but_not_misspelt(rich: Path) -> None:
     misspelt = table.rename_columns(["Shop" if name == "shop" else name for name in table.column_names])
     with pytest.raises(SchemaError, match=r"^rows: column Shop: the model has no such column$"):
         scorer.score(misspelt, on_missing="null")
+    more = table.append_column("stranger", pa.nulls(300))
+    assert np.array_equal(scorer.score(table), scorer.score(more))  # and what was right for that is no answer to this
+    with pytest.raises(SchemaError, match=r"^rows: column stranger: the model has no such column$"):
+        scorer.score(more, on_missing="null")
     known = table.append_column("noise_1", pa.nulls(300))  # which data.ignore names
     assert np.array_equal(scorer.score(known, on_missing="null"), scorer.score(table))
 
@@ -196,6 +200,8 @@ def test_rows_that_are_no_rows_are_refused(rich: Path) -> None:
         scorer.score([{"item": 1}, {"shop": "a"}])
     with pytest.raises(ValueError, match="on_missing"):
         scorer.score([], on_missing="drop")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="on_missing"):
+        scorer.score_candidates({}, [], on_missing="drop")  # type: ignore[arg-type]
     with pytest.raises(SchemaError, match="rows: column item: values of several types"):
         scorer.score(pd.DataFrame({"item": [1, "x"]}))
 
