@@ -36,6 +36,10 @@ def check_project(file: Path) -> list[str]:
     lines = [f"{file}: valid"]
     schema = _noted(problems, lambda: _columns(params))
     _noted(problems, lambda: _check_ids(params))
+    if params.train.init_from is not None:
+        from qin.train.warm_start import read_earlier  # noqa: PLC0415 -- PyTorch takes seconds
+
+        _noted(problems, lambda: read_earlier(params))
     data = params.data
     if schema is not None:
         num_train = open_log(data.train).num_rows

@@ -183,8 +183,10 @@ def files() -> None:
         from qin.config import load_params
         from qin.setup.dependencies import write_dependencies
 
-        changed = write_dependencies(DVC_YAML, load_params(PARAMS).data)
-        typer.echo(f"{DVC_YAML}: {'follows' if changed else 'is as'} data.train, data.test and data.sample_submission")
+        params = load_params(PARAMS)
+        changed = write_dependencies(DVC_YAML, params.data, init_from=params.train.init_from)
+        named = "data.train, data.test, data.sample_submission and train.init_from"
+        typer.echo(f"{DVC_YAML}: {'follows' if changed else 'is as'} {named}")
 
 
 app.command()(one_line_errors()(score))

@@ -29,12 +29,13 @@ from qin.runtime.files import atomic_directory, write_csv, write_json
 from qin.runtime.parent import end_with_dvc, end_with_launcher
 from qin.runtime.stage import StageReport, errors_in_lines, run_stage
 from qin.shards.files import ShardReader
-from qin.shards.folds import EXCLUDED, TRAIN, read_folds, report_half
+from qin.shards.folds import EXCLUDED, TRAIN, read_fold_rule, read_folds, report_half
 from qin.shards.row_facts import RowFacts
 from qin.tracking.tracking import Tracking, open_tracking
 from qin.train.networks import as_model, figures_of, fit_models, refit_models
 from qin.train.processes import check_processes, count_processes
-from qin.train.statistics import fit_train_statistics
+from qin.train.statistics import chosen_statistics, fit_train_statistics
+from qin.train.warm_start import open_earlier
 from qin.train.watch import SILENT, History, Watch
 
 app = typer.Typer(add_completion=False)
@@ -86,14 +87,18 @@ def _train(report: StageReport, ranks: Ranks) -> None:
         reader.verify()
     fold = read_folds(paths.FOLDS, num_rows=reader.num_rows)
     facts = RowFacts.read(paths.FOLDS, num_rows=reader.num_rows)
-    refit, track = params.train.refit == "all", params.track
+    refit, track, rule = params.train.refit == "all", params.track, read_fold_rule(paths.FOLDS)
+    earlier = open_earlier(params, reader.schema, rule)
+    if earlier is not None:
+        earlier.check_statistics(chosen_statistics(params, reader.schema))
     origin = origin_of("statistics", settings, artifacts=inputs)
     fitting = _Fitting(params, reader, facts, origin, ranks)
     tracking = open_tracking(
         track.to if ranks.rank == 0 else [], project=track.project, settings=settings, proceed=False
     )
     with tracking, _output(paths.STATISTICS, ranks) as fitted, _output(paths.MODEL, ranks) as model:
-        statistics, rows = fitting.statistics(fold == TRAIN, paths.heldout_place(fitted, refit=refit))
+        wanted = None if earlier is None else earlier.statistics
+        statistics, rows = fitting.statistics(fold == TRAIN, paths.heldout_place(fitted, refit=refit), only=wanted)
         trained, scored = fit_models(
             params,
             rows,
@@ -102,25 +107,37 @@ def _train(report: StageReport, ranks: Ranks) -> None:
             checkpoints=paths.CHECKPOINTS,
             watch=_watch(tracking, track, ranks, of="train/"),
             ranks=ranks,
+            earlier=earlier,
         )
         deployed, schema = trained, rows.schema
         if refit:
             _, rows = fitting.statistics(fold != EXCLUDED, fitted, only=statistics.kept)
             watch = replace(_watch(tracking, track, ranks, of="refit/"), on_check=SILENT.on_check)
             deployed = refit_models(
-                params, rows, fold, heldout=trained, checkpoints=paths.CHECKPOINTS, watch=watch, ranks=ranks
+                params,
+                rows,
+                fold,
+                heldout=trained,
+                checkpoints=paths.CHECKPOINTS,
+                watch=watch,
+                ranks=ranks,
+                earlier=earlier,
             )
         if ranks.rank > 0:
             return
         origin = origin_of("train", settings, artifacts=[*inputs, read_artifact(paths.STATISTICS, at=fitted)])
+        if earlier is not None:
+            origin = replace(origin, made_from={**origin.made_from, **earlier.made_from})
         if refit:
-            save_model(paths.heldout_place(model, refit=refit), as_model(trained, params, schema), origin=origin)
-        save_model(model, as_model(deployed, params, schema), origin=origin)
+            place = paths.heldout_place(model, refit=refit)
+            save_model(place, as_model(trained, params, schema, rule), origin=origin)
+        save_model(model, as_model(deployed, params, schema, rule), origin=origin)
         report.check_inputs()
         tracking.summarise(trained[0].figures)
     with atomic_directory(paths.VALIDATION) as folder:
         scored.write(folder, origin=origin_of("train", settings, artifacts=[read_artifact(paths.MODEL)]))
-    figures = {**figures_of(trained), "statistics": statistics.to_json(), "warnings": report.warnings}
+    started = {} if earlier is None else {"init_from": earlier.made_from["train.init_from"]}
+    figures = {**figures_of(trained), **started, "statistics": statistics.to_json(), "warnings": report.warnings}
     write_json(paths.METRICS / "train.json", figures)
     for run in [*trained, *(deployed if refit else ())]:
         run.checkpoints.remove()

@@ -273,8 +273,17 @@ class TrainParams(_Section):
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
     self_ensemble: Annotated[float, Field(ge=0)] = 0.0
     refit: Literal["none", "all"] = "none"
+    init_from: str | None = None
+    init_optimizer: bool = False
+    keep_optimizer: bool = False
     checkpoint_seconds: Annotated[float, Field(ge=0)]
     checkpoint_steps: Count | None = None
+
+    @model_validator(mode="after")
+    def _an_optimizer_has_its_model(self) -> "TrainParams":
+        if self.init_optimizer and self.init_from is None:
+            raise ValueError("init_optimizer: true needs init_from, which is null")
+        return self
 
 
 class TreeParams(_Section):

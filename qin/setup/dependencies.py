@@ -1,4 +1,7 @@
-"""The lines of dvc.yaml that name raw files, as params.yaml has them: DVC fills in text, but no list and no null."""
+"""The lines of dvc.yaml that name raw files and an earlier model, as params.yaml has them.
+
+DVC fills in text there, but no list and no null.
+"""
 
 import re
 from itertools import groupby
@@ -9,15 +12,17 @@ from qin.errors import ConfigError
 from qin.runtime.files import atomic_file
 from qin.sources import Source
 
-_LINE = re.compile(r"(?P<indent> *)(?:# )?- \$\{data\.(?P<key>train|test|sample_submission)(?:\[\d+\])?\}.*")
+_KEYS = r"data\.train|data\.test|data\.sample_submission|train\.init_from"
+_LINE = re.compile(rf"(?P<indent> *)(?:# )?- \$\{{(?P<key>{_KEYS})(?:\[\d+\])?\}}.*")
 
 
-def write_dependencies(file: Path, data: DataParams) -> bool:
-    """Let the stages of a dvc.yaml depend on the raw files that settings name; nothing else in it changes.
+def write_dependencies(file: Path, data: DataParams, *, init_from: str | None = None) -> bool:
+    """Let the stages of a dvc.yaml depend on the raw files and the model that settings name; nothing else changes.
 
     Args:
         file: Dvc.yaml.
         data: The settings.
+        init_from: Folder of the model that training starts from.
 
     Returns:
         Whether a line has changed.
@@ -30,7 +35,12 @@ def write_dependencies(file: Path, data: DataParams) -> bool:
     except FileNotFoundError as error:
         raise ConfigError(f"{file}: file not found; run this in the repository's root") from error
     sample = None if data.test is None else data.sample_submission
-    sources: dict[str, Source | None] = {"train": data.train, "test": data.test, "sample_submission": sample}
+    sources: dict[str, Source | None] = {
+        "data.train": data.train,
+        "data.test": data.test,
+        "data.sample_submission": sample,
+        "train.init_from": init_from,
+    }
     lines: list[str] = []
     for (key, indent), same in groupby(before.splitlines(), key=_raw_file):
         lines += same if key is None else [f"{indent}{line}" for line in _dependencies(key, sources[key])]
@@ -52,7 +62,8 @@ def _raw_file(line: str) -> tuple[str | None, str]:
 
 def _dependencies(key: str, source: Source | None) -> list[str]:
     if source is None:
-        return [f"# - ${{data.{key}}}: null, or not read without data.test"]
+        why = "null" if key == "train.init_from" else "null, or not read without data.test"
+        return [f"# - ${{{key}}}: {why}"]
     if isinstance(source, str | Path):
-        return [f"- ${{data.{key}}}"]
-    return [f"- ${{data.{key}[{number}]}}" for number in range(len(source))]
+        return [f"- ${{{key}}}"]
+    return [f"- ${{{key}[{number}]}}" for number in range(len(source))]

@@ -78,6 +78,31 @@ def read_folds(folder: Path, *, num_rows: int) -> Folds:
     return read_array(folder / FOLD_FILE, crc32=manifest["file_crc32"], dtype="uint8", shape=(num_rows,), stage="split")
 
 
+@dataclass(frozen=True)
+class FoldRule:
+    """How the folds of a log were decided, as far as another log may be divided in the same way.
+
+    Attributes:
+        method: Name of the method.
+        thresholds: Integers that reproduce the assignment on more rows; empty for time.
+        boundary: First time of validation, for time.
+    """
+
+    method: str
+    thresholds: dict[str, int]
+    boundary: str | float | None = None
+
+
+def read_fold_rule(folder: Path) -> FoldRule:
+    """How the folds were decided.
+
+    Raises:
+        ArtifactError: If the manifest is missing or damaged.
+    """
+    manifest = read_exact_json(folder / MANIFEST)
+    return FoldRule(manifest["method"], manifest["thresholds"], manifest.get("boundary"))
+
+
 def report_half(unit: npt.NDArray[np.integer[Any]], *, seed: int) -> npt.NDArray[np.bool_]:
     """Divide rows in two halves, whatever their order: one chooses, the other is reported.
 

@@ -31,8 +31,10 @@ from qin.train.imbalance import TrainingRows, num_drawn_rows, training_prior
 from qin.train.inputs import fit_inputs
 from qin.train.loop import HINT_DIVERGED, Budget, LoopResult, TrainingLoop, ValidationScores
 from qin.train.memory import check_memory, memory_bytes
+from qin.train.optimizer_state import optimizer_state
 from qin.train.pace import Pace, choose_pace
 from qin.train.processes import check_same_run
+from qin.train.warm_start import Start
 from qin.train.watch import SILENT, Watch
 
 # Rows of the selection half that a check scores: enough to tell a difference that matters from noise.
@@ -40,7 +42,8 @@ _CHECK_ROWS = 200_000
 
 # Settings of section train that do not change a run, or of which `computed_by` tells.
 _HARMLESS = (
-    *("checkpoint_seconds", "checkpoint_steps", "refit"),
+    *("checkpoint_seconds", "checkpoint_steps", "refit", "keep_optimizer"),
+    *("init_from", "init_optimizer"),  # of which `start` tells by content
     *("num_processes", "launcher", "max_restarts", "elastic"),
 )
 
@@ -58,6 +61,7 @@ class Trained:
         checkpoints: The run's own; whoever has written the outputs removes them.
         num_rows_seen: Rows trained on, over all epochs.
         figures: JSON values for `metrics/train.json`.
+        optimizer: Its state where it is to be kept; see `optimizer_state`.
     """
 
     network: QIN
@@ -68,6 +72,7 @@ class Trained:
     checkpoints: CheckpointStore
     num_rows_seen: int
     figures: dict[str, Any]
+    optimizer: dict[str, torch.Tensor] | None = None
 
 
 def describe_run(
@@ -77,6 +82,7 @@ def describe_run(
     *,
     computed_by: str,
     stop: npt.NDArray[np.bool_] | Budget,
+    start: Start | None = None,
 ) -> dict[str, Any]:
     """All that a training run depends on, and its fingerprint as `run`; another one must not resume its checkpoint.
 
@@ -87,6 +93,7 @@ def describe_run(
         computed_by: Device, precision and number of processes.
         stop: The rows that decide when to stop, `(num_rows,)`, or the budget. The folds alone do not say which: the
             seed and the unit of the halves may change where they decide no fold.
+        start: The earlier network that it goes on from.
     """
     settings = {name: getattr(params, name).model_dump() for name in ("imbalance", "hnm", "train")}
     settings["model"] = params.model.network.model_dump()
@@ -99,6 +106,7 @@ def describe_run(
         "versions": library_versions(),
         "computed_by": computed_by,
         "stop": asdict(stop) if isinstance(stop, Budget) else hashlib.sha256(stop.tobytes()).hexdigest(),
+        **({} if start is None else {"start": start.facts}),
     }
     return {"run": fingerprint(facts), **facts}
 
@@ -112,6 +120,7 @@ def fit_model(
     checkpoints: Path,
     watch: Watch,
     ranks: Ranks = ONE,
+    start: Start | None = None,
 ) -> tuple[Trained, ScoredRows]:
     """Fit a model on the train fold, stopped by the selection half of the validation fold.
 
@@ -125,6 +134,7 @@ def fit_model(
         checkpoints: Root folder of checkpoints.
         watch: Who is told of steps and checks.
         ranks: The processes that train together; all get the same.
+        start: An earlier network to go on from; None for a new one.
 
     Returns:
         The run, and its logits of the whole validation fold.
@@ -148,6 +158,7 @@ def fit_model(
         prior,
         choose_pace(params.train, num_rows=num_drawn_rows(label[is_train], prior)),
         ranks,
+        start,
     )
     provenance = run.provenance(fold, stop=decides)
     trained = run.train(provenance, stop=stop.scores, checkpoints=checkpoints, watch=watch)
@@ -170,6 +181,7 @@ def refit_model(
     checkpoints: Path,
     watch: Watch = SILENT,
     ranks: Ranks = ONE,
+    start: Start | None = None,
 ) -> Trained:
     """Train anew on every row of the train and the validation fold, for as many passes as the held-out run chose.
 
@@ -184,6 +196,7 @@ def refit_model(
         checkpoints: Root folder of checkpoints.
         watch: Who is told of steps.
         ranks: The processes that train together.
+        start: An earlier network to go on from, trained on all of its rows as well; None for a new one.
 
     Raises:
         ConfigError: If the model does not fit into memory.
@@ -198,7 +211,7 @@ def refit_model(
         num_steps=max(1, round(heldout.result.best_step * growth)),
         plateau_steps=tuple(round(step * growth) for step in heldout.result.plateau_steps),
     )
-    run = _Run(params, reader, label, is_fitted, prior, heldout.pace, ranks)
+    run = _Run(params, reader, label, is_fitted, prior, heldout.pace, ranks, start)
     return run.train(run.provenance(fold, stop=budget), stop=budget, checkpoints=checkpoints, watch=watch)
 
 
@@ -269,6 +282,7 @@ class _Run:
     prior: TrainingPrior
     pace: Pace
     ranks: Ranks
+    start: Start | None = None
 
     def provenance(self, fold: Folds, *, stop: npt.NDArray[np.bool_] | Budget) -> dict[str, Any]:
         device = choose_device(self.params.train)
@@ -276,7 +290,7 @@ class _Run:
         computed_by = f"{device.type} bf16" if uses_bf16 else device.type
         if self.ranks.world > 1 and not self.params.train.elastic:
             computed_by += f" x{self.ranks.world}"
-        provenance = describe_run(self.params, self.reader, fold, computed_by=computed_by, stop=stop)
+        provenance = describe_run(self.params, self.reader, fold, computed_by=computed_by, stop=stop, start=self.start)
         check_same_run(provenance, self.ranks)
         return provenance
 
@@ -296,9 +310,12 @@ class _Run:
         store = CheckpointStore(checkpoints, provenance["run"])
         if ranks.rank == 0:
             store.claim()
+        optimizer = build_optimizer(network, knobs, lr=self.pace.lr)
+        if self.start is not None:
+            self.start.load_optimizer(network, optimizer)
         loop = TrainingLoop(
             network,
-            optimizer=build_optimizer(network, knobs, lr=self.pace.lr),
+            optimizer=optimizer,
             rows=rows,
             params=knobs,
             hard_negatives=build_hard_negatives(
@@ -315,16 +332,19 @@ class _Run:
         figures = _figures(result, self, network)
         facts = {**provenance, **asdict(self.prior), "metrics": figures}
         num_rows_seen = result.num_steps * self.pace.batch_size
-        return Trained(network, facts, self.prior, self.pace, result, store, num_rows_seen, figures)
+        kept = optimizer_state(network, optimizer) if knobs.keep_optimizer else None
+        return Trained(network, facts, self.prior, self.pace, result, store, num_rows_seen, figures, kept)
 
     def initial_network(self) -> QIN:
-        """The network before training, its output at the base rate as the weighted loss sees it; in all the same."""
+        """The network before training, in all the same: an earlier one, or drawn with its output at the base rate."""
         params, seed = self.params.model.network, self.params.train.seed
         schema, is_first = self.reader.schema, self.ranks.rank == 0  # the others take over its state
         fitted = fit_inputs(self.reader, self.is_train, params, seed=seed) if is_first else unfitted(schema, params)
         network = build_model(schema, params, fitted, seed=seed)
         start = prior_logit(self.prior.base_rate) - self.prior.offset
         network.set_base_rate(float(sigmoid(np.array([start]))[0]))
+        if self.start is not None and is_first:
+            self.start.load_weights(network, prior=self.prior)
         if self.ranks.world > 1:
             network.load_state_dict(self.ranks.from_first(network.state_dict))
         return network

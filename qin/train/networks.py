@@ -1,7 +1,7 @@
 """As many networks as there are seeds, each trained as if it were alone; their logits are averaged."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,9 @@ from qin.model.artifact import TrainedModel
 from qin.model.scoring import mean_logit
 from qin.scored import ScoredRows
 from qin.shards.files import RowReader
-from qin.shards.folds import Folds
+from qin.shards.folds import FoldRule, Folds
 from qin.train.fit import Trained, fit_model, refit_model
+from qin.train.warm_start import Earlier
 from qin.train.watch import SILENT, Watch
 
 _SEEDS = 2**63  # that there are
@@ -31,6 +32,7 @@ def fit_models(
     checkpoints: Path,
     watch: Watch,
     ranks: Ranks = ONE,
+    earlier: Earlier | None = None,
 ) -> tuple[list[Trained], ScoredRows]:
     """Fit a network with each of `model.seeds` seeds, from `train.seed` on; see `fit_model`.
 
@@ -45,6 +47,7 @@ def fit_models(
         checkpoints: Root folder of checkpoints.
         watch: Who is told of the first network's steps and checks.
         ranks: The processes that train each of them together.
+        earlier: A model whose networks they go on from.
 
     Returns:
         The runs, and the mean of their logits of the whole validation fold.
@@ -60,6 +63,7 @@ def fit_models(
             checkpoints=checkpoints,
             watch=SILENT if number else watch,
             ranks=ranks,
+            start=None if earlier is None else earlier.start(number, is_heldout=True),
         )
         runs.append(run)
         scored.append(rows)
@@ -75,6 +79,7 @@ def refit_models(
     checkpoints: Path,
     watch: Watch = SILENT,
     ranks: Ranks = ONE,
+    earlier: Earlier | None = None,
 ) -> list[Trained]:
     """Train each network anew on every row, for as many passes as its own held-out run chose; see `refit_model`.
 
@@ -86,6 +91,7 @@ def refit_models(
         checkpoints: Root folder of checkpoints.
         watch: Who is told of the first network's steps.
         ranks: The processes that train each of them together.
+        earlier: A model whose networks they go on from.
     """
     return [
         refit_model(
@@ -96,6 +102,7 @@ def refit_models(
             checkpoints=checkpoints,
             watch=SILENT if number else watch,
             ranks=ranks,
+            start=None if earlier is None else earlier.start(number, is_heldout=False),
         )
         for number, run in enumerate(heldout)
     ]
@@ -109,11 +116,21 @@ def with_seed(params: Params, number: int) -> Params:
     return params.model_copy(update={"train": train})
 
 
-def as_model(runs: Sequence[Trained], params: Params, schema: Schema) -> TrainedModel:
-    """The networks of some runs as one model, with the provenance of the first, and beside it that of the others."""
+def as_model(runs: Sequence[Trained], params: Params, schema: Schema, rule: FoldRule | None = None) -> TrainedModel:
+    """The networks of some runs as one model, with the provenance of the first, and beside it that of the others.
+
+    Args:
+        runs: The runs.
+        params: Section model.
+        schema: The columns they were trained on.
+        rule: How their rows were chosen, for a run that goes on from them.
+    """
     others = {"other_seeds": [run.provenance for run in runs[1:]]} if len(runs) > 1 else {}
     networks = tuple(run.network for run in runs)
-    return TrainedModel(networks, schema, params.model.network, {**runs[0].provenance, **others})
+    optimizers = tuple(run.optimizer for run in runs if run.optimizer is not None)
+    folds = {} if rule is None else {"folds": asdict(rule)}
+    provenance = {**runs[0].provenance, **others, **folds}
+    return TrainedModel(networks, schema, params.model.network, provenance, optimizers)
 
 
 def figures_of(runs: Sequence[Trained]) -> dict[str, Any]:

@@ -39,6 +39,11 @@ class Optimizers:
         self._parts = parts
 
     @property
+    def parts(self) -> tuple[torch.optim.Optimizer, ...]:
+        """The optimizers."""
+        return self._parts
+
+    @property
     def param_groups(self) -> list[dict[str, Any]]:
         """Groups of all parts, in order; what is set in a group holds from the next step on."""
         return [group for part in self._parts for group in part.param_groups]

@@ -6,13 +6,35 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from qin.columns.schema import Schema
 from qin.config import Params
+from qin.features.artifact import Statistic
 from qin.features.past import Earlier, OtherParts, Past
 from qin.features.statistics import FitReport, choose_statistics, fit_statistics
 from qin.runtime.chain import Origin
 from qin.runtime.progress import log
 from qin.shards.files import ShardReader, read_labels
 from qin.shards.row_facts import RowFacts
+
+
+def chosen_statistics(params: Params, schema: Schema) -> tuple[Statistic, ...]:
+    """What the settings want to be counted, before a fit drops what is of no use.
+
+    Args:
+        params: Sections features and split.
+        schema: Of the prepared file.
+
+    Raises:
+        SchemaError: If a pattern names none of the fields, or a pair anything else.
+    """
+    knobs = params.features.statistics
+    chosen = choose_statistics(
+        schema,
+        patterns=knobs.fields,
+        pairs=None if knobs.pairs == "auto" else knobs.pairs,
+        user=params.split.group_key,
+    )
+    return chosen if knobs.enable else ()
 
 
 def fit_train_statistics(
@@ -37,15 +59,9 @@ def fit_train_statistics(
         only: Names to keep, as an earlier fit decided; None: decide by these rows.
     """
     knobs = params.features.statistics
-    chosen = choose_statistics(
-        reader.schema,
-        patterns=knobs.fields,
-        pairs=None if knobs.pairs == "auto" else knobs.pairs,
-        user=params.split.group_key,
-    )
     report = fit_statistics(
         reader,
-        chosen if knobs.enable else (),
+        chosen_statistics(params, reader.schema),
         label=read_labels(reader),
         past=past_of(facts, np.flatnonzero(is_fitted), num_blocks=knobs.num_blocks),
         prior_weight=knobs.prior_weight,

@@ -22,6 +22,8 @@ def test_lists_and_null_come_and_go(tmp_path: Path) -> None:
     assert changed.count("      - ${data.train[1]}") == original.count("- ${data.train}\n")
     assert not any(line.strip().startswith(("- ${data.test", "- ${data.sample")) for line in changed)
     assert write_dependencies(file, data_params(["a"]))
+    assert write_dependencies(file, data_params(), init_from="kept/monday")
+    assert file.read_text().count("      - ${train.init_from}\n") == 1
     assert write_dependencies(file, data_params())
     assert file.read_text() == original
 

@@ -22,6 +22,9 @@ SECTIONS = ("model", "imbalance", "hnm", "train")
 HARMLESS = {
     *("train.checkpoint_seconds", "train.checkpoint_steps", "train.refit", "model.members", "model.seeds"),
     *(
+        "train.keep_optimizer",
+        "train.init_from",  # the content of both is in `start`
+        "train.init_optimizer",
         "train.num_processes",
         "train.launcher",
         "train.max_restarts",
