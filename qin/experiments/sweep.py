@@ -18,6 +18,7 @@ from typing import Any
 
 from qin.errors import ConfigError, one_line
 from qin.experiments.aligned import aligned
+from qin.experiments.reasons import reason_of
 from qin.runtime.files import fingerprint
 from qin.runtime.paths import CHECKPOINTS, EVALUATION, SWEEP_LOGS
 from qin.runtime.progress import log
@@ -97,7 +98,7 @@ def run_experiment(settings: Settings) -> Outcome:
         _git("update-ref", "-d", reference)
     lines = _run_dvc(name, settings)
     if lines is not None:
-        return Outcome(name, error=_reason(lines))
+        return Outcome(name, error=reason_of(lines))
     metrics = _git("show", f"{reference}:{EVALUATION}")
     if metrics is None:
         return Outcome(name, error=f"{EVALUATION}: not in the experiment; it must be a metric with `cache: false`")
@@ -132,15 +133,6 @@ def _run_dvc(name: str, settings: Settings) -> list[str] | None:
         done = subprocess.run(command, env=environment, stdout=output, stderr=subprocess.STDOUT, check=False)
         output.seek(0)
         return output.read().splitlines() if done.returncode else None
-
-
-def _reason(lines: Sequence[str]) -> str:
-    """The stage's error line, or DVC's."""
-    for prefix in ("error: ", "ERROR: "):
-        found = [line.removeprefix(prefix) for line in lines if line.startswith(prefix)]
-        if found:
-            return found[0]
-    return lines[-1] if lines else "dvc printed nothing"
 
 
 def run_sweep(

@@ -12,22 +12,23 @@ from qin.runtime.progress import PASSING, log
 
 
 @contextmanager
-def claimed(stage: str, *, folder: Path = SCRATCH / "locks") -> Iterator[None]:
+def claimed(stage: str, *, folder: Path = SCRATCH / "locks", waits: bool = False) -> Iterator[None]:
     """Hold a stage of this project until the block ends, or the process does, however it ends.
 
     Args:
         stage: Its name.
         folder: Where the locks are; they stay there, empty but for the holder's number.
+        waits: Wait for another process that holds it.
 
     Raises:
-        ArtifactError: If another process holds it.
+        ArtifactError: If another process holds it and this one does not wait.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{stage}.lock"
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
         except BlockingIOError as error:
             holder = os.read(descriptor, 20).decode(errors="replace").strip()
             raise ArtifactError(

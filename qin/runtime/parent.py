@@ -12,6 +12,9 @@ import psutil
 
 from qin.runtime.host import ancestors, command_line, is_alive
 
+# In the environment of a stage that a trial runs: no dvc is above it, so that it ends with who started it.
+ENDS_WITH_PARENT = "QIN_ENDS_WITH_PARENT"
+
 _PR_SET_PDEATHSIG = 1
 _WATCH_SECONDS = 0.5
 
@@ -28,8 +31,8 @@ def end_with_dvc() -> None:
 
 
 def end_with_launcher() -> None:
-    """End this process by SIGTERM when its parent is gone, if that has started it as one of several."""
-    if "RANK" in os.environ:
+    """End this process by SIGTERM when its parent is gone, if that has started it as one of several, or for a trial."""
+    if "RANK" in os.environ or ENDS_WITH_PARENT in os.environ:
         _end_with(ancestors()[0])
 
 

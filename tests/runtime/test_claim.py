@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,18 @@ def test_a_second_process_is_told_who_is_at_work_until_the_first_has_ended(tmp_p
         holder.wait()
         with claimed("prepare", folder=tmp_path):
             pass
+
+
+def test_whoever_waits_gets_it_when_the_holder_has_ended(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
+        assert holder.stdin is not None
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        threading.Timer(0.3, holder.stdin.close).start()
+        with claimed("prepare", folder=tmp_path, waits=True):
+            assert holder.wait() == 0
 
 
 def test_it_is_released_after_an_error(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from qin.runtime import host
-from qin.runtime.parent import is_dvc
+from qin.runtime.parent import ENDS_WITH_PARENT, is_dvc
 from tests.project import ROOT
 
 # Prints its number once it is bound, then waits.
@@ -71,6 +71,20 @@ def test_a_stage_outlives_another_program(tmp_path: Path, between: str) -> None:
         time.sleep(1.5)  # three looks of a watching thread
         assert host.is_alive(stage)
         stage.send_signal(signal.SIGKILL)
+
+
+@pytest.mark.parametrize("before", ["pass", NO_SIGNAL], ids=["as it is", "without a signal"])
+def test_a_stage_of_a_trial_ends_with_whoever_runs_it(
+    tmp_path: Path, before: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(ENDS_WITH_PARENT, "1")
+    bound = f"{before}\nfrom qin.runtime.parent import end_with_launcher\nend_with_launcher()"
+    program, number = start(tmp_path, "tune", between="none", before=bound)
+    stage = psutil.Process(number)
+    with program:
+        assert host.is_alive(stage)
+        program.kill()
+        assert wait_until(lambda: not host.is_alive(stage), seconds=10)
 
 
 @pytest.mark.parametrize(
