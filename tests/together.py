@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch._C._distributed_c10d import TCPStore
 
-from qin.distributed.launch import LOOPBACK, loopback_interface
+from qin.distributed.launch import loopback_interface
 from qin.distributed.ranks import joined
+from qin.runtime.host import LOOPBACK
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["tests.together", "qin.train.fit"])

@@ -133,6 +133,7 @@ class PrepareParams(_Section):
     batch_rows: RowCount
     num_threads: Threads
     num_processes: Threads = 1
+    launcher: Literal["local", "ray"] = "local"
 
 
 class SplitParams(_Section):

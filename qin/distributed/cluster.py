@@ -12,12 +12,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from qin.distributed.launch import LOOPBACK, Ended, explained, loopback_interface, restarted
-from qin.errors import ConfigError
+from qin.distributed.launch import Ended, explained, loopback_interface, restarted
+from qin.runtime.on_ray import connected
 
-# Ray's sockets need paths of at most 107 characters, and containers a small share of memory in /dev/shm.
-_LOCAL: dict[str, Any] = {"include_dashboard": False, "object_store_memory": 100 << 20}
-_QUIET = {"RAY_DEDUP_LOGS": "0", "RAY_COLOR_PREFIX": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 _LOST = -int(signal.SIGKILL)  # an actor or its machine is gone, whatever became of the process
 
 
@@ -34,25 +31,15 @@ def launch_on_ray(words: Sequence[str], *, num_processes: int, max_restarts: int
         gpus: GPUs that each process takes.
 
     Raises:
-        ConfigError: If Ray is not installed.
+        ConfigError: If Ray is not installed, or its cluster cannot be reached.
         SystemExit: If they did not end well, with their status.
     """
-    try:
-        import ray  # noqa: PLC0415 -- an extra
-    except ImportError as error:
-        raise ConfigError('params.yaml: train.launcher: ray needs an extra: pip install "qin-ctr[ray]"') from error
-    os.environ.update({name: value for name, value in _QUIET.items() if name not in os.environ})
-    is_cluster = "RAY_ADDRESS" in os.environ
-    options = {} if is_cluster else {**_LOCAL, "num_cpus": num_processes * cpus, "_node_ip_address": LOOPBACK}
-    ray.init(logging_level="ERROR", **options)
-    try:
+    with connected(setting="train.launcher", num_cpus=num_processes * cpus) as is_cluster:
         restarted(
             lambda: _run(words, num_processes, resources={"num_cpus": cpus, "num_gpus": gpus}, alone=not is_cluster),
             num_processes=num_processes,
             max_restarts=max_restarts,
         )
-    finally:
-        ray.shutdown()
 
 
 class _Starter:

@@ -20,10 +20,10 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from qin.errors import PeerEndedError
+from qin.runtime.host import LOOPBACK
 from qin.runtime.progress import log
 from qin.runtime.stage import raise_exit
 
-LOOPBACK = "127.0.0.1"
 _LOOK_SECONDS = 0.2
 
 

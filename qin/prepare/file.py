@@ -75,7 +75,7 @@ def prepare_file(
         number += -(-part.num_rows // knobs.shard_rows)
     statistics, shards = FileStatistics(schema), []
     with Progress(raw.num_rows, label=f"prepare {raw}") as progress:
-        for encoded in _encoded(tasks, cache, num_processes=knobs.num_processes, progress=progress):
+        for encoded in _encoded(tasks, cache, knobs=knobs, progress=progress):
             statistics.add(encoded.counts)
             shards += encoded.shards
     shutil.rmtree(folder / _SCRATCH, ignore_errors=True)
@@ -88,7 +88,7 @@ def prepare_file(
 
 
 def _encoded(
-    tasks: list[PartTask], cache: PartCache | None, *, num_processes: int, progress: Progress
+    tasks: list[PartTask], cache: PartCache | None, *, knobs: PrepareParams, progress: Progress
 ) -> Iterator[EncodedPart]:
     """Each file's result, in order, from the cache where it is there."""
     keys = [cache.key(task) for task in tasks] if cache else []
@@ -96,7 +96,10 @@ def _encoded(
     wanted = [task for task, found in zip(tasks, known, strict=True) if found is None]
     if len(wanted) < len(tasks):
         log.info("%d of %d files are known from an earlier run", len(tasks) - len(wanted), len(tasks))
-    with closing(encode_parts(wanted, num_processes=num_processes, advance=progress.advance)) as fresh:
+    fresh_parts = encode_parts(
+        wanted, num_processes=knobs.num_processes, advance=progress.advance, launcher=knobs.launcher
+    )
+    with closing(fresh_parts) as fresh:
         for number, (task, found) in enumerate(zip(tasks, known, strict=True)):
             encoded = found or next(fresh)
             if found:

@@ -1,4 +1,4 @@
-"""Files of a log encoded one after the other, or several at a time by processes; the results are in the files' order.
+"""Files of a log encoded one after the other, or several at a time, by processes here or on a cluster, and in order.
 
 Each file's shards depend on that file alone, so neither the number of processes nor which of them took a file shows.
 """
@@ -12,6 +12,7 @@ from multiprocessing.synchronize import Event
 
 from qin.errors import DataError, QinError
 from qin.prepare.part import EncodedPart, PartTask, encode_part
+from qin.prepare.ray_tasks import encode_parts_on_ray
 from qin.runtime.parent import end_with_parent
 
 
@@ -23,7 +24,7 @@ _stop: list[Event] = []  # of a worker process
 
 
 def encode_parts(
-    tasks: Sequence[PartTask], *, num_processes: int, advance: Callable[[int], object]
+    tasks: Sequence[PartTask], *, num_processes: int, advance: Callable[[int], object], launcher: str = "local"
 ) -> Generator[EncodedPart]:
     """Yield each file's result, in order.
 
@@ -31,13 +32,18 @@ def encode_parts(
         tasks: The files.
         num_processes: Files at a time; with 1, they are encoded in this process.
         advance: Told how many rows are done.
+        launcher: local (processes of this machine) or ray (see `encode_parts_on_ray`).
 
     Raises:
+        ConfigError: If Ray is not there.
         DataError: Naming the first bad value of the first file that has one, or that a process was killed.
     """
     if min(num_processes, len(tasks)) <= 1:
         for task in tasks:
             yield encode_part(task, advance=advance)
+        return
+    if launcher == "ray":
+        yield from encode_parts_on_ray(tasks, num_processes=num_processes, advance=advance)
         return
     context = multiprocessing.get_context("spawn")  # a fork would copy locks that threads of Arrow hold
     stop = context.Event()

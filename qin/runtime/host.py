@@ -7,6 +7,8 @@ import threading
 
 import psutil
 
+LOOPBACK = "127.0.0.1"  # the address that no other machine sees
+
 _SAMPLE_SECONDS = 1.0
 _RUSAGE_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes of `ru_maxrss`; kilobytes on all others
 

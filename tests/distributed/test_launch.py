@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from qin.distributed.launch import LOOPBACK, explained, launch, loopback_interface
+from qin.distributed.launch import explained, launch, loopback_interface
 from qin.errors import PeerEndedError
+from qin.runtime.host import LOOPBACK
 
 PEER = PeerEndedError.exit_status
 

@@ -25,6 +25,7 @@ PACKAGES = {"qin/__init__.py", "stages/__init__.py"}
 NOT_TRACKED = {
     *(
         "prepare.batch_rows",
+        "prepare.launcher",
         "prepare.num_processes",
         "prepare.num_threads",
         "train.checkpoint_seconds",

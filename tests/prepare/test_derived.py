@@ -40,7 +40,7 @@ def prepare(folder: Path, log: Columns, **knobs: int) -> ShardReader:
         folder / "out",
         schema=with_derived(schema, columns=columns, features=FEATURES, file=file),
         with_label=True,
-        knobs=PrepareParams(**{"shard_rows": 64, "batch_rows": 50, "num_threads": 1, **knobs}),
+        knobs=PrepareParams.model_validate({"shard_rows": 64, "batch_rows": 50, "num_threads": 1, **knobs}),
         impressions=Impressions.of(schema, FEATURES.impression),
     )
     return ShardReader(folder / "out")

@@ -15,8 +15,8 @@ from typing import Any
 import psutil
 import pytest
 
-from qin.distributed.launch import LOOPBACK, loopback_interface
-from qin.runtime.host import is_alive, process_tree
+from qin.distributed.launch import loopback_interface
+from qin.runtime.host import LOOPBACK, is_alive, process_tree
 from tests.project import ROOT, copy_project, dvc_command, git_project, processes_in, set_params
 from tests.stages.run import run_as_command, run_in_process
 from tests.stages.test_resume import checkpoints, outputs
