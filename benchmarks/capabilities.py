@@ -4,41 +4,36 @@
 
 Each argument is NAME=FOLDER of a log's files, followed by overlays of params.yaml after commas. The result of each log
 is `benchmarks/results/capabilities_NAME.json`. Network and trees are fitted on the train fold, stopped and blended on
-the selection half of the validation fold, and judged on its report half, alone and blended; folds and halves are those
-of the log's own settings for all variants. Differences from the default are paired by seed, those of the blend from its
-members by row, with users drawn together where the log has them.
+the selection half of the validation fold, and judged on its report half, alone and blended. Differences from the
+default are paired by seed, those of the blend from its members by row, with users drawn together where the log has
+them. The fold is the same for all variants; the halves are, too, but that without impressions rows are divided one by
+one.
 
-A variant that changes nothing on a log is left out, and what it leaves as it is (prepared files, statistics, network,
-trees) is not made again. Runs that a file already has are not repeated, so that a long table can be made in parts.
+A variant that changes nothing on a log is left out, and what it leaves as it is (prepared files, network, trees) is not
+made again. Runs that a file already has are not repeated, so that a long table can be made in parts.
 """
 
 import json
-import os
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import typer
-import yaml
 
 from benchmarks.ablation import PROFILE, summary
-from benchmarks.fitting import PreparedLog, fit_boosted_trees, open_log, report_figures, train_network
+from benchmarks.fitting import report_figures
 from benchmarks.machine import describe
 from benchmarks.pipeline import true_figures
-from benchmarks.profile import CAPABILITIES, FILES, RESULTS, ROOT, changed
+from benchmarks.profile import CAPABILITIES, RESULTS, ROOT, changed
 from qin.calibrate.members import blend_members
 from qin.config import Params
 from qin.experiments.overlay import apply_overlays
+from qin.experiments.trial import Trial, Trials
 from qin.metrics.definitions import ranking_metrics
 from qin.metrics.paired import compare_logits
-from qin.network.threads import fix_threads
 from qin.raw.segments import read_clusters
 from qin.runtime import paths
-from qin.runtime.files import fingerprint
 from qin.scored import ScoredRows
 
 _NO_FEATURES: dict[str, Any] = {
@@ -74,102 +69,60 @@ VARIANTS: dict[str, dict[str, Any]] = {
 # The members by themselves: what the blend is worth. They need no run of their own.
 ALONE = {"network": "network alone", "trees": "trees alone"}
 
-_Made = TypeVar("_Made")
-
 
 class Log:
-    """A log's files in temporary projects, and what was made from them so far.
+    """A log's files, and the trials of its settings.
 
     Args:
         data: Folder of its files.
         base: Its settings.
-        work: Existing empty folder.
+        work: Folder for what trials leave.
     """
 
     def __init__(self, data: Path, base: Params, work: Path) -> None:
-        self.data, self.base, self._work = data, base, work
-        self._made: dict[str, Any] = {}
+        self.data = data
+        files = {
+            name: str(data / Path(getattr(base.data, name)).name) for name in ("train", "test", "sample_submission")
+        }
+        self.base = changed(
+            base, {f"data.{name}": str(Path(file).resolve()) for name, file in files.items()}, base.train.seed
+        )
+        self._trials = Trials(work / "trials")
 
     def run(self, params: Params) -> dict[str, Any]:
         """Figures of the members and of their blend."""
         started = time.monotonic()
-        log = self._log(params)
-        network, how_network = self._network(params, log)
-        trees, how_trees = self._trees(params, log)
-        members = {"network": network, "trees": trees}
+        trial = self._trial(params)
+        members = {name: ScoredRows.read(trial.folder / place) for name, place in paths.SCORED_BY.items()}
         blended, choice = blend_members(members)
-        scores = {"blend": blended, **members}
+        trained, grown = trial.metrics("train"), trial.metrics("trees")
         return {
-            **{name: report_figures(scored) for name, scored in scores.items()},
+            **{name: report_figures(scored) for name, scored in {"blend": blended, **members}.items()},
             "blend_over": {name: self._paired(scored, blended) for name, scored in members.items()},
             "weights": {name: member.weight for name, member in choice.blend.members.items()},
-            **how_network,
-            **how_trees,
+            **{name: trained[name] for name in ("batch_size", "lr", "num_steps", "best_step", "best_epoch")},
+            **{name: grown[name] for name in ("num_leaves", "num_rounds")},
             "seconds": time.monotonic() - started,
         }
 
     def limit(self) -> dict[str, float] | None:
         """Figures of the true probabilities on the report half, of a generated log."""
-        log = self._log(self.base)
-        return true_figures(self._trees(self.base, log)[0], self.data / "truth/train.parquet")
+        scored = ScoredRows.read(self._trial(self.base).folder / paths.TREES_VALIDATION)
+        return true_figures(scored, self.data / "truth/train.parquet")
 
-    def _log(self, params: Params) -> PreparedLog:
-        project, split = self._project(params), self._project(self.base)
-        return self._once("log", params, ("features", "split"), lambda: open_log(project, params, split=split))
-
-    def _network(self, params: Params, log: PreparedLog) -> tuple[ScoredRows, dict[str, Any]]:
-        def make() -> tuple[ScoredRows, dict[str, Any]]:
-            trained, scored = train_network(params, log, self._work)
-            names = ("batch_size", "lr", "num_steps", "best_step", "best_epoch")
-            return scored, {name: trained.figures[name] for name in names}
-
-        return self._once("network", params, ("features", "split", "model", "imbalance", "hnm", "train"), make)
-
-    def _trees(self, params: Params, log: PreparedLog) -> tuple[ScoredRows, dict[str, Any]]:
-        return self._once("trees", params, ("features", "split", "trees"), lambda: fit_boosted_trees(params, log))
-
-    def _project(self, params: Params) -> Path:
-        """A folder with the prepared files of these settings; the split is that of the log's own."""
-        key = _prepared_key(params)
-        return self._once_by(key, lambda: self._prepared(params, with_split=key == _prepared_key(self.base)))
-
-    def _prepared(self, params: Params, *, with_split: bool) -> Path:
-        project = Path(tempfile.mkdtemp(prefix="project", dir=self._work))
-        (project / "data").mkdir()
-        for file in FILES:
-            (project / "data" / file).symlink_to((self.data / file).resolve())
-        settings = yaml.safe_dump(params.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-        (project / paths.PARAMS).write_text(settings, encoding="utf-8")
-        for stage in ("prepare", "split") if with_split else ("prepare",):
-            command = [sys.executable, "-m", "stages", stage]
-            subprocess.run(command, cwd=project, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
-        return project
-
-    def _once(self, name: str, params: Params, sections: tuple[str, ...], make: Callable[[], _Made]) -> _Made:
-        """What was made for the same values of some sections, or make it."""
-        values = {section: getattr(params, section).model_dump(mode="json") for section in sections}
-        return self._once_by(fingerprint({name: values}), make)
-
-    def _once_by(self, key: str, make: Callable[[], _Made]) -> _Made:
-        if key not in self._made:
-            self._made[key] = make()
-        made: _Made = self._made[key]
-        return made
+    def _trial(self, params: Params) -> Trial:
+        members = {"model.members": ["network", "trees"], "train.refit": "none"}
+        return self._trials.run(changed(params, members, params.train.seed), until="trees")
 
     def _paired(self, first: ScoredRows, second: ScoredRows) -> dict[str, float | None]:
         """Second minus first on the report half, with standard errors."""
         rows, key = first.is_report == 1, self.base.split.group_key
-        cluster = None if key is None else read_clusters(self.data / "train.parquet", key, first.row[rows])
+        cluster = None if key is None else read_clusters(self.base.data.train, key, first.row[rows])
         found = compare_logits(
             first.natural[rows], second.natural[rows], first.label[rows], cluster=cluster, metrics=ranking_metrics()
         )
         differences = {name: one.difference for name, one in found.items()}
         return differences | {f"{name}_se": one.standard_error for name, one in found.items()}
-
-
-def _prepared_key(params: Params) -> str:
-    """Of the settings that the prepared files depend on: all of the features but those of the train fold."""
-    return fingerprint({"project": params.features.model_dump(mode="json", exclude={"statistics"})})
 
 
 def variants_of(base: Params, only: list[str] | None) -> dict[str, dict[str, Any]]:
@@ -224,7 +177,6 @@ def main(
             profile = Path(folder) / "profile.yaml"
             profile.write_text(params.read_text(encoding="utf-8"), encoding="utf-8")
             base = apply_overlays([Path(overlay) for overlay in overlays], params=profile)
-            fix_threads(base.train.num_threads)
             run_log(Log(Path(data), base, Path(folder)), out / f"{CAPABILITIES}{name}.json", seeds=seeds, only=only)
 
 

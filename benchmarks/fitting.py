@@ -1,4 +1,4 @@
-"""A prepared log with the statistics of its train fold, and networks and trees fitted on it outside of the pipeline.
+"""A prepared log with the statistics of its train fold, and networks fitted on it outside of the pipeline.
 
 What is fitted here is fitted as the stages do it, by the same functions, but without a refit on every row: it is judged
 on the report half of the validation fold and deployed nowhere.
@@ -23,11 +23,9 @@ from qin.scored import ScoredRows
 from qin.shards.files import RowReader, ShardReader
 from qin.shards.folds import TRAIN, Folds, read_folds, report_half
 from qin.shards.row_facts import RowFacts
-from qin.train.fit import Trained
 from qin.train.networks import fit_models
 from qin.train.statistics import fit_train_statistics
 from qin.train.watch import Watch
-from qin.trees.run import fit_heldout
 
 
 @dataclass(frozen=True)
@@ -45,15 +43,14 @@ class PreparedLog:
     is_report: npt.NDArray[np.bool_]
 
 
-def open_log(project: Path, params: Params, *, split: Path | None = None) -> PreparedLog:
+def open_log(project: Path, params: Params) -> PreparedLog:
     """The prepared log of a project, its statistics fitted into a new folder there.
 
     Args:
-        project: Where `prepare` has run.
+        project: Where `prepare` and `split` have run.
         params: Sections features and split.
-        split: Another project whose folds to take, of the same train file; by default its own.
     """
-    folds = (split or project) / paths.FOLDS
+    folds = project / paths.FOLDS
     reader = ShardReader(project / paths.PREPARED_TRAIN)
     fold = read_folds(folds, num_rows=reader.num_rows)
     facts = RowFacts.read(folds, num_rows=reader.num_rows)
@@ -62,8 +59,8 @@ def open_log(project: Path, params: Params, *, split: Path | None = None) -> Pre
     return PreparedLog(JoinedRows(reader, Statistics(folder)), fold, report_half(facts.unit, seed=params.split.seed))
 
 
-def train_network(params: Params, log: PreparedLog, folder: Path) -> tuple[Trained, ScoredRows]:
-    """Fit a network, or as many as `model.seeds` says: then the run is the first one's, and the logits are the mean.
+def fit_network(params: Params, log: PreparedLog, folder: Path) -> tuple[QIN, dict[str, Any]]:
+    """A fitted network, the first of as many as `model.seeds` says, and what it did; figures are of their mean.
 
     Args:
         params: Settings.
@@ -81,20 +78,8 @@ def train_network(params: Params, log: PreparedLog, folder: Path) -> tuple[Train
     )
     for run in runs:
         run.checkpoints.remove()
-    return runs[0], scored
-
-
-def fit_network(params: Params, log: PreparedLog, folder: Path) -> tuple[QIN, dict[str, Any]]:
-    """A fitted network, and what it did; see `train_network`."""
-    trained, scored = train_network(params, log, folder)
     names = ("batch_size", "num_steps", "best_step", "best_epoch")
-    return trained.network, {**report_figures(scored), **{name: trained.figures[name] for name in names}}
-
-
-def fit_boosted_trees(params: Params, log: PreparedLog) -> tuple[ScoredRows, dict[str, Any]]:
-    """Logits of fitted trees, and what they did."""
-    trees, scored, _ = fit_heldout(params, log.rows, log.fold, is_report=log.is_report)
-    return scored, {name: trees.provenance["metrics"][name] for name in ("num_leaves", "num_rounds")}
+    return runs[0].network, {**report_figures(scored), **{name: runs[0].figures[name] for name in names}}
 
 
 def report_figures(scored: ScoredRows) -> dict[str, float]:

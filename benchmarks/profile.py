@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from qin.config import Params, load_params
+from qin.experiments.changes import changed as with_changes
 from qin.experiments.overlay import apply_overlays
 from qin.shards.files import ShardReader
 from qin.shards.folds import read_folds
@@ -35,15 +36,8 @@ def kuairand_params() -> Params:
 
 
 def changed(base: Params, changes: dict[str, Any], seed: int) -> Params:
-    """The profile with dotted keys replaced, and checked again."""
-    tree = base.model_dump()
-    for dotted, value in {**changes, "train.seed": seed}.items():
-        *sections, key = dotted.split(".")
-        node = tree
-        for section in sections:
-            node = node[section]
-        node[key] = value
-    return Params.model_validate(tree)
+    """The profile with dotted keys replaced and a seed of training, checked again."""
+    return with_changes(base, {**changes, "train.seed": seed})
 
 
 def prepare(folder: Path, params: Path, data: Path) -> tuple[ShardReader, Any]:

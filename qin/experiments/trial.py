@@ -140,6 +140,7 @@ class Trials:
         return {
             "settings": {key: _value(settings, key) for key in recorded},
             "raw": {name: self._checksum(source) for name, source in raw.items()},
+            "earlier": _earlier_model(settings["train"]["init_from"]) if stage == "train" else None,
             "before": {} if stage in ("prepare", "split") else {name: before[name] for name in _before(stage, before)},
         }
 
@@ -166,10 +167,9 @@ class Trials:
     def _placed(self, params: Params) -> Params:
         """The settings as they hold in any folder."""
         sources = {name: getattr(params.data, name) for name in ("train", "test", "sample_submission")}
-        placed = {name: self._absolute(source) for name, source in sources.items()}
-        return params.model_copy(
-            update={"data": params.data.model_copy(update=placed), "track": TrackParams()},
-        )
+        data = params.data.model_copy(update={name: self._absolute(source) for name, source in sources.items()})
+        train = params.train.model_copy(update={"init_from": self._absolute(params.train.init_from)})
+        return params.model_copy(update={"data": data, "train": train, "track": TrackParams()})
 
     def _absolute(self, source: Any) -> Any:
         if isinstance(source, list):
@@ -191,6 +191,14 @@ class Trials:
 def _before(stage: str, before: Mapping[str, str]) -> list[str]:
     """The stages whose outputs decide those of another one; trees do not depend on the network."""
     return [name for name in before if stage != "trees" or name != "train"]
+
+
+def _earlier_model(folder: str | None) -> str | None:
+    """A name for the content of the model that training starts from; one that is not there is the stage's to report."""
+    if folder is None:
+        return None
+    files = [Path(folder, name) for name in ("model.json", f"{paths.MODEL.name}/model.json")]
+    return next((fingerprint(read_json(file)) for file in files if file.is_file()), None)
 
 
 def _section(name: str, settings: Mapping[str, Any]) -> list[str]:

@@ -2,17 +2,19 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
 import yaml
 
-from benchmarks import capabilities, fitting
+from benchmarks import capabilities
 from benchmarks.ablation import PROFILE, summary
 from benchmarks.capabilities import VARIANTS, variants_of, with_members_alone
 from benchmarks.profile import CAPABILITIES, changed, example
 from benchmarks.tables import _capabilities
 from qin.config import Params, load_params
+from qin.experiments.trial import Trial, Trials
 
 TINY = {
     "features": {"num_buckets": 256, "num_buckets_of": {}},
@@ -65,21 +67,24 @@ def test_runs_are_made_once_and_share_what_they_have_in_common(
 ) -> None:
     overlay, out = tmp_path / "tiny.yaml", tmp_path / f"{CAPABILITIES}tiny.json"
     overlay.write_text(yaml.safe_dump(TINY))
-    fitted = []
+    trials = []
 
-    def fit(*arguments: object) -> object:
-        fitted.append(1)
-        return real(*arguments)  # type: ignore[arg-type]
+    def run_trial(self: Trials, params: Params, **options: Any) -> Trial:
+        trials.append(real(self, params, **options))
+        return trials[-1]
 
-    real = fitting.fit_boosted_trees
-    monkeypatch.setattr(capabilities, "fit_boosted_trees", fit)
+    real = Trials.run
+    monkeypatch.setattr(Trials, "run", run_trial)
     variants = [PROFILE, "no matches", "no statistics", "batch of 1024"]
 
     def run() -> None:
         capabilities.main([f"tiny={small_log},{overlay}"], out=tmp_path, seeds=1, only=variants)
 
     run()
-    assert len(fitted) == 3  # a batch size does not touch the trees
+    ran = [trial.ran for trial in trials]
+    whole = ("prepare", "split", "train", "trees")
+    # The trees that set the limit are found, statistics need no other files, a batch size does not touch the trees.
+    assert ran == [whole, (), ("prepare", "train", "trees"), ("train", "trees"), ("train",)]
     result = json.loads(out.read_text())
     assert list(result["runs"]) == [name for name in VARIANTS if name in variants]
     (default,) = result["runs"][PROFILE].values()
@@ -91,7 +96,7 @@ def test_runs_are_made_once_and_share_what_they_have_in_common(
     assert result["runs"]["no statistics"]["0"]["trees"] != default["trees"]
     assert "| trees alone | 1 |" in _capabilities(result)
     run()
-    assert len(fitted) == 3
+    assert len(trials) == len(ran)
     assert json.loads(out.read_text()) == result
 
 
