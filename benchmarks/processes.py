@@ -164,7 +164,7 @@ def _measure(ranks: Ranks, steps: int, out: Path) -> None:
         loss = network(fields, torch.empty(stop - first, 0), [items], first_row=first).sum() / BATCH_SIZE
         loss.backward()
         computed = time.process_time()
-        add_up((loss,))
+        add_up(loss.reshape(1))
         summed = time.process_time()
         optimizer.step()
         for part, seconds in zip(

@@ -14,9 +14,7 @@ from qin.config import Params
 from qin.errors import ArtifactError
 from qin.model.artifact import check_same_schema, load_model
 from qin.model.build import Computing, place
-from qin.model.scoring import for_scoring, mean_logit, score_all, score_batch
-from qin.network.frozen import FrozenQIN
-from qin.network.qin import QIN
+from qin.model.scoring import Scorable, for_scoring, mean_logit, score_all, score_batch
 from qin.runtime import paths
 from qin.shards.files import RowReader
 from qin.shards.loader import Batch, iterate_in_order
@@ -38,7 +36,7 @@ class Members:
     """
 
     blend: Blend
-    networks: tuple[QIN | FrozenQIN, ...]
+    networks: tuple[Scorable, ...]
     trees: FittedTrees | None
     schema: Schema
 
@@ -75,7 +73,7 @@ class Members:
         if heldout:
             places = {name: paths.heldout(place) for name, place in places.items()}
         used = {name for name, member in blend.members.items() if member.weight}
-        networks: tuple[QIN | FrozenQIN, ...] = ()
+        networks: tuple[Scorable, ...] = ()
         trees = None
         schemas: list[Schema] = []
         if "network" in used:
@@ -94,7 +92,7 @@ class Members:
     def logit(self, reader: RowReader, *, batch_size: int) -> Logits:
         """Blended logits of every row of a file, `(num_rows,)`."""
 
-        def of_network(network: QIN | FrozenQIN) -> Logits:
+        def of_network(network: Scorable) -> Logits:
             batches = iterate_in_order(reader, is_selected=None, batch_size=batch_size)
             return score_all(network, batches, num_rows=reader.num_rows)
 
@@ -123,7 +121,7 @@ class Members:
 
     def _blended(
         self,
-        of_network: Callable[[QIN | FrozenQIN], Logits],
+        of_network: Callable[[Scorable], Logits],
         of_trees: Callable[[FittedTrees], npt.NDArray[np.float64]],
     ) -> Logits:
         logits: dict[str, Logits] = {}

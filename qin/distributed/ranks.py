@@ -27,6 +27,9 @@ from qin.errors import ConfigError, PeerEndedError
 _TIMEOUT = timedelta(hours=24)
 _START_TIMEOUT = timedelta(minutes=30)
 
+# NCCL would choose how it adds up by size and by what connects the GPUs, and each way has an order of its own.
+_ONE_ORDER = {"NCCL_ALGO": "Ring", "NCCL_PROTO": "Simple"}
+
 T = TypeVar("T")
 
 
@@ -182,6 +185,8 @@ def _join() -> Ranks:
         raise ConfigError(f"environment: RANK is set, but not {', '.join(missing)}; unset it, or start with torchrun")
     has_gpu = torch.cuda.is_available()
     if has_gpu:
+        for name, value in _ONE_ORDER.items():
+            os.environ.setdefault(name, value)
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     with _peers():
         store, rank, world = next(rendezvous("env://", timeout=_START_TIMEOUT))

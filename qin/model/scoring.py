@@ -1,4 +1,4 @@
-"""Batched logits from a trained network, on the CPU in its frozen form."""
+"""Batched logits from a trained network in its frozen form: weights folded and converted once."""
 
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -9,22 +9,31 @@ import numpy.typing as npt
 import torch
 
 from qin.network.frozen import FrozenQIN
+from qin.network.kernels.choice import has_kernels
+from qin.network.plain import PlainNetwork
 from qin.network.qin import QIN
 from qin.network.threads import one_thread, one_thread_workers
 from qin.shards.device import prefetched
 from qin.shards.loader import Batch
 
+Scorable = QIN | FrozenQIN | PlainNetwork
+
 _BATCHES_AHEAD = 2  # read and handed out before the oldest is waited for
 
 
-def for_scoring(network: QIN) -> QIN | FrozenQIN:
-    """The network in evaluation mode, on the CPU as a frozen copy; for `score`, which would make it at every call."""
+def for_scoring(network: QIN) -> FrozenQIN | PlainNetwork:
+    """A frozen copy of the network, which is left in evaluation mode; for `score`, which would make it at every call.
+
+    The copy's tables are the network's.
+    """
     network.eval()
-    return FrozenQIN(network) if next(network.parameters()).device.type == "cpu" else network
+    if has_kernels(next(network.parameters())):
+        return FrozenQIN(network)
+    return PlainNetwork(network, dtype=torch.bfloat16 if network.use_bf16 else torch.float32)
 
 
 def score(
-    network: QIN | FrozenQIN, batches: Iterator[Batch], *, num_threads: int | None = None
+    network: Scorable, batches: Iterator[Batch], *, num_threads: int | None = None
 ) -> Iterator[tuple[Batch, npt.NDArray[np.float32]]]:
     """Yield each batch with its logits `(batch,)`, computed on the network's device.
 
@@ -43,10 +52,27 @@ def score(
     if isinstance(network, FrozenQIN):
         yield from _score_on_cpu(network, batches, num_threads=num_threads or torch.get_num_threads())
         return
-    for batch in prefetched(batches, next(network.parameters()).device):
+    yield from _score_on_device(network, batches)
+
+
+def _score_on_device(
+    network: PlainNetwork, batches: Iterator[Batch]
+) -> Iterator[tuple[Batch, npt.NDArray[np.float32]]]:
+    """The logits of a batch are fetched when the next one has been handed over, so that the device goes on."""
+    device, pending = next(network.parameters()).device, deque[tuple[Batch, torch.Tensor]]()
+    for batch in prefetched(batches, device):
+        network.source.check_inputs(batch.categorical, batch.numeric, batch.sequences)
         with torch.inference_mode():
-            logit = network(batch.categorical, batch.numeric, batch.sequences)
-        yield batch, logit.float().cpu().numpy()
+            buckets, histories = batch.categorical.long(), [history.long() for history in batch.sequences]
+            pending.append((batch, network(buckets, batch.numeric, histories)))
+        if len(pending) > 1:
+            yield _fetched(*pending.popleft())
+    while pending:
+        yield _fetched(*pending.popleft())
+
+
+def _fetched(batch: Batch, logit: torch.Tensor) -> tuple[Batch, npt.NDArray[np.float32]]:
+    return batch, logit.cpu().numpy()
 
 
 def _score_here(network: FrozenQIN, batches: Iterator[Batch]) -> Iterator[tuple[Batch, npt.NDArray[np.float32]]]:
@@ -77,7 +103,7 @@ def _collected(batch: Batch, tiles: list[Future[torch.Tensor]]) -> tuple[Batch, 
 
 
 def score_all(
-    network: QIN | FrozenQIN, batches: Iterator[Batch], *, num_rows: int, num_threads: int | None = None
+    network: Scorable, batches: Iterator[Batch], *, num_rows: int, num_threads: int | None = None
 ) -> npt.NDArray[np.float32]:
     """Logits of all batches in order, `(num_rows,)`."""
     out, position = np.empty(num_rows, np.float32), 0
@@ -99,7 +125,7 @@ def mean_logit(logits: Sequence[npt.NDArray[np.float32]]) -> npt.NDArray[np.floa
 
 
 def score_batch(
-    network: QIN | FrozenQIN, batch: Batch, *, batch_size: int, num_threads: int | None = None
+    network: Scorable, batch: Batch, *, batch_size: int, num_threads: int | None = None
 ) -> npt.NDArray[np.float32]:
     """Logits of rows that are in memory, `(n,)`."""
     return score_all(network, batch.pieces(batch_size), num_rows=batch.rows.size, num_threads=num_threads)

@@ -1,13 +1,14 @@
 """Target-conditioned sparse attention: what, in the user's history, matters for this target item."""
 
 import math
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
 from qin.network.kernels.attention import attended_sums
+from qin.network.kernels.choice import has_kernels
 from qin.network.kernels.products import product, stacked_product
 
 ScoreNorm = Literal["none", "length", "sqrt_length"]
@@ -102,8 +103,8 @@ class TargetAttention(nn.Module):
         query = target if query is None else query
         self._check(target, sequence, is_valid)
         self._check(query, sequence if keys is None else keys, is_valid)
-        is_tiled = sequence.device.type == "cpu" and sequence.dtype == torch.float32
-        sums = self._tiled_sums if is_tiled else self._whole_sums
+        is_tiled = has_kernels(sequence) and sequence.dtype == torch.float32
+        sums = self._tiled_sums if is_tiled else self.whole_sums
         context = self._scaled(sums(self._directions(query), keys, sequence, is_valid), is_valid, target)
         return product(self._values(context), self.output.weight) + target
 
@@ -123,13 +124,14 @@ class TargetAttention(nn.Module):
         bias = torch.zeros(1, self.num_heads) if self.score_bias is None else self.score_bias
         return attended_sums(sequence, keys, direction, is_valid, bias, bias_of_age(is_valid.shape[1], self.bias))
 
-    def _whole_sums(
+    def whole_sums(
         self, direction: torch.Tensor, keys: torch.Tensor | None, sequence: torch.Tensor, is_valid: torch.Tensor
     ) -> torch.Tensor:
         """What `_tiled_sums` computes, up to rounding, in a few operations on whole batches."""
         score = torch.bmm(sequence if keys is None else keys, direction.transpose(1, 2))
         if self.score_bias is not None:
-            score = score + (self.score_bias if self.bias == "constant" else self.score_bias[recencies(is_valid)])
+            is_constant = self.bias == "constant"
+            score = score + (self.score_bias if is_constant else taken_rows(self.score_bias, recencies(is_valid)))
         # Masked before the relu, so whatever stands in a padded position gets a gradient of exactly zero.
         weight = F.relu(score.masked_fill(~is_valid.unsqueeze(2), 0.0))
         return torch.bmm(weight.transpose(1, 2), sequence)
@@ -176,6 +178,26 @@ def recencies(is_valid: torch.Tensor) -> torch.Tensor:
     num_after = is_valid.sum(dim=1, keepdim=True) - is_valid.cumsum(dim=1)
     exponent: torch.Tensor = torch.frexp((num_after + 1).to(torch.float32)).exponent.to(torch.int64) - 1
     return exponent.clamp(0, _NUM_RECENCIES - 1)
+
+
+def taken_rows(table: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """`table[index]` of a table of few rows, whose gradient is one matrix product instead of a sort of all reads."""
+    out: torch.Tensor = _TakenRows.apply(table, index)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _TakenRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, table: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(index)
+        ctx.num_rows = len(table)
+        return F.embedding(index, table)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor, None]:
+        (index,), grad = ctx.saved_tensors, grad_outputs[0]
+        is_read = index.reshape(-1, 1) == torch.arange(ctx.num_rows, device=index.device)
+        return is_read.to(grad.dtype).t() @ grad.reshape(-1, grad.shape[-1]), None
 
 
 def bias_of_age(seq: int, bias: ScoreBias) -> torch.Tensor:

@@ -8,7 +8,8 @@ import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
 from qin.columns.buckets import FIRST_VALUE_BUCKET, NULL_BUCKET, PADDING_BUCKET
-from qin.network.kernels.row_gradient import from_rows, sum_by_row
+from qin.network.kernels.choice import has_kernels
+from qin.network.kernels.row_gradient import dense_gradient, from_rows, sum_by_row
 
 
 class FusedEmbedding(nn.Module):
@@ -126,8 +127,8 @@ class FusedEmbedding(nn.Module):
         return index if self.is_rare is None else index.masked_fill(self.is_rare[index + offset], NULL_BUCKET)
 
     def _gather(self, rows: list[torch.Tensor]) -> list[torch.Tensor]:
-        if rows[0].device.type != "cpu":
-            return [F.embedding(row, self.embedding_table, padding_idx=0, sparse=self.sparse) for row in rows]
+        if not has_kernels(rows[0]):
+            return gather_at_once(self.embedding_table, rows, sparse=self.sparse)
         gather = _GatherRowsSparsely if self.sparse else _GatherRows
         return list(gather.apply(self.embedding_table, *rows))  # type: ignore[no-untyped-call]
 
@@ -145,7 +146,7 @@ class _GatherRows(torch.autograd.Function):
     """``F.embedding(row, table, padding_idx=0)`` of several ``row``, whose backward pass takes a third of the time.
 
     On a CPU ``index_add_`` sums each row's gradients in order, whatever the number of threads. On a GPU it uses
-    atomics, which is why the embedding kernel is kept there.
+    atomics, which is why ``gather_at_once`` is used there.
     """
 
     @staticmethod
@@ -176,6 +177,39 @@ class _GatherRowsSparsely(_GatherRows):
         grad = torch.cat([grad.reshape(-1, grad.shape[-1]) for grad in grad_outputs])
         rows, sums = sum_by_row(row, grad, table_rows=ctx.table_rows, padding_row=0)
         return from_rows(rows, sums, table_rows=ctx.table_rows), *(None for _ in grad_outputs)
+
+
+def gather_at_once(table: torch.Tensor, rows: Sequence[torch.Tensor], *, sparse: bool) -> list[torch.Tensor]:
+    """``F.embedding(row, table, padding_idx=0, sparse=sparse)`` of several ``row`` by one read, for devices.
+
+    All gradients come from one sort then. A sparse gradient is that of the single reads: ``merged`` adds them up.
+    """
+    keys = torch.cat([row.reshape(-1) for row in rows])
+    if len(table) <= 1 << 31:
+        keys = keys.to(torch.int32)
+    vectors: torch.Tensor = _GatherAtOnce.apply(table, keys, sparse)  # type: ignore[no-untyped-call]
+    parts = torch.split(vectors, [row.numel() for row in rows])
+    return [part.view(*row.shape, -1) for part, row in zip(parts, rows, strict=True)]
+
+
+class _GatherAtOnce(torch.autograd.Function):
+    """``F.embedding(row, table, padding_idx=0, sparse=sparse)`` of a vector of rows, without a stall."""
+
+    @staticmethod
+    def forward(ctx: Any, table: torch.Tensor, row: torch.Tensor, sparse: bool) -> torch.Tensor:
+        ctx.save_for_backward(row)
+        ctx.table_rows, ctx.sparse = table.shape[0], sparse
+        return F.embedding(row, table)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        (row,), grad = ctx.saved_tensors, grad_outputs[0]
+        if not ctx.sparse:
+            return dense_gradient(row, grad, table_rows=ctx.table_rows, padding_row=0), None, None
+        grad = grad.masked_fill((row == 0)[:, None], 0.0)
+        size = (ctx.table_rows, grad.shape[1])
+        of_reads = torch.sparse_coo_tensor(row.long()[None], grad, size, check_invariants=False)
+        return of_reads, None, None
 
 
 def _checked(buckets: torch.Tensor, *, limit: torch.Tensor) -> torch.Tensor:

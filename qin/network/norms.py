@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 
+from qin.network.kernels.choice import has_kernels
 from qin.network.kernels.products import spread
 from qin.network.threads import one_thread
 
@@ -15,9 +16,9 @@ def normalise(norm: nn.Module, x: torch.Tensor) -> torch.Tensor:
 
     On the CPU, PyTorch's gradients of batch norm and of an RMS norm's weight depend on the number of threads.
     """
-    if x.device.type == "cpu" and isinstance(norm, nn.BatchNorm1d) and norm.training:
+    if has_kernels(x) and isinstance(norm, nn.BatchNorm1d) and norm.training:
         return _batch_norm(norm, x)
-    if x.device.type == "cpu" and isinstance(norm, nn.RMSNorm):
+    if has_kernels(x) and isinstance(norm, nn.RMSNorm):
         eps = torch.finfo(x.dtype).eps if norm.eps is None else norm.eps
         return x * (x.square().mean(dim=1, keepdim=True) + eps).rsqrt() * spread(norm.weight, len(x))
     normalised: torch.Tensor = norm(x)

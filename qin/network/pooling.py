@@ -2,6 +2,7 @@
 
 import torch
 
+from qin.network.kernels.choice import has_kernels
 from qin.network.kernels.pooling import tiled_means
 
 
@@ -15,7 +16,7 @@ def history_mean(sequence: torch.Tensor, is_valid: torch.Tensor) -> torch.Tensor
     Returns:
         `(batch, dim)`, 0 where the history is empty.
     """
-    if sequence.device.type == "cpu" and sequence.dtype == torch.float32:
+    if has_kernels(sequence) and sequence.dtype == torch.float32:
         return tiled_means(sequence, is_valid)
     length = is_valid.sum(dim=1, keepdim=True).clamp_min(1)
     return sequence.masked_fill(~is_valid.unsqueeze(2), 0.0).sum(dim=1) / length

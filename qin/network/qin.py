@@ -12,6 +12,7 @@ from qin.columns.buckets import PADDING_BUCKET
 from qin.network.attention import ScoreBias, ScoreNorm, TargetAttention
 from qin.network.dropout import dropout
 from qin.network.embedding import FusedEmbedding
+from qin.network.kernels.choice import has_kernels
 from qin.network.kernels.products import spread
 from qin.network.numeric import (
     BIN_DIM,
@@ -315,18 +316,25 @@ class QIN(nn.Module):
         sequences: Sequence[torch.Tensor],
     ) -> list[torch.Tensor]:
         """One attention output `(batch, target_dim)` per sequence, then its mean `(batch, dim)` where wanted."""
-        target, query = embedded[:, self._target_fields].flatten(1), None
+        target, query = self._targets(embedded), None
         keys: Sequence[torch.Tensor | None] = [None] * len(sequences)
         if self.attention_embedding is not None:
             vocabularies = self.inputs.sequence_vocabulary
             fields, *keys = self.attention_embedding.read(categorical, sequences, vocabularies=vocabularies)
-            query = fields[:, self._target_fields].flatten(1)
+            query = self._targets(fields)
         # Comparisons lack uint16, in which buckets come.
         is_valid = [buckets.to(torch.int64) != PADDING_BUCKET for buckets in sequences]
         parts = zip(self.attentions, histories, is_valid, keys, strict=True)
         attended = [attention(target, *part, query=query, keys=key) for attention, *part, key in parts]
         pooled = zip(histories, is_valid, strict=True) if self.sizes.pooled_history else ()
         return attended + [history_mean(*part) for part in pooled]
+
+    def _targets(self, embedded: torch.Tensor) -> torch.Tensor:
+        """The target's part of embeddings `(batch, num_fields, dim)`, `(batch, target_dim)`."""
+        if has_kernels(embedded):
+            return embedded[:, self._target_fields].flatten(1)
+        # Slices: the gradient of an index is a sort on a GPU.
+        return torch.cat([embedded[:, field] for field in self.inputs.target_fields], dim=1)
 
     def _without_fields(self, embedded: torch.Tensor, first_row: int = 0) -> torch.Tensor:
         """Embeddings `(batch, num_fields, dim)` with whole fields dropped in training."""

@@ -1,13 +1,15 @@
 """The quadratic network: each layer multiplies its input by a linear function of itself."""
 
-from typing import Literal, get_args
+from collections.abc import Sequence
+from typing import Literal, cast, get_args
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
-from qin.network.dropout import NOTHING_DROPPED, Mask, dropout
-from qin.network.kernels.products import product, spread
+from qin.network.dropout import NOTHING_DROPPED, Mask, masked
+from qin.network.kernels.choice import has_kernels
+from qin.network.kernels.products import padded_width, product, spread
 from qin.network.kernels.quadratic import TiledLayer, run_layers
 from qin.network.norms import normalise
 
@@ -50,16 +52,20 @@ class QuadraticLayer(nn.Module):
         self.rectified = rectified
         self.linear = nn.Linear(dim, num_linear * dim)
 
-    def forward(self, x: torch.Tensor, first_row: int = 0) -> torch.Tensor:
-        """Multiply `(batch, dim)` by the sum of its rows; `first_row` as of `dropout`."""
-        total = self._sum_of_rows(x, first_row)
+    def forward(self, x: torch.Tensor, first_row: int = 0, mask: Mask | None = None) -> torch.Tensor:
+        """Multiply `(batch, dim)` by the sum of its rows; `first_row` as of `dropout`, `mask` as of `draw_mask`."""
+        total = self._sum_of_rows(x, first_row, self.draw_mask() if mask is None else mask)
         return x * (F.relu(total) if self.rectified else total)
 
-    def _sum_of_rows(self, x: torch.Tensor, first_row: int) -> torch.Tensor:
+    def draw_mask(self) -> Mask:
+        """The mask of the rows in one pass; one that drops nothing where the rows are folded."""
+        return Mask.draw(self.dropout) if self.training and self.dropout > 0.0 else NOTHING_DROPPED
+
+    def _sum_of_rows(self, x: torch.Tensor, first_row: int, mask: Mask) -> torch.Tensor:
         if self.training and self.dropout > 0.0:
             dim = self.linear.in_features
             rows = _linear(x, self.linear.weight, self.linear.bias)
-            kept = dropout(rows, self.dropout, self.training, first_row=first_row)
+            kept = masked(rows, mask, first_row=first_row)
             return kept.view(-1, self.num_linear, dim).sum(dim=1)  # (batch, num_linear, dim) -> (batch, dim)
         return _linear(x, *self.folded())
 
@@ -130,33 +136,44 @@ class QuadraticNetwork(nn.Module):
         """Map `(batch, dim)` to logits `(batch,)`; `first_row` as of `dropout`."""
         if x.dim() != 2 or x.shape[1] != self.dim:
             raise ValueError(f"the input must be (batch, {self.dim}), got {tuple(x.shape)}")
-        x = self._tiled(x, first_row) if self._is_tiled(x) else self._whole(x, first_row)
+        masks = [(layer.draw_mask(), self._draw_mask()) for layer in self._layers]
+        x = self._tiled(x, masks, first_row) if self._is_tiled(x) else self.whole(x, masks, first_row)
         with torch.autocast(x.device.type, enabled=False):  # or a logit of 4 would be known to 0.016
             return _linear(x, self.fc.weight, self.fc.bias).squeeze(1)
 
-    def _whole(self, x: torch.Tensor, first_row: int) -> torch.Tensor:
-        """The layers' output, one operation after the other on the whole batch."""
-        for layer, norm, activation in zip(self.layers, self.norms, self.activations, strict=True):
-            activated = _activate(normalise(norm, layer(x, first_row)), activation)
-            x = x + dropout(activated, self.dropout, self.training, first_row=first_row)
+    @property
+    def _layers(self) -> list[QuadraticLayer]:
+        return cast("list[QuadraticLayer]", list(self.layers))
+
+    def _draw_mask(self) -> Mask:
+        return Mask.draw(self.dropout) if self.training else NOTHING_DROPPED
+
+    def whole(self, x: torch.Tensor, masks: Sequence[tuple[Mask, Mask]], first_row: int) -> torch.Tensor:
+        """The layers' output, one operation after the other on the whole batch: what a compiler may take.
+
+        Args:
+            x: `(batch, dim)`.
+            masks: Of each layer's rows, and of its output.
+            first_row: As of `dropout`.
+        """
+        parts = zip(self._layers, self.norms, self.activations, masks, strict=True)
+        for layer, norm, activation, (of_rows, of_output) in parts:
+            activated = _activate(normalise(norm, layer(x, first_row, of_rows)), activation)
+            x = x + masked(activated, of_output, first_row=first_row)
         return x
 
     def _is_tiled(self, x: torch.Tensor) -> bool:
         """Whether the layers' output is computed by tiles, which needs rows that no norm couples or scales."""
         is_plain = all(isinstance(norm, nn.Identity) for norm in self.norms)
-        return is_plain and x.device.type == "cpu" and x.dtype == torch.float32
+        return is_plain and has_kernels(x) and x.dtype == torch.float32
 
-    def _tiled(self, x: torch.Tensor, first_row: int) -> torch.Tensor:
-        """What `_whole` computes, up to rounding."""
+    def _tiled(self, x: torch.Tensor, masks: Sequence[tuple[Mask, Mask]], first_row: int) -> torch.Tensor:
+        """What `whole` computes, up to rounding."""
         plans, weights, biases = [], [], []
-        for layer, activation in zip(self.layers, self.activations, strict=True):
-            assert isinstance(layer, QuadraticLayer)
-            is_activated = isinstance(activation, nn.PReLU)
-            has_row_dropout = self.training and layer.dropout > 0.0
-            row_mask = Mask.draw(layer.dropout) if has_row_dropout else NOTHING_DROPPED
-            mask = Mask.draw(self.dropout) if self.training else NOTHING_DROPPED
-            plans.append(TiledLayer(layer.rectified, is_activated, row_mask, mask))
-            weight, bias = (layer.linear.weight, layer.linear.bias) if has_row_dropout else layer.folded()
+        for layer, activation, (row_mask, mask) in zip(self._layers, self.activations, masks, strict=True):
+            plans.append(TiledLayer(layer.rectified, isinstance(activation, nn.PReLU), row_mask, mask))
+            keeps_rows = self.training and layer.dropout > 0.0
+            weight, bias = (layer.linear.weight, layer.linear.bias) if keeps_rows else layer.folded()
             weights.append(weight)
             biases.append(bias)
         slopes = [a.weight if isinstance(a, nn.PReLU) else torch.ones(1) for a in self.activations]
@@ -165,15 +182,27 @@ class QuadraticNetwork(nn.Module):
 
 
 def _linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    """`F.linear` with sums in an order of ours on the CPU."""
-    if x.device.type != "cpu":
-        return F.linear(x, weight, bias)
+    """`F.linear` with sums in an order of ours on the CPU, and on other devices at the width of fast products."""
+    if not has_kernels(x):
+        return padded_linear(x, weight, bias)
     return product(x, weight, dtype=_product_type(x)) + spread(bias, len(x))
+
+
+def padded_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """`F.linear` of copies with zeros up to a multiple of 64: rows of another width take slow products on a GPU.
+
+    Under autocast the copies are of its type, which would have been made anyway.
+    """
+    (num_outputs, width), device = weight.shape, x.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+    right, below = padded_width(width) - width, padded_width(num_outputs) - num_outputs
+    wide = F.pad(weight.to(dtype), (0, right, 0, below))
+    return F.linear(F.pad(x.to(dtype), (0, right)), wide, F.pad(bias.to(dtype), (0, below)))[:, :num_outputs]
 
 
 def _activate(x: torch.Tensor, activation: nn.Module) -> torch.Tensor:
     """What an activation makes of `(batch, dim)`; on the CPU a slope's gradient is added up in an order of ours."""
-    if x.device.type != "cpu" or not isinstance(activation, nn.PReLU):
+    if not has_kernels(x) or not isinstance(activation, nn.PReLU):
         activated: torch.Tensor = activation(x)
         return activated
     return torch.where(x > 0.0, x, spread(activation.weight, len(x)) * x)

@@ -95,9 +95,15 @@ def even_cuts(num_items: int) -> npt.NDArray[np.int64]:
 
 
 def fix_threads(num_threads: int) -> None:
-    """Fix the number of threads and demand deterministic kernels, so that equal inputs give equal bytes."""
+    """Fix the number of threads and demand deterministic kernels, so that equal inputs give equal bytes.
+
+    On a GPU: a workspace of its own for each product, whose sums are float32, and no product in a shorter type that was
+    not asked for.
+    """
     torch.set_num_threads(num_threads)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it, matrix products on a GPU may vary
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
     torch.set_deterministic_debug_mode("error")  # use_deterministic_algorithms would import the compiler first
     # Filling memory before it is written costs a tenth of a step.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

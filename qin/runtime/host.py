@@ -114,3 +114,12 @@ def set_waiting_of_threads() -> None:
     """
     if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
         os.environ["GOMP_SPINCOUNT"] = "1000"
+
+
+def peak_gpu_bytes() -> int:
+    """Most memory that this process's tensors have held on its GPU; 0 where it has used none.
+
+    A process that has not imported PyTorch, or has not touched a GPU, is not made to.
+    """
+    cuda = getattr(sys.modules.get("torch"), "cuda", None)
+    return int(cuda.max_memory_allocated()) if cuda is not None and cuda.is_initialized() else 0

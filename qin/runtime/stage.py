@@ -5,7 +5,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +18,7 @@ from qin.errors import QinError
 from qin.runtime.chain import Artifact, Settings, check_chain, description_of, read_artifact
 from qin.runtime.edits import InputWatch
 from qin.runtime.files import write_json
-from qin.runtime.host import TreeMemory, largest_resident_bytes
+from qin.runtime.host import TreeMemory, largest_resident_bytes, peak_gpu_bytes
 from qin.runtime.logs import log, log_to_stderr
 from qin.runtime.paths import PARAMS, SCRATCH
 from qin.runtime.progress import PASSING
@@ -116,9 +116,10 @@ class _Collector(logging.Handler):
 def run_stage(name: str, *, team: Team | None = None) -> Iterator[StageReport]:
     """Wrap a stage's work.
 
-    Prints `STAGE <name> [i/7]` and a closing line with rows, seconds, rows/s and peak memory of the process tree, which
-    are also written to `.qin/stages/<name>.json` for benchmarks. A QinError, or a disk that cannot be read or written,
-    becomes one line per problem on standard error and exit status 1. SIGTERM and Ctrl-C end the process in order.
+    Prints `STAGE <name> [i/7]` and a closing line with rows, seconds, rows/s and peak memory of the process tree, and
+    of its GPU where it has used one, which are also written to `.qin/stages/<name>.json` for benchmarks. A QinError, or
+    a disk that cannot be read or written, becomes one line per problem on standard error and exit status 1. SIGTERM and
+    Ctrl-C end the process in order.
 
     Args:
         name: One of STAGES.
@@ -134,12 +135,12 @@ def run_stage(name: str, *, team: Team | None = None) -> Iterator[StageReport]:
         # NumPy's products on one thread: with more, a sum's last digit would depend on the number of cores.
         with TreeMemory(os.getpid()) as memory, threadpool_limits(1, user_api="blas"):
             yield report
-        peak = _peak_memory_bytes(memory, largest)
+        peaks = [_peak_memory_bytes(memory, largest), peak_gpu_bytes()]
         if team is not None:
-            peak = team.total(peak)
+            peaks = [team.total(peak) for peak in peaks]
         if team is None or team.rank == 0:
             report.check_inputs()
-            _close(name, report, seconds=time.monotonic() - started, peak=peak)
+            _close(name, report, seconds=time.monotonic() - started, peaks=peaks)
 
 
 @contextmanager
@@ -182,12 +183,16 @@ def _report(lines: list[str], team: Team | None) -> None:
             log.error("error: %s", line)
 
 
-def _close(name: str, report: StageReport, *, seconds: float, peak: int) -> None:
-    rate = report.num_rows / max(seconds, 1e-9)
+def _close(name: str, report: StageReport, *, seconds: float, peaks: Sequence[int]) -> None:
+    """Tell rows, time and the peak memory of the machine and, where one was used, of its GPU."""
+    rate, (peak, on_gpu) = report.num_rows / max(seconds, 1e-9), peaks
     figures = {"num_rows": report.num_rows, "seconds": seconds, "rows_per_second": rate, "peak_memory_bytes": peak}
+    if on_gpu:
+        figures["peak_gpu_memory_bytes"] = on_gpu
     log.info(
-        "STAGE %s done: %d rows, %.1f s, %.0f rows/s, peak memory %.2f GiB",
+        "STAGE %s done: %d rows, %.1f s, %.0f rows/s, peak memory %.2f GiB%s",
         *(name, report.num_rows, seconds, rate, peak / 2**30),
+        f", of the GPU {on_gpu / 2**30:.2f} GiB" if on_gpu else "",
         extra={"fields": {"stage": name, **figures}},
     )
     write_json(SCRATCH / "stages" / f"{name}.json", figures)

@@ -73,7 +73,10 @@ class ResidentLoader:
         return whole
 
     def _gather(self, rows: Rows) -> Batch:
-        index = torch.from_numpy(rows).to(self._device)
+        index = torch.from_numpy(rows)
+        if self._device.type == "cuda":  # a copy of other memory would wait for what the device does
+            index = index.pin_memory()
+        index = index.to(self._device, non_blocking=True)
         return to_batch(rows, {name: array.index_select(0, index) for name, array in self._arrays.items()})
 
 

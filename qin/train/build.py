@@ -26,7 +26,10 @@ def build_optimizer(model: nn.Module, params: TrainParams, *, lr: float) -> torc
         {"params": [p for p in parameters if p.dim() >= _MIN_DECAYED_DIM], "weight_decay": params.weight_decay},
         {"params": [p for p in parameters if p.dim() < _MIN_DECAYED_DIM], "weight_decay": 0.0},
     ]
-    dense = torch.optim.AdamW(groups, lr=lr, fused=True)
+    device = parameters[0].device
+    # On a GPU the rate is a tensor that lives there, so that a step that was recorded reads what is set later.
+    on_gpu = {"lr": torch.tensor(lr, device=device), "capturable": True} if device.type == "cuda" else {"lr": lr}
+    dense = torch.optim.AdamW(groups, fused=True, **on_gpu)
     if not tables:
         return dense
     if params.ema_decay is not None:

@@ -1,7 +1,5 @@
 """What the processes that train together add up in every step: gradients, and the figures of the step."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import nn
 
@@ -30,26 +28,29 @@ class GradientSum:
         self._ranks = ranks
         self._tables, self._dense = sparse_tables(model)
 
-    def __call__(self, figures: Sequence[torch.Tensor]) -> list[float]:
-        """Replace all gradients by their sums; returns the sums of the figures, scalars."""
+    def __call__(self, figures: torch.Tensor) -> torch.Tensor:
+        """Replace all gradients by their sums; returns the sums of the figures, `(n,)`.
+
+        Several processes wait here for the device: whether a gradient is there decides what the optimizer moves.
+        """
+        figures = figures.detach()
         if self._ranks.world == 1:
-            return [figure.item() for figure in figures]
+            return figures
         parameters = [*self._dense, *self._tables]
         device = parameters[0].device
         is_there = torch.tensor([float(p.grad is not None) for p in parameters], device=device)
         parts = [_flat_gradient(p) for p in self._dense]
-        figures = [figure.detach().to(device, torch.float32).reshape(1) for figure in figures]
-        flat = torch.cat([*parts, is_there, *figures])
+        flat = torch.cat([*parts, is_there, figures.to(device, torch.float32)])
         self._ranks.sum_(flat)
         sizes = [part.numel() for part in parts]
         *sums, present, found = torch.split(flat, [*sizes, len(parameters), len(figures)])
-        numbers = torch.cat((present, found)).tolist()
+        numbers = present.tolist()
         for parameter, total, processes in zip(self._dense, sums, numbers, strict=False):
             parameter.grad = total.view_as(parameter) if processes else None
         for table, processes in zip(self._tables, numbers[len(self._dense) :], strict=False):
             if processes:
                 self._sum_rows(table)
-        return numbers[len(parameters) :]
+        return found
 
     def _sum_rows(self, table: nn.Parameter) -> None:
         rows, values = table.new_empty(0, dtype=torch.int64), table.new_empty(0, table.shape[1])

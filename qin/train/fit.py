@@ -27,9 +27,11 @@ from qin.shards.folds import TRAIN, VALIDATION, Folds, selection_rows
 from qin.shards.loader import iterate_in_order
 from qin.train.build import build_hard_negatives, build_loader, build_optimizer
 from qin.train.checkpoint import CheckpointStore
+from qin.train.figures import HINT_DIVERGED
+from qin.train.forms import EAGER, choose_form
 from qin.train.imbalance import TrainingRows, num_drawn_rows, training_prior
 from qin.train.inputs import fit_inputs
-from qin.train.loop import HINT_DIVERGED, Budget, LoopResult, TrainingLoop, ValidationScores
+from qin.train.loop import Budget, LoopResult, TrainingLoop, ValidationScores
 from qin.train.memory import check_memory, memory_bytes
 from qin.train.optimizer_state import optimizer_state
 from qin.train.pace import Pace, choose_pace
@@ -288,6 +290,8 @@ class _Run:
         device = choose_device(self.params.train)
         uses_bf16 = choose_bf16(self.params.train, device)
         computed_by = f"{device.type} bf16" if uses_bf16 else device.type
+        if choose_form(device) != EAGER:
+            computed_by += f" {choose_form(device)}"
         if self.ranks.world > 1 and not self.params.train.elastic:
             computed_by += f" x{self.ranks.world}"
         provenance = describe_run(self.params, self.reader, fold, computed_by=computed_by, stop=stop, start=self.start)

@@ -11,20 +11,17 @@ import torch
 from qin.config import TrainParams
 from qin.errors import TrainingError
 from qin.network.qin import QIN
-from qin.network.threads import one_thread
 from qin.runtime.progress import Progress, log
-from qin.runtime.seeds import Stream
 from qin.shards.loader import Batch
 from qin.train.average import moving_average
 from qin.train.checkpoint import CheckpointStore
-from qin.train.exchange import GradientSum
+from qin.train.figures import HINT_DIVERGED
+from qin.train.forms import choose_form
 from qin.train.imbalance import TrainingRows
-from qin.train.losses import forward_ensemble, weighted_logistic_loss
-from qin.train.mining import HardNegatives, mined_loss, selection_generator
-from qin.train.optimizers import Optimizers, clip_grad_norm
+from qin.train.mining import HardNegatives
+from qin.train.optimizers import Optimizers, load_optimizer, set_learning_rate
+from qin.train.step import TrainingStep
 from qin.train.watch import Watch
-
-HINT_DIVERGED = "lower train.lr or train.gradient_clip"
 
 _PLATEAU_FACTOR = 0.5
 _MAX_WARMUP_EPOCHS = 0.25
@@ -121,20 +118,27 @@ class TrainingLoop:
         checkpoints: CheckpointStore,
         watch: Watch,
     ) -> None:
-        self._ranks, self._sum_gradients = rows.ranks, GradientSum(model, rows.ranks)
+        self._ranks = rows.ranks
         self._model, self._optimizer, self._rows, self._params = model, optimizer, rows, params
-        self._hard_negatives = hard_negatives
         self._budget = stop if isinstance(stop, Budget) else None
         self._validate = None if isinstance(stop, Budget) else stop
         self._checkpoints, self._watch = checkpoints, watch
-        self._grad_norm: torch.Tensor | None = None
-        self._num_rows_seen = 0
-        self._lr: float = optimizer.param_groups[0]["lr"]
+        self._num_rows_seen, self._last_loss = 0, math.nan
+        self._lr = self._rate = float(optimizer.param_groups[0]["lr"])
         self._state = LoopState()
         if self._budget is not None:
             self._state.plateau_steps = list(self._budget.plateau_steps)
         self._average = None if params.ema_decay is None else moving_average(model, decay=params.ema_decay)
         self._best: dict[str, torch.Tensor] = {}
+        self._step = TrainingStep(
+            model,
+            optimizer=optimizer,
+            rows=rows,
+            params=params,
+            hard_negatives=hard_negatives,
+            average=self._average,
+            form=choose_form(next(model.parameters()).device),
+        )
         self._save_interval = params.checkpoint_seconds
         self._last_save, self._last_saved_step = time.monotonic(), 0
 
@@ -151,6 +155,7 @@ class TrainingLoop:
             state.processes.append([state.step, self._ranks.world])
         while not self._is_over:
             self._train_epoch()
+        self._read_figures()
         if self._budget is None:
             self._model.load_state_dict(self._best)
         else:
@@ -196,9 +201,9 @@ class TrainingLoop:
             progress.advance(state.step_in_epoch * self._rows.loader.batch_size)
             for batch in batches:
                 self._set_learning_rate(num_steps)
-                loss = self._train_step(batch)
-                progress.advance(num_rows, note=f"loss {loss:.4f}")
-                self._tell_step(loss, num_rows)
+                self._train_step(batch)
+                progress.advance(num_rows, note=f"loss {self._last_loss:.4f}")
+                self._tell_step(num_rows)
                 if state.step_in_epoch in checks:
                     self._check(num_steps)
                 if self._is_over:
@@ -214,70 +219,27 @@ class TrainingLoop:
         per_epoch = self._params.checks_per_epoch
         return {-(-number * num_steps // per_epoch) for number in range(1, per_epoch + 1)}
 
-    def _train_step(self, batch: Batch) -> float:
-        state = self._state
-        self._seed_dropout()
-        assert batch.label is not None
-        weight = self._rows.weights(batch.label)
-        loss = self._loss(batch, weight)
-        self._optimizer.zero_grad(set_to_none=True)
-        if loss.requires_grad:  # or this process has none of a short batch's rows
-            loss.backward()  # type: ignore[no-untyped-call]
-        with one_thread():
-            figures = loss, weight.sum()
-        value, total_weight = self._sum_gradients(figures)
-        self._check_finite(value)  # of the sum, so that all processes stop
-        if self._params.gradient_clip is not None:
-            self._grad_norm = clip_grad_norm(self._model.parameters(), max_norm=self._params.gradient_clip)
-        self._optimizer.step()
-        if self._average is not None:
-            with one_thread():  # vector registers round otherwise than the rest of a thread's share
-                self._average.update_parameters(self._model)
-        # What is reported is the mean loss of the epoch's rows, over the weight that they turned out to have.
-        state.loss_sum += value * self._rows.batch_weight
-        state.weight_sum += total_weight
-        state.step += 1
-        state.step_in_epoch += 1
-        return value
+    def _train_step(self, batch: Batch) -> None:
+        self._step(batch, number=self._state.step)
+        self._state.step += 1
+        self._state.step_in_epoch += 1
+        if self._step.is_read_due:
+            self._read_figures()
 
-    def _tell_step(self, loss: float, num_rows: int) -> None:
+    def _read_figures(self) -> None:
+        """Take over the sums of the steps since the last read; what is reported is the mean over an epoch's rows."""
+        loss_sum, weight_sum, self._last_loss = self._step.read()
+        self._state.loss_sum += loss_sum
+        self._state.weight_sum += weight_sum
+
+    def _tell_step(self, num_rows: int) -> None:
         self._num_rows_seen += num_rows
         if self._watch.is_due(self._state.step):
-            norm = {} if self._grad_norm is None else {"grad_norm": self._grad_norm.item()}
-            lr = self._optimizer.param_groups[0]["lr"]
-            self._watch.on_step(self._state.step, {"loss": loss, "lr": lr, "rows": self._num_rows_seen, **norm})
-
-    def _seed_dropout(self) -> None:
-        """Let dropout depend on the step, so that there is no state to save.
-
-        On a CPU masks are made of a key, the same in all processes, and of the row's number; a GPU draws its own.
-        """
-        torch.manual_seed(_step_seed(self._params.seed, self._state.step))
-        if self._ranks.rank > 0 and torch.cuda.is_available():
-            torch.cuda.manual_seed(_step_seed(self._params.seed, self._state.step, self._ranks.rank))
-
-    def _loss(self, batch: Batch, weight: torch.Tensor) -> torch.Tensor:
-        mining, step, denominator = self._hard_negatives, self._state.step, self._rows.batch_weight
-        if mining is not None and step >= mining.warmup_steps:
-            return mined_loss(
-                self._model,
-                batch,
-                sample_weight=weight,
-                denominator=denominator,
-                hard_negatives=mining,
-                self_ensemble=self._params.self_ensemble,
-                generator=selection_generator(self._params.seed, step=step),
-                ranks=self._ranks,
+            self._read_figures()
+            norm = {} if self._step.grad_norm is None else {"grad_norm": self._step.grad_norm.item()}
+            self._watch.on_step(
+                self._state.step, {"loss": self._last_loss, "lr": self._rate, "rows": self._num_rows_seen, **norm}
             )
-        assert batch.label is not None
-        logit, extra = forward_ensemble(self._model, batch, strength=self._params.self_ensemble)
-        return weighted_logistic_loss(
-            logit, batch.label, sample_weight=weight, denominator=denominator, extra_loss=extra
-        )
-
-    def _check_finite(self, loss: float) -> None:
-        if not math.isfinite(loss):
-            raise TrainingError(f"the loss is {loss} at step {self._state.step}; {HINT_DIVERGED}")
 
     def _check_weights(self) -> None:
         """The last step of a run that nothing judges may have overflowed."""
@@ -288,6 +250,7 @@ class TrainingLoop:
         """Score the model, keep it if it is the best so far."""
         assert self._validate is not None
         state, model = self._state, self._evaluated
+        self._read_figures()
         found = self._validate(model)  # by every process from the same logits; yet the first alone decides
         scores = self._ranks.from_first(lambda: found)
         record = {
@@ -297,7 +260,7 @@ class TrainingLoop:
             "val_log_loss": scores.log_loss,
             "val_ap": scores.ap,
             "val_auc": scores.auc,
-            "lr": self._optimizer.param_groups[0]["lr"],
+            "lr": self._rate,
         }
         log.info(
             "step %(step)d, epoch %(epoch).2f: train loss %(train_loss).5f; selection half: "
@@ -336,8 +299,8 @@ class TrainingLoop:
         # An epoch may be short (few rows, most negatives left out): warming up must not be all of it.
         warmup_steps = min(params.warmup_steps, num_steps * _MAX_WARMUP_EPOCHS)
         warmup = min(1.0, (state.step + 1) / warmup_steps) if warmup_steps else 1.0
-        for group in self._optimizer.param_groups:
-            group["lr"] = self._lr * scale * warmup
+        self._rate = self._lr * scale * warmup
+        set_learning_rate(self._optimizer, self._rate)
 
     def _save_if_due(self) -> None:
         every = self._params.checkpoint_steps
@@ -348,6 +311,7 @@ class TrainingLoop:
     def _save(self) -> None:
         if self._ranks.rank > 0:
             return
+        self._read_figures()  # nothing that follows a loss which is not finite is kept
         started = time.monotonic()
         self._checkpoints.save(
             {
@@ -368,7 +332,7 @@ class TrainingLoop:
             return
         self._state = LoopState(**saved["state"])
         self._model.load_state_dict(saved.pop("model"))
-        self._optimizer.load_state_dict(saved.pop("optimizer"))
+        load_optimizer(self._optimizer, saved.pop("optimizer"))
         if self._average is not None:
             self._average.load_state_dict(saved["average"])
         self._best, self._last_saved_step = saved["best"], self._state.step
@@ -379,7 +343,3 @@ class TrainingLoop:
 def save_interval(checkpoint_seconds: float, save_seconds: float) -> float:
     """Seconds between checkpoints: as set, but longer where a save takes so long that they would cost too much."""
     return max(checkpoint_seconds, save_seconds / _MAX_SAVE_SHARE) if checkpoint_seconds else 0.0
-
-
-def _step_seed(seed: int, step: int, *rank: int) -> int:
-    return int(np.random.SeedSequence((seed, step, Stream.STEP, *rank)).generate_state(1, np.uint64)[0] >> 1)

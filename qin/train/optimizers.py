@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from qin.network.kernels.choice import has_kernels
 from qin.network.kernels.row_gradient import merged
 from qin.network.threads import even_cuts, in_parallel, in_tiles
 from qin.runtime.jit import njit
@@ -98,14 +99,35 @@ def clip_grad_norm(parameters: Iterable[nn.Parameter], *, max_norm: float) -> to
         grads.append(parameter.grad._values() if parameter.grad.is_sparse else parameter.grad)
     norm = _total_norm(grads)
     factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)  # as PyTorch does: no division by zero
-    for grad in grads:
-        grad.mul_(factor)
+    if has_kernels(factor):
+        for grad in grads:
+            grad.mul_(factor)
+    else:
+        torch._foreach_mul_(grads, factor)  # few launches
     return norm
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer | Optimizers, lr: float) -> None:
+    """Set the rate of the next step; in place where it is a tensor, which a recorded step reads."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(lr)
+        else:
+            group["lr"] = lr
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer | Optimizers, state: dict[str, Any]) -> None:
+    """Continue from a state; rates that are tensors stay the tensors that they are, on their device."""
+    rates = [group["lr"] for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        if isinstance(rate, torch.Tensor):
+            group["lr"] = rate.fill_(float(group["lr"]))
 
 
 def _total_norm(grads: list[torch.Tensor]) -> torch.Tensor:
     """The Euclidean norm of all gradients together; on the CPU a sum of chunks, in an order of ours."""
-    if any(grad.device.type != "cpu" for grad in grads):
+    if not all(has_kernels(grad) for grad in grads):
         return nn.utils.get_total_norm(grads)
     squares = 0.0
     for grad in grads:
@@ -210,7 +232,7 @@ class RowWiseAdam(torch.optim.Optimizer):
             state["first_moment"] = torch.zeros_like(table)
             state["second_moment"] = table.new_zeros(len(table))
         state["step"] += 1
-        update = _update_with_kernel if table.device.type == "cpu" else _update_with_torch
+        update = _update_with_kernel if has_kernels(table) else _update_with_torch
         update(table, state, rows, values, _coefficients(group, state["step"]))
 
 
@@ -272,6 +294,9 @@ def _update_with_torch(
     table: torch.Tensor, state: dict[str, Any], rows: torch.Tensor, grad: torch.Tensor, coefficients: _Coefficients
 ) -> None:
     c = coefficients
+    # A row that stands here again, as `sum_by_row` gives it on a device, is written again as it was the first time.
+    first_place = torch.arange(len(rows), device=rows.device).masked_fill(rows == rows[:1], 0)
+    grad = grad.index_select(0, first_place)
     first = state["first_moment"].index_select(0, rows).mul_(c.keep_first).add_(grad, alpha=c.add_first)
     second = state["second_moment"].index_select(0, rows).mul_(c.keep_second)
     second.add_(grad.square().mean(dim=1), alpha=c.add_second)

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
@@ -71,3 +72,14 @@ def test_how_threads_wait_is_left_to_who_has_set_it(name: str, monkeypatch: pyte
     host.set_waiting_of_threads()
     assert os.environ["GOMP_SPINCOUNT"] == "1000"
     monkeypatch.delenv("GOMP_SPINCOUNT")
+
+
+def test_the_memory_of_a_gpu_is_told_by_who_has_used_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    used = SimpleNamespace(is_initialized=lambda: True, max_memory_allocated=lambda: 5 << 30)
+    idle = SimpleNamespace(is_initialized=lambda: False)
+    for cuda, expected in ((used, 5 << 30), (idle, 0)):
+        monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
+        assert host.peak_gpu_bytes() == expected
+    monkeypatch.delitem(sys.modules, "torch")
+    assert host.peak_gpu_bytes() == 0
+    assert "torch" not in sys.modules

@@ -86,12 +86,12 @@ def killed_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
     done = 0
     step = TrainingLoop._train_step
 
-    def counting(self: TrainingLoop, batch: Any) -> float:
+    def counting(self: TrainingLoop, batch: Any) -> None:
         nonlocal done
         if done == steps:
             raise KilledError
         done += 1
-        return step(self, batch)
+        step(self, batch)
 
     with monkeypatch.context() as patched:
         patched.setattr(TrainingLoop, "_train_step", counting)
@@ -177,9 +177,9 @@ def steps_of_runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     made = list[str]()
     step = TrainingLoop._train_step
 
-    def noting(self: TrainingLoop, batch: Any) -> float:
+    def noting(self: TrainingLoop, batch: Any) -> None:
         made.append("heldout" if self._budget is None else "refit")
-        return step(self, batch)
+        step(self, batch)
 
     monkeypatch.setattr(TrainingLoop, "_train_step", noting)
     return made

@@ -247,10 +247,10 @@ def test_a_resumed_run_is_the_uninterrupted_one(
     whole = go(tmp_path / "whole")
     step = TrainingLoop._train_step
 
-    def dying(self: TrainingLoop, batch: Batch) -> float:
+    def dying(self: TrainingLoop, batch: Batch) -> None:
         if self._state.step == at:
             raise KilledError
-        return step(self, batch)
+        step(self, batch)
 
     with monkeypatch.context() as patched:
         patched.setattr(TrainingLoop, "_train_step", dying)

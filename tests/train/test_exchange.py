@@ -157,7 +157,7 @@ def absent(ranks: Ranks) -> list[bool]:
     model = torch.nn.ParameterList([torch.nn.Parameter(torch.ones(size)) for size in (2, 3, 4)])
     loss = model[0].sum() + (model[2].sum() if ranks.rank == ranks.world - 1 else 0.0)
     loss.backward()
-    GradientSum(model, ranks)((loss,))
+    GradientSum(model, ranks)(loss.reshape(1))
     return [parameter.grad is not None for parameter in model]
 
 

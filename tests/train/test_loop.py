@@ -15,8 +15,9 @@ from qin.shards.loader import Batch
 from qin.train.average import moving_average
 from qin.train.checkpoint import CheckpointStore
 from qin.train.imbalance import TrainingRows
-from qin.train.loop import TrainingLoop, ValidationScores, _step_seed
+from qin.train.loop import TrainingLoop, ValidationScores
 from qin.train.mining import HardNegatives, selection_generator
+from qin.train.step import step_seed
 from qin.train.watch import Watch
 from tests.network.sizes import make_sizes
 from tests.train.runs import plain_params
@@ -103,7 +104,7 @@ def test_a_step_descends_the_weighted_loss(tmp_path: Path, strength: float, mini
         batch, weight = batch.take(weight.nonzero().squeeze(1)), weight[weight > 0]
     assert batch.label is not None
     model.train()
-    torch.manual_seed(_step_seed(5, 0))
+    torch.manual_seed(step_seed(5, 0))
     passes = [model(batch.categorical, batch.numeric, batch.sequences).double() for _ in range(2 if strength else 1)]
     probability = torch.stack(passes).sigmoid()
     mean, label = probability.mean(0), batch.label.double()

@@ -212,7 +212,7 @@ def test_mining_begins_after_the_warm_up_of_the_run(tmp_path: Path, monkeypatch:
         seeds.append(generator.initial_seed())
         return mined_loss(network, batch, generator=generator, **settings)
 
-    monkeypatch.setattr("qin.train.loop.mined_loss", recorded)
+    monkeypatch.setattr("qin.train.step.mined_loss", recorded)
     prior = TrainingPrior(base_rate=0.05, pos_weight=POS_WEIGHT)
     for epochs in (2, 3):
         network = make_model()

@@ -16,6 +16,7 @@ from qin.shards.files import ShardReader
 from qin.train.fit import Trained, fit_model, refit_model
 from qin.train.loop import TrainingLoop
 from qin.train.processes import check_processes, check_same_run, count_processes
+from qin.train.step import TrainingStep
 from qin.train.watch import SILENT
 from tests.planted import write_planted
 from tests.together import together
@@ -42,10 +43,10 @@ def train(ranks: Ranks, log: Path, folder: Path, *, stop_at: int | None = None, 
     """The held-out run and the refit; with `stop_at`, all processes end before that step."""
     step = TrainingLoop._train_step
 
-    def stopping(self: TrainingLoop, batch: Any) -> float:
+    def stopping(self: TrainingLoop, batch: Any) -> None:
         if self._state.step == stop_at:
             raise StoppedError
-        return step(self, batch)
+        step(self, batch)
 
     params, reader = params_of(**changes), ShardReader(log)
     TrainingLoop._train_step = stopping  # type: ignore[method-assign]
@@ -131,19 +132,19 @@ def test_a_run_may_go_on_with_another_number_of_processes_and_says_so(
 
 def diverging(ranks: Ranks, log: Path, folder: Path) -> str:
     """Only the last process sees what is no number."""
-    step = TrainingLoop._loss
+    step = TrainingStep._loss
 
-    def spoiled(self: TrainingLoop, batch: Any, weight: torch.Tensor) -> torch.Tensor:
+    def spoiled(self: TrainingStep, batch: Any, weight: torch.Tensor) -> torch.Tensor:
         loss = step(self, batch, weight)
-        return loss * float("nan") if ranks.rank == 2 and self._state.step == 5 else loss
+        return loss * float("nan") if ranks.rank == 2 and self._number == 5 else loss
 
-    TrainingLoop._loss = spoiled  # type: ignore[method-assign]
+    TrainingStep._loss = spoiled  # type: ignore[method-assign]
     try:
         train(ranks, log, folder)
     except TrainingError as error:
         return str(error)
     finally:
-        TrainingLoop._loss = step  # type: ignore[method-assign]
+        TrainingStep._loss = step  # type: ignore[method-assign]
     return "trained on"
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
+from qin.network.kernels.choice import has_kernels
 from qin.network.threads import in_tiles, one_thread
 
 WIDTH_MULTIPLE = 64
@@ -44,7 +45,7 @@ def product(x: torch.Tensor, weight: torch.Tensor, *, dtype: torch.dtype | None 
     Returns:
         `(n, m)`, of the type of `x`.
     """
-    if x.device.type != "cpu":
+    if not has_kernels(x):
         return x @ weight.t()
     out: torch.Tensor = _Product.apply(x, weight, dtype or x.dtype)  # type: ignore[no-untyped-call]
     return out
@@ -52,7 +53,7 @@ def product(x: torch.Tensor, weight: torch.Tensor, *, dtype: torch.dtype | None 
 
 def stacked_product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """`a @ b` of each matrix of a stack, `(s, n, k)` and `(s, k, m)`, with gradients; one thread makes all of them."""
-    if a.device.type != "cpu":
+    if not has_kernels(a):
         return a @ b
     out: torch.Tensor = _StackedProduct.apply(a, b)  # type: ignore[no-untyped-call]
     return out
@@ -60,7 +61,7 @@ def stacked_product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 def spread(vector: torch.Tensor, num_rows: int) -> torch.Tensor:
     """A parameter `(d,)` as `num_rows` equal rows, whose gradients are added up in one order; elsewhere PyTorch's."""
-    if vector.device.type != "cpu":
+    if not has_kernels(vector):
         return vector.expand(num_rows, -1)
     out: torch.Tensor = _Spread.apply(vector, num_rows)  # type: ignore[no-untyped-call]
     return out

@@ -2,12 +2,16 @@
 
 The sum of a row runs over its reads in their order, so its bytes depend neither on the number of threads nor on
 the other rows; it equals what `index_add_` into a dense gradient gives. PyTorch's own `coalesce` leaves the order open.
+
+Other devices than the CPU are given their sums without a stall: nothing there has a shape that depends on what is in a
+tensor, so that the step may be recorded.
 """
 
 import numpy as np
 import torch
 
 from qin.network.kernels.arrays import FloatArray, Int64Array, UInt64Array
+from qin.network.kernels.choice import has_kernels
 from qin.network.threads import even_cuts, in_parallel
 from qin.runtime.jit import njit
 
@@ -29,7 +33,9 @@ def sum_by_row(
         padding_row: A row to leave out, or `NO_PADDING`.
 
     Returns:
-        Distinct rows in ascending order, int64, `(distinct,)`, and their sums, `(distinct, dim)`.
+        Distinct rows in ascending order, int64, `(distinct,)`, and their sums, `(distinct, dim)`. On other devices than
+        the CPU there are as many as reads: after the distinct rows the first one stands again and again, with sums of
+        0, and padding stays, with a sum of 0.
 
     Raises:
         ValueError: If the shapes do not match, or a row lies outside the table (checked on the CPU only: elsewhere the
@@ -37,8 +43,10 @@ def sum_by_row(
     """
     if row.dim() != 1 or grad.dim() != 2 or len(row) != len(grad):
         raise ValueError(f"row must be (reads,) and grad (reads, dim), got {tuple(row.shape)} and {tuple(grad.shape)}")
-    if grad.device.type != "cpu" or grad.dtype not in (torch.float32, torch.float64):
-        return _sum_with_torch(row, grad, padding_row)
+    if not has_kernels(grad):
+        return sum_by_segment(row, grad, table_rows=table_rows, padding_row=padding_row)
+    if grad.dtype not in (torch.float32, torch.float64):
+        return _distinct(*sum_by_segment(row, grad, table_rows=table_rows, padding_row=padding_row), padding_row)
     if len(row) > 1 << _POSITION_BITS or table_rows > 1 << (64 - _POSITION_BITS):
         raise ValueError(f"at most 2**32 reads of 2**32 rows can be added up, got {len(row)} of {table_rows}")
     bits = max(1, (table_rows - 1).bit_length())
@@ -70,7 +78,8 @@ def merged(grad: torch.Tensor) -> torch.Tensor:
     if grad.is_coalesced():
         return grad
     row, values = grad._indices()[0], grad._values()
-    if not _is_ascending(row):  # autograd forgets that a gradient is coalesced when it hands it over
+    # Autograd forgets that a gradient is coalesced when it hands it over; a look at it would stall a device.
+    if not has_kernels(row) or not _is_ascending(row):
         row, values = sum_by_row(row, values, table_rows=grad.shape[0])
     return from_rows(row, values, table_rows=grad.shape[0])
 
@@ -85,13 +94,43 @@ def _is_ascending(row: torch.Tensor) -> bool:
     return bool((row[1:] > row[:-1]).all())
 
 
-def _sum_with_torch(row: torch.Tensor, grad: torch.Tensor, padding_row: int) -> tuple[torch.Tensor, torch.Tensor]:
+def sum_by_segment(
+    row: torch.Tensor, grad: torch.Tensor, *, table_rows: int, padding_row: int = NO_PADDING
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`sum_by_row` in operations of any device, of fixed shapes.
+
+    1. Reads are sorted by row; each first read of a row begins a segment.
+    2. The segments are added up as an embedding's dense gradient is, which on a GPU sums parts of a segment in
+       parallel, in a fixed order and without atomics.
+    3. A segment's row is looked up where it begins: to write by an index would be another sort, because of equal
+       indices the last must win.
+    """
+    if not len(row):
+        return row, grad
+    keys = row.to(torch.int32) if table_rows <= 1 << 31 else row  # a radix sort passes over half as many bits
+    found, order = keys.sort(stable=True)
+    is_first = torch.cat((found.new_ones(1, dtype=torch.bool), found[1:] != found[:-1]))
+    segment = is_first.cumsum(0, dtype=torch.int32) - 1
+    sums = dense_gradient(segment, grad.index_select(0, order), table_rows=len(row))
+    place = torch.arange(len(row), dtype=torch.int32, device=row.device)
+    rows = found.index_select(0, torch.searchsorted(segment, place) * (place <= segment[-1])).to(row.dtype)
     if padding_row != NO_PADDING:
-        is_read = row != padding_row
-        row, grad = row[is_read], grad[is_read]
-    rows, position = torch.unique(row, return_inverse=True)
-    sums = grad.new_zeros(len(rows), grad.shape[1])
-    return rows, sums.index_put_((position,), grad, accumulate=True)  # sorts on a GPU; index_add_ has atomics there
+        sums = sums.masked_fill((rows == padding_row)[:, None], 0.0)
+    return rows, sums
+
+
+def _distinct(rows: torch.Tensor, sums: torch.Tensor, padding_row: int) -> tuple[torch.Tensor, torch.Tensor]:
+    is_distinct = (rows.diff(prepend=rows[:1] - 1) > 0) & (rows != padding_row)
+    return rows[is_distinct], sums[is_distinct]
+
+
+def dense_gradient(row: torch.Tensor, grad: torch.Tensor, *, table_rows: int, padding_row: int = -1) -> torch.Tensor:
+    """The gradient `(table_rows, dim)` of a table of which rows `(reads,)` were read; padding has 0.
+
+    On a GPU this is one sort, of 32-bit keys where `row` is, and a sum of segments; equal inputs give equal bytes.
+    """
+    out: torch.Tensor = torch.ops.aten.embedding_dense_backward(grad, row, table_rows, padding_row, False)
+    return out
 
 
 @njit(nogil=True)

@@ -9,8 +9,9 @@ from torch import nn
 from qin.columns.buckets import NULL_BUCKET, PADDING_BUCKET
 from qin.columns.schema import Field, Schema
 from qin.features.derived import HITS, LENGTH, SHARE, SINCE
+from qin.network.words import mix, signed
 from qin.raw.hashing import seed_of
-from qin.serving.graph.words import buckets_of, hash_of_integers, mix, signed
+from qin.serving.graph.words import buckets_of, hash_of_integers
 
 Inputs = Mapping[str, torch.Tensor]
 

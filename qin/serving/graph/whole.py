@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from qin.columns.types import is_list, type_of
+from qin.network.plain import PlainNetwork
 from qin.network.qin import QIN
 from qin.raw.hashing import hash_column
 from qin.serving.deployed import Deployed
 from qin.serving.graph.features import Categories, History, HistoryStatistic, ValueStatistic, impression_numbers
-from qin.serving.graph.network import PlainNetwork
 from qin.serving.graph.trees import PlainTrees
 
 SIGNED_INTEGERS = (pa.int8(), pa.int16(), pa.int32(), pa.int64(), pa.uint8(), pa.uint16(), pa.uint32())
@@ -44,7 +44,9 @@ class WholeModel(nn.Module):
             else [[f.name for f in schema.sequences].index(f.name) for f in model.impressions.histories]
         )
         self.statistics = nn.ModuleList(_statistic(lookup, model) for lookup in model.statistics.lookups)
-        self.networks = nn.ModuleList(PlainNetwork(network) for network in networks)
+        self.networks = nn.ModuleList(
+            PlainNetwork(network.eval().float().requires_grad_(False)) for network in networks
+        )
         self.trees = None if members.trees is None else PlainTrees(members.trees, members.schema)
         self.calibrator = model.calibration.deployed
         shifts = self.calibrator.segments

@@ -1,29 +1,12 @@
-"""`qin.raw.hashing` on int64 tensors, whose bits are those of the unsigned words; exported graphs have no others."""
+"""`qin.raw.hashing` on int64 tensors."""
 
 import torch
 
 from qin.columns.buckets import FIRST_VALUE_BUCKET
-from qin.runtime.seeds import GOLDEN, MIX_FACTORS
+from qin.network.words import mix, shifted_right, signed
+from qin.runtime.seeds import GOLDEN
 
 _LOW = (1 << 32) - 1
-
-
-def signed(word: int) -> int:
-    """The int64 of an unsigned word's bits."""
-    return word - (1 << 64) if word >= 1 << 63 else word
-
-
-def shifted_right(words: torch.Tensor, bits: int) -> torch.Tensor:
-    """A logical shift."""
-    return (words >> bits) & ((1 << (64 - bits)) - 1)
-
-
-def mix(words: torch.Tensor) -> torch.Tensor:
-    """SplitMix64's finalizer; see `qin.runtime.seeds.mix_words`."""
-    first, second = (signed(int(factor)) for factor in MIX_FACTORS)
-    words = (words ^ shifted_right(words, 30)) * first
-    words = (words ^ shifted_right(words, 27)) * second
-    return words ^ shifted_right(words, 31)
 
 
 def hash_of_integers(values: torch.Tensor) -> torch.Tensor:

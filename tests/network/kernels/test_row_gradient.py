@@ -53,13 +53,28 @@ def test_sums_are_those_of_a_dense_gradient_at_any_number_of_threads(num_threads
 
 
 @pytest.mark.parametrize("padding_row", [row_gradient.NO_PADDING, 0, 3])
-def test_torch_path_equals_the_kernel(padding_row: int) -> None:
+def test_the_path_of_other_devices_equals_the_kernel(padding_row: int) -> None:
     row, grad = draw(reads=2000, num_rows=50, dim=4)
     rows, sums = sum_by_row(row, grad, table_rows=50, padding_row=padding_row)
-    expected_rows, expected = row_gradient._sum_with_torch(row, grad, padding_row)
+    all_rows, all_sums = row_gradient.sum_by_segment(row, grad, table_rows=50, padding_row=padding_row)
     assert padding_row not in rows.tolist()
-    assert torch.equal(rows, expected_rows)
-    torch.testing.assert_close(sums, expected)
+    distinct = len(set(row.tolist()))
+    assert all_rows.shape == row.shape, "a device is not asked how many rows are distinct"
+    assert (all_rows[distinct:] == all_rows[0]).all()
+    assert not all_sums[distinct:].any()
+    is_padding = all_rows[:distinct] == padding_row
+    assert not all_sums[:distinct][is_padding].any()
+    assert torch.equal(all_rows[:distinct][~is_padding], rows)
+    torch.testing.assert_close(all_sums[:distinct][~is_padding], sums)
+    as_sparse = from_rows(all_rows, all_sums, table_rows=50).to_dense()
+    torch.testing.assert_close(as_sparse, from_rows(rows, sums, table_rows=50).to_dense())
+
+
+def test_the_path_of_other_devices_takes_no_read_and_one_read() -> None:
+    rows, sums = row_gradient.sum_by_segment(torch.zeros(0, dtype=torch.int64), torch.ones(0, 3), table_rows=2)
+    assert (rows.shape, sums.shape) == ((0,), (0, 3))
+    rows, sums = row_gradient.sum_by_segment(torch.tensor([1]), torch.ones(1, 3), table_rows=2)
+    assert (rows.tolist(), sums.tolist()) == ([1], [[1.0] * 3])
 
 
 def test_types_without_a_kernel_take_the_torch_path() -> None:

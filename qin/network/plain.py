@@ -1,4 +1,4 @@
-"""The network in evaluation mode as plain operations in float32, its layers folded, on buckets and raw numbers."""
+"""The network in evaluation mode as plain operations of any device, its layers folded, on buckets and raw numbers."""
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -8,6 +8,7 @@ from qin.columns.buckets import PADDING_BUCKET
 from qin.network.attention import TargetAttention, bias_of_age
 from qin.network.embedding import FusedEmbedding
 from qin.network.frozen import folded_norm
+from qin.network.kernels.products import padded_width
 from qin.network.qin import QIN
 from qin.network.quadratic import QuadraticLayer
 
@@ -16,12 +17,13 @@ class PlainNetwork(nn.Module):
     """What a `QIN` computes.
 
     Args:
-        network: Its weights, which are shared.
+        network: Its weights, which are shared; in float32.
+        dtype: What the layers' products read and give; all else is float32. In bfloat16 they are padded.
     """
 
-    def __init__(self, network: QIN) -> None:
+    def __init__(self, network: QIN, *, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
-        self.source = network.eval().float().requires_grad_(False)
+        self.source, self.dtype = network, dtype
         self.targets = list(network.inputs.target_fields)
         stack, self.layers = network.network, []
         for number, (layer, norm, activation) in enumerate(
@@ -32,7 +34,9 @@ class PlainNetwork(nn.Module):
                 weight, bias = layer.folded()
                 eps, scale, shift = folded_norm(norm, bias)
             slope = float(activation.weight) if isinstance(activation, nn.PReLU) else 1.0
-            for name, value in {"weight": weight, "bias": bias, "scale": scale, "shift": shift}.items():
+            right = padded_width(stack.dim) - stack.dim if dtype == torch.bfloat16 else 0
+            wide = F.pad(weight, (0, right, 0, right)).to(dtype)
+            for name, value in {"weight": wide, "bias": bias, "scale": scale, "shift": shift}.items():
                 self.register_buffer(f"{name}{number}", value.detach().clone())
             self.layers.append((layer.rectified, eps, slope))
 
@@ -43,13 +47,19 @@ class PlainNetwork(nn.Module):
         blocks = [fields.flatten(1), *self._histories(fields, buckets, histories), *_numeric(source, numeric)]
         x = torch.cat(blocks, dim=1)
         for number, (rectified, eps, slope) in enumerate(self.layers):
-            total = F.linear(x, getattr(self, f"weight{number}"), getattr(self, f"bias{number}"))
+            total = self._linear(x, getattr(self, f"weight{number}"), getattr(self, f"bias{number}"))
             term = x * (F.relu(total) if rectified else total)
             if eps >= 0.0:
                 term = term * (term.square().mean(dim=1, keepdim=True) + eps).rsqrt()
             term = term * getattr(self, f"scale{number}") + getattr(self, f"shift{number}")
             x = x + torch.where(term < 0.0, slope * term, term)
         return F.linear(x, source.network.fc.weight, source.network.fc.bias).squeeze(1)
+
+    def _linear(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        if self.dtype == torch.float32:
+            return F.linear(x, weight, bias)
+        wide = F.linear(F.pad(x.to(self.dtype), (0, len(weight) - x.shape[1])), weight)
+        return wide[:, : x.shape[1]].float() + bias
 
     def _histories(
         self, fields: torch.Tensor, buckets: torch.Tensor, histories: list[torch.Tensor]
