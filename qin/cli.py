@@ -22,7 +22,7 @@ import typer
 from qin.errors import QinError, one_line
 from qin.runtime.logs import log, log_to_stderr
 from qin.runtime.paths import DVC_YAML, PARAMS
-from qin.serving.commands import export, score, serve
+from qin.serving.commands import drift, export, score, serve
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", pretty_exceptions_enable=False)
 
@@ -190,6 +190,7 @@ def files() -> None:
 
 
 app.command()(one_line_errors()(score))
+app.command()(one_line_errors()(drift))
 app.command()(one_line_errors()(export))
 app.command()(one_line_errors()(serve))
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,16 @@ from qin.trees.artifact import load_trees
 from qin.trees.fit import FittedTrees
 
 Logits = npt.NDArray[np.float32]
+
+
+def arrays_of(batch: Batch, schema: Schema) -> dict[str, npt.NDArray[Any]]:
+    """Rows in memory as the groups of a prepared file."""
+    named = zip(schema.sequences, batch.sequences, strict=True)
+    return {
+        "categorical": batch.categorical.numpy(),
+        "numeric": batch.numeric.numpy(),
+        **{f"sequence.{field.name}": items.numpy() for field, items in named},
+    }
 
 
 @dataclass(frozen=True)
@@ -106,14 +117,7 @@ class Members:
             batch_size: Rows at a time.
             num_threads: Of the network; None for as many as PyTorch has.
         """
-        arrays = {
-            "categorical": batch.categorical.numpy(),
-            "numeric": batch.numeric.numpy(),
-            **{
-                f"sequence.{field.name}": items.numpy()
-                for field, items in zip(self.schema.sequences, batch.sequences, strict=True)
-            },
-        }
+        arrays = arrays_of(batch, self.schema)
         return self._blended(
             lambda network: score_batch(network, batch, batch_size=batch_size, num_threads=num_threads),
             lambda trees: trees.logit_of(self.schema, arrays),

@@ -1,18 +1,21 @@
-"""Stage 7: calibrated probabilities of the test file, in the order of the sample submission.
+"""Stage 7: calibrated probabilities of the test file, in the order of the sample submission; how it drifts.
 
 python -m stages predict
 """
 
 from functools import partial
+from typing import Any
 
 import numpy as np
 import typer
 
 from qin.calibrate.report import read_calibration
 from qin.config import load_params
+from qin.features.file_drift import FileDrift, ScoreReference, in_one_line
 from qin.features.joined import open_rows
+from qin.features.reference import Reference, chunks
 from qin.members import Members
-from qin.metrics.logits import sigmoid
+from qin.metrics.logits import FloatArray, sigmoid
 from qin.network.threads import fix_threads
 from qin.predict.submission import write_submission
 from qin.prior import shift_prior
@@ -21,10 +24,12 @@ from qin.raw.sample_ids import match_ids, read_sample_ids
 from qin.raw.segments import read_segments
 from qin.runtime import paths
 from qin.runtime.closing import log_summary
-from qin.runtime.files import write_csv
+from qin.runtime.files import write_csv, write_json
 from qin.runtime.parent import end_with_dvc
 from qin.runtime.progress import log
 from qin.runtime.stage import run_stage
+from qin.scored import ScoredRows
+from qin.shards.files import ShardReader
 from qin.shards.ids import read_ids
 from qin.sources import Source
 
@@ -33,17 +38,18 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def main() -> None:
-    """Write outputs/submission.csv; then the run's figures stand beside the last commit's."""
+    """Write outputs/submission.csv and outputs/drift.json; then the run's figures stand beside the last commit's."""
     with run_stage("predict") as report:
         params = load_params(paths.PARAMS)
         data = params.data
         if data.test is None or data.sample_submission is None:
             log.info("data.test is null: nothing to predict, %s has its header alone", paths.SUBMISSION)
             write_csv(paths.SUBMISSION, [], columns=[data.id, "probability"])
+            write_json(paths.DRIFT, {})
             return
         members = [paths.MEMBERS[name] for name in params.model.members]
         report.reads(
-            *(paths.PREPARED_TEST, paths.STATISTICS, *members, paths.BLEND, paths.CALIBRATOR),
+            *(paths.PREPARED_TEST, paths.STATISTICS, *members, paths.BLEND, paths.SCORED, paths.CALIBRATOR),
             settings=params.model_dump(mode="json"),
             files={"data.test": data.test, "data.sample_submission": data.sample_submission},
         )
@@ -59,11 +65,27 @@ def main() -> None:
         model = Members.load(params, reader, heldout=False)
         scored = model.logit(reader, batch_size=params.predict.batch_size)
         logit = calibration.deployed.apply(scored, segments)
+        drift = _drift(scored, sigmoid(logit), base_rate=calibration.base_rate)
+        if drift["large"]:
+            found = in_one_line(drift["large"])
+            log.warning("warning: %s: unlike the train file: %s; see %s", data.test_name, found, paths.DRIFT)
         shifted = shift_prior(logit, base_rate=calibration.base_rate, prior=params.predict.prior)
         report.check_inputs()
         write_submission(paths.SUBMISSION, header=header, ids=wanted, probability=sigmoid(shifted)[rows])
+        write_json(paths.DRIFT, drift)
         report.num_rows = reader.num_rows
     log_summary()
+
+
+def _drift(logit: FloatArray, probability: FloatArray, *, base_rate: float) -> dict[str, Any]:
+    """How the rows to predict differ from those of training, their scores among it."""
+    reader = ShardReader(paths.PREPARED_TEST)
+    scores = ScoreReference.of(ScoredRows.read(paths.SCORED).logit)
+    drift = FileDrift(reader.schema, Reference.read(paths.STATISTICS), scores)
+    for arrays in chunks(reader):
+        drift.update(arrays)
+    drift.add_scores(logit, probability)
+    return drift.summary(base_rate=base_rate)
 
 
 def _at(test: Source, column: str, row: int) -> str:

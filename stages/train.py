@@ -19,6 +19,7 @@ from qin.distributed.ranks import Ranks, is_started_with_others, joined
 from qin.errors import QinError
 from qin.features.artifact import Statistics
 from qin.features.joined import JoinedRows
+from qin.features.reference import fit_reference
 from qin.features.statistics import FitReport
 from qin.model.artifact import save_model
 from qin.model.build import choose_device
@@ -132,6 +133,7 @@ def _train(report: StageReport, ranks: Ranks) -> None:
             place = paths.heldout_place(model, refit=refit)
             save_model(place, as_model(trained, params, schema, rule), origin=origin)
         save_model(model, as_model(deployed, params, schema, rule), origin=origin)
+        fit_reference(reader, fold, with_validation=refit).write(fitted)
         report.check_inputs()
         tracking.summarise(trained[0].figures)
     with atomic_directory(paths.VALIDATION) as folder:

@@ -100,12 +100,23 @@ def stability_index(early: Float64Array, late: Float64Array) -> float:
         early: `(n,)`.
         late: `(m,)`.
     """
-    cuts = np.unique(np.quantile(early, np.arange(1, NUM_BINS) / NUM_BINS, method="inverted_cdf"))
-    shares = []
-    for values in (early, late):
-        # side left: a cut belongs to the bin below it, so that a mass at one value is not divided
-        counts = np.bincount(np.searchsorted(cuts, values, side="left"), minlength=cuts.size + 1) + 0.5
-        shares.append(counts / counts.sum())
+    cuts = tenths(early)
+    return index_of_counts(bin_counts(early, cuts), bin_counts(late, cuts))
+
+
+def tenths(values: Float64Array) -> Float64Array:
+    """Where the bins of values `(n,)` are cut, equal cuts once."""
+    return np.unique(np.quantile(values, np.arange(1, NUM_BINS) / NUM_BINS, method="inverted_cdf"))
+
+
+def bin_counts(values: Float64Array, cuts: Float64Array) -> npt.NDArray[np.int64]:
+    """Values `(n,)` in each bin; a cut belongs to the bin below it, so that a mass at one value is not divided."""
+    return np.bincount(np.searchsorted(cuts, values, side="left"), minlength=cuts.size + 1)
+
+
+def index_of_counts(early: npt.NDArray[np.int64], late: npt.NDArray[np.int64]) -> float:
+    """The stability index of values that are counted in bins, `(num_bins,)` each."""
+    shares = [(counts + 0.5) / (counts + 0.5).sum() for counts in (early, late)]
     return float(np.dot(shares[1] - shares[0], np.log(shares[1] / shares[0])))
 
 

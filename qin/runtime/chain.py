@@ -14,7 +14,7 @@ all that it was made from, back to the raw files. It holds no paths, times or ma
 | artifacts/validation | facts.json    | train     | artifacts/model                 | calibrate, evaluate |
 | artifacts/trees      | trees.json    | trees     | artifacts/statistics            | evaluate, predict   |
 | artifacts/trees_validation | facts.json | trees  | artifacts/trees                 | calibrate, evaluate |
-| artifacts/scored     | facts.json    | calibrate | the members' validation logits  | evaluate            |
+| artifacts/scored     | facts.json    | calibrate | the members' validation logits  | evaluate, predict   |
 | blend.json           | itself        | calibrate | the members' validation logits  | evaluate, predict   |
 | temperature.json     | itself        | calibrate | artifacts/scored, blend.json    | evaluate, predict   |
 | slices.json          | itself        | evaluate  | all that evaluate reads         |                     |

@@ -22,6 +22,7 @@ SCORED = ARTIFACTS / "scored"
 CALIBRATOR = ARTIFACTS / "temperature.json"
 SLICES = ARTIFACTS / "slices.json"
 SUBMISSION = Path("outputs/submission.csv")
+DRIFT = Path("outputs/drift.json")
 REPORT = Path("outputs/report.html")
 METRICS = Path("metrics")
 EVALUATION = METRICS / "evaluate.json"

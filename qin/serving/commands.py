@@ -1,4 +1,4 @@
-"""Commands that use the deployed model: `qin score`, a log to a Parquet file; `qin export`, for other runtimes."""
+"""Commands that use the deployed model: `qin score`, `qin drift`, `qin export` for other runtimes, `qin serve`."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -37,6 +37,26 @@ def score(
     model = read_deployed(artifacts, num_threads=num_threads, precision=None)
     num_rows = score_file(model, source, path, output, num_threads=num_threads, may_miss=on_missing == "null")
     typer.echo(f"{path}: {num_rows} rows, model {model.version}")
+
+
+def drift(
+    source: Annotated[str, typer.Argument(metavar="IN", help="Parquet file, folder of parts, or URI")],
+    artifacts: Artifacts = ARTIFACTS,
+    out: Annotated[Path | None, typer.Option(help="JSON file to write, with every column.")] = None,
+    threads: Threads = 0,
+) -> None:
+    """Compare a log with the rows that the model was fitted on: new values, moved numbers, nulls, scores.
+
+    Example: `qin drift data/test.parquet --out drift.json`
+    """
+    from qin.runtime.files import write_json  # noqa: PLC0415
+    from qin.serving.drift import drift_lines, log_drift  # noqa: PLC0415 - it imports PyTorch
+
+    found = log_drift(artifacts, source, num_threads=threads or num_cores())
+    if out is not None:
+        write_json(out, found)
+    for line in drift_lines(found):
+        typer.echo(line)
 
 
 def parse_prior(text: str) -> OutputPrior:

@@ -1,7 +1,7 @@
 """A log scored to a Parquet file: decoded in order, encoded in threads, scored and written in order."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -39,6 +39,9 @@ class Output(NamedTuple):
     prior: OutputPrior = "natural"
 
 
+_NOTHING_KEPT = Output()
+
+
 def score_file(
     model: Deployed, source: Source, path: Path, output: Output, *, num_threads: int, may_miss: bool = False
 ) -> int:
@@ -62,27 +65,18 @@ def score_file(
     """
     log = open_log(source)
     schema = log.schema
-    _check(model, schema, output, source=log.name, may_miss=may_miss)
+    check_log(model, schema, source=log.name, may_miss=may_miss, output=output)
     names = set(schema.names)  # Arrow makes a new list of them each time
     read = [name for name in dict.fromkeys([*model.columns, *output.keep]) if name in names]
-    knobs = PrepareParams(shard_rows=BATCH_ROWS, batch_rows=BATCH_ROWS, num_threads=num_threads)
-    knobs = fitting(knobs, model.schema, layout(model.schema, with_label=False))
     written = pa.schema([*(schema.field(name) for name in output.keep), pa.field(output.column, pa.float64())])
     with (
-        _encoder(model, log, knobs) as encoder,
         Progress(log.num_rows, label=f"score {log}") as progress,
         atomic_file(path) as staging,
         pq.ParquetWriter(staging, written) as writer,
+        closing(encoded_batches(model, log, read, num_threads=num_threads)) as batches,
     ):
-
-        def encode(chunk: Chunk) -> tuple[Batch, pa.Array | None]:
-            rows = model.completed(chunk.batch)
-            segment = None if model.segment is None else rows.column(model.segment)
-            return encoder.of_part(chunk.part).encode(chunk.row, rows), segment
-
         pending: list[pa.RecordBatch] = []
-        chunks = read_batches(log, columns=read, batch_rows=knobs.batch_rows)
-        for (_, _, batch), (encoded, segment) in map_batches(encode, chunks, num_threads=num_threads):
+        for batch, encoded, segment in batches:
             logit = model.logit(encoded, num_threads=num_threads)
             probability = model.probability(logit, segment, output.prior)
             columns = [*(batch.column(name) for name in output.keep), pa.array(probability)]
@@ -96,7 +90,40 @@ def score_file(
     return log.num_rows
 
 
-def _check(model: Deployed, schema: pa.Schema, output: Output, *, source: str, may_miss: bool) -> None:
+def encoded_batches(
+    model: Deployed, log: RawLog, columns: Sequence[str], *, num_threads: int
+) -> Generator[tuple[pa.RecordBatch, Batch, pa.Array | None]]:
+    """Batches of a log in order, as they are, encoded, and with the column that the calibrator shifts by.
+
+    Args:
+        model: Whose rows they are.
+        log: The log.
+        columns: To read.
+        num_threads: That encode.
+    """
+    knobs = PrepareParams(shard_rows=BATCH_ROWS, batch_rows=BATCH_ROWS, num_threads=num_threads)
+    knobs = fitting(knobs, model.schema, layout(model.schema, with_label=False))
+    with _encoder(model, log, knobs) as encoder:
+
+        def encode(chunk: Chunk) -> tuple[Batch, pa.Array | None]:
+            rows = model.completed(chunk.batch)
+            segment = None if model.segment is None else rows.column(model.segment)
+            return encoder.of_part(chunk.part).encode(chunk.row, rows), segment
+
+        chunks = read_batches(log, columns=list(columns), batch_rows=knobs.batch_rows)
+        for (_, _, batch), (encoded, segment) in map_batches(encode, chunks, num_threads=num_threads):
+            yield batch, encoded, segment
+
+
+def check_log(
+    model: Deployed, schema: pa.Schema, *, source: str, may_miss: bool = False, output: Output = _NOTHING_KEPT
+) -> None:
+    """Check the columns of a log, and of what is written of it.
+
+    Raises:
+        SchemaError: Naming each column that is missing or of a wrong type.
+        ConfigError: If the columns to write do not fit together.
+    """
     problems = model.problems(schema, may_miss=may_miss, name=source)
     if may_miss and model.impressions is not None:
         problems += [

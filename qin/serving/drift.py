@@ -1,0 +1,59 @@
+"""How a log differs from the rows that the deployed model was fitted on: what predict compares, of raw files."""
+
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from qin.features.file_drift import FileDrift, ScoreReference
+from qin.features.reference import Reference
+from qin.members import arrays_of
+from qin.raw.log import open_log
+from qin.runtime import paths
+from qin.runtime.progress import Progress
+from qin.scored import ScoredRows
+from qin.serving.deployed import read_deployed
+from qin.serving.files import check_log, encoded_batches
+from qin.sources import Source
+
+
+def log_drift(folder: Path, source: Source, *, num_threads: int) -> dict[str, Any]:
+    """Compare a log, a batch at a time.
+
+    Args:
+        folder: `artifacts` of a repository, or a copy of it.
+        source: Parquet file, folder of parts, or URI.
+        num_threads: That encode and score.
+
+    Returns:
+        As of `FileDrift.summary`.
+
+    Raises:
+        SchemaError: Naming each column that is missing or of a wrong type.
+        DataError: Naming the first bad value, or where the log cannot be read.
+        ArtifactError: If an artifact is missing or damaged.
+    """
+    model, log = read_deployed(folder, num_threads=num_threads, precision=None), open_log(source)
+    check_log(model, log.schema, source=log.name)
+    scores = ScoreReference.of(ScoredRows.read(folder / paths.SCORED.name).logit)
+    drift = FileDrift(model.schema, Reference.read(folder / paths.STATISTICS.name), scores)
+    names = [name for name in model.columns if name in set(log.schema.names)]
+    with (
+        Progress(log.num_rows, label=f"compare {log}") as progress,
+        closing(encoded_batches(model, log, names, num_threads=num_threads)) as batches,
+    ):
+        for batch, encoded, segment in batches:
+            drift.update(arrays_of(encoded, model.schema))
+            logit = model.logit(encoded, num_threads=num_threads)
+            drift.add_scores(logit, model.probability(logit, segment, "natural"))
+            progress.advance(batch.num_rows)
+    return drift.summary(base_rate=model.calibration.base_rate)
+
+
+def drift_lines(found: dict[str, Any]) -> list[str]:
+    """What is said of a comparison: rows and scores, then each large difference."""
+    scores = found["scores"]
+    return [
+        f"{found['num_rows']:,} rows, mean probability {scores['mean_probability']:.4g} "
+        f"(base rate {scores['base_rate']:.4g}), scores' PSI {scores['psi']:.3f}",
+        *(found["large"] or ["no column differs much from the train file"]),
+    ]
