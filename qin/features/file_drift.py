@@ -16,6 +16,7 @@ from qin.columns.schema import Schema
 from qin.features.drift import bin_counts, index_of_counts, tenths
 from qin.features.reference import Arrays, Numbers, Reference, ValueCounter
 from qin.features.scale import signed_log
+from qin.metrics.logits import Float64Array
 
 LARGE_INDEX = 0.25  # a major shift; see `drift`
 LARGE_SHARE = 0.1  # of rows or values that are new, or null, beyond what there was
@@ -27,7 +28,7 @@ Floats = npt.NDArray[np.floating[Any]]
 class _Moments:
     """Count, sums and bins of one number."""
 
-    def __init__(self, cuts: Floats) -> None:
+    def __init__(self, cuts: Float64Array) -> None:
         self.cuts = cuts
         self.counts = np.zeros(cuts.size + 1, np.int64)
         self.num_rows = 0
@@ -57,7 +58,7 @@ class ScoreReference:
         mean: Their mean.
     """
 
-    cuts: Floats
+    cuts: Float64Array
     counts: npt.NDArray[np.int64]
     mean: float
 

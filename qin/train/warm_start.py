@@ -84,7 +84,7 @@ class Start:
         own = {key: value for key, value in network.state_dict().items() if key.endswith(_RARE)}
         network.load_state_dict({**{k: v for k, v in earlier.items() if not k.endswith(_RARE)}, **own})
         with torch.no_grad():  # a logit is natural after its run's offset: the sum stays
-            network.network.fc.bias += self.description.prior.offset - prior.offset
+            network.network.fc.bias.add_(self.description.prior.offset - prior.offset)
 
     def load_optimizer(self, network: QIN, optimizer: torch.optim.Optimizer | Optimizers) -> None:
         """Let the optimizer go on from the earlier one's state, where that is wanted; rates are today's.
