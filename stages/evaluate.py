@@ -22,6 +22,7 @@ from qin.evaluate.slices import CALIBRATION_COLUMNS
 from qin.features.joined import open_rows
 from qin.network.threads import fix_threads
 from qin.raw.segments import read_clusters, read_segments
+from qin.report.card import write_card
 from qin.report.page import write_report
 from qin.runtime import paths
 from qin.runtime.chain import ORIGIN, origin_of
@@ -39,7 +40,7 @@ log = logging.getLogger("qin")
 
 @app.command()
 def main() -> None:
-    """Write the figures, artifacts/slices.json, the data of the plots and the report."""
+    """Write the figures, artifacts/slices.json, the data of the plots, the report and the model card."""
     with run_stage("evaluate") as report:
         params = load_params(paths.PARAMS)
         settings = params.model_dump(mode="json")
@@ -84,10 +85,12 @@ def main() -> None:
         write_json(paths.EVALUATION, figures)
         write_json(paths.HEADLINE, headline(figures))
         write_report(paths.REPORT, origin=origin)
+        write_card(paths.CARD, origin=origin, slices=slices)
         track = params.track
         with open_tracking(track.to, project=track.project, settings=settings, proceed=True) as tracking:
             tracking.summarise(figures)
-            tracking.add_files(paths.REPORT, *sorted(paths.METRICS.glob("*.json")), *sorted(paths.PLOTS.glob("*.csv")))
+            pages = (paths.REPORT, paths.CARD)
+            tracking.add_files(*pages, *sorted(paths.METRICS.glob("*.json")), *sorted(paths.PLOTS.glob("*.csv")))
         report.num_rows = scored.label.size
 
 

@@ -43,7 +43,7 @@ def write_report(path: Path, *, origin: Origin) -> None:
         path: The page.
         origin: What evaluate's outputs were made from.
     """
-    details = {name: _details(name) for name in _STAGES}
+    details = stage_details()
     evaluation = details["evaluate"]
     html = _template().render(
         verdict=verdict(evaluation),
@@ -55,6 +55,11 @@ def write_report(path: Path, *, origin: Origin) -> None:
     )
     with atomic_file(path) as staging:
         staging.write_text(html, encoding="utf-8")
+
+
+def stage_details() -> dict[str, dict[str, Any]]:
+    """What each stage left in `metrics/`, by stage."""
+    return {name: _details(name) for name in _STAGES}
 
 
 def _details(stage: str) -> dict[str, Any]:

@@ -24,6 +24,7 @@ SLICES = ARTIFACTS / "slices.json"
 SUBMISSION = Path("outputs/submission.csv")
 DRIFT = Path("outputs/drift.json")
 REPORT = Path("outputs/report.html")
+CARD = Path("outputs/model_card.md")
 METRICS = Path("metrics")
 EVALUATION = METRICS / "evaluate.json"
 HEADLINE = METRICS / "run.json"
