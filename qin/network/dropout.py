@@ -95,7 +95,7 @@ def masked(x: torch.Tensor, mask: Mask, *, first_row: int = 0) -> torch.Tensor:
 def kept_by(mask: Mask, num_rows: int, columns: int, *, device: torch.device, first_row: int = 0) -> torch.Tensor:
     """Which elements a mask keeps, bool, `(num_rows, columns)`: what `keep_row` says, in operations of any device."""
     number = torch.arange(first_row + 1, first_row + num_rows + 1, device=device)
-    seed = words.mix(mask.key + number * words.signed(int(GOLDEN)))[:, None]
+    seed = words.mix(mask.key + number * words.SIGNED_GOLDEN)[:, None]
     first, second = seed.to(torch.int32), words.shifted_right(seed, 32).to(torch.int32)  # their lower halves
     word = (torch.arange(columns, device=device) * _COLUMN_FACTOR).to(torch.int32) + first
     by_first, by_second = (words.signed(factor, bits=32) for factor in _FACTORS)

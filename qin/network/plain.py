@@ -33,7 +33,7 @@ class PlainNetwork(nn.Module):
             with torch.no_grad():
                 weight, bias = layer.folded()
                 eps, scale, shift = folded_norm(norm, bias)
-            slope = float(activation.weight) if isinstance(activation, nn.PReLU) else 1.0
+            slope = activation.weight.item() if isinstance(activation, nn.PReLU) else 1.0
             right = padded_width(stack.dim) - stack.dim if dtype == torch.bfloat16 else 0
             wide = F.pad(weight, (0, right, 0, right)).to(dtype)
             for name, value in {"weight": wide, "bias": bias, "scale": scale, "shift": shift}.items():

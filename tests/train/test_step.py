@@ -1,6 +1,7 @@
 """A step in the forms of a GPU moves the weights as the CPU's does; here the CPU makes all of them."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -168,3 +169,24 @@ def test_a_loop_that_reads_late_ends_and_keeps_nothing(tmp_path: Path) -> None:
                 watch=Watch(),
             ).run()
         assert CheckpointStore(tmp_path / "checkpoints", "run").load() is None
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # the compiler looks at the gradients of all that it meets
+@pytest.mark.parametrize("name", ["dropout", "batch norm, dropout", "heads, recency"])
+def test_what_is_compiled_is_one_graph_for_all_steps(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys are read from tensors, so that no step compiles anew; what a graph cannot hold would be an error."""
+    compiled: list[int] = []
+
+    def backend(graph: torch.fx.GraphModule, _: object) -> Callable[..., object]:
+        compiled.append(len(graph.graph.nodes))
+        return graph.forward
+
+    compile_ = partial(torch.compile, backend=backend, fullgraph=True)
+    with as_other_devices():
+        expected, figures = train(name)
+        monkeypatch.setattr("qin.train.forms.torch.compile", compile_)
+        found, as_read = train(name, form=Form(compiled=True))
+    assert len(compiled) == 3, "two attentions and the layers"
+    assert as_read == figures
+    assert distance(expected, found) < 1e-4

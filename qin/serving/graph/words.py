@@ -3,15 +3,14 @@
 import torch
 
 from qin.columns.buckets import FIRST_VALUE_BUCKET
-from qin.network.words import mix, shifted_right, signed
-from qin.runtime.seeds import GOLDEN
+from qin.network.words import SIGNED_GOLDEN, mix, shifted_right
 
 _LOW = (1 << 32) - 1
 
 
 def hash_of_integers(values: torch.Tensor) -> torch.Tensor:
     """The hash of an integer's text before it is mixed with a seed."""
-    return mix(values + signed(int(GOLDEN)))
+    return mix(values + SIGNED_GOLDEN)
 
 
 def buckets_of(unseeded: torch.Tensor, seed: torch.Tensor, num_values: torch.Tensor) -> torch.Tensor:
