@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qin.calibrate.blend import Blend
-from qin.calibrate.members import read_blend
+from qin.calibrate.members import read_blends
 from qin.columns.schema import Schema, differences
 from qin.config import Params
 from qin.errors import ArtifactError
@@ -17,6 +17,7 @@ from qin.model.artifact import check_same_schema, load_model
 from qin.model.build import Computing, place
 from qin.model.scoring import Scorable, for_scoring, mean_logit, score_all, score_batch
 from qin.runtime import paths
+from qin.runtime.folded import fold_places
 from qin.shards.files import RowReader
 from qin.shards.loader import Batch, iterate_in_order
 from qin.trees.artifact import load_trees
@@ -52,38 +53,42 @@ class Members:
     schema: Schema
 
     @classmethod
-    def load(cls, params: Params, reader: RowReader, *, heldout: bool) -> "Members":
+    def load(cls, params: Params, reader: RowReader, *, heldout: bool, fold: int = 1) -> "Members":
         """Read what the stages left, to score prepared rows.
 
         Args:
             params: Section train: device, precision, threads.
             reader: The rows to score.
             heldout: Whether to take what was fitted without the validation fold; otherwise what is deployed.
+            fold: Whose members, from 1 on.
 
         Raises:
             ArtifactError: If a file is missing or damaged, or the rows are not encoded as the members were fitted.
         """
-        members = cls.read(paths.ARTIFACTS, params.train, heldout=heldout)
+        members = cls.read(paths.ARTIFACTS, params.train, heldout=heldout, fold=fold)
         check_same_schema(members.schema, reader)
         return members
 
     @classmethod
-    def read(cls, folder: Path, computing: Computing, *, heldout: bool = False) -> "Members":
+    def read(cls, folder: Path, computing: Computing, *, heldout: bool = False, fold: int = 1) -> "Members":
         """Read the members of a folder of artifacts.
 
         Args:
             folder: `artifacts` of a repository, or a copy of it.
             computing: Device, precision, threads.
             heldout: See `load`.
+            fold: See `load`.
 
         Raises:
             ArtifactError: If a file is missing or damaged, or the members were fitted to rows of different schemas.
         """
-        blend = read_blend(folder / paths.BLEND.name)
-        places = {name: folder / place.name for name, place in paths.MEMBERS.items()}
+        blend = read_blends(folder / paths.BLEND.name)[fold - 1]
+        used = {name for name, member in blend.members.items() if member.weight}
+        places = {
+            name: fold_places(paths.MEMBERS[name], at=folder / paths.MEMBERS[name].name)[fold - 1] for name in used
+        }
         if heldout:
             places = {name: paths.heldout(place) for name, place in places.items()}
-        used = {name for name, member in blend.members.items() if member.weight}
         networks: tuple[Scorable, ...] = ()
         trees = None
         schemas: list[Schema] = []

@@ -1,5 +1,6 @@
 """The validation fold's logits, as train leaves them for calibrate and evaluate; read without torch."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -82,3 +83,24 @@ class ScoredRows:
             for name, dtype in _ARRAYS.items()
         }
         return cls(**arrays, prior=TrainingPrior(**facts["prior"]))
+
+
+def rows_in_order(folds: Sequence[ScoredRows]) -> npt.NDArray[np.intp]:
+    """The order that brings the rows of all folds, one after the other, into that of the train file, `(n,)`."""
+    return np.argsort(np.concatenate([fold.row for fold in folds]), kind="stable")
+
+
+def pooled(folds: Sequence[ScoredRows]) -> ScoredRows:
+    """The rows of several validation folds as one, in the order of the train file, on the natural scale.
+
+    Args:
+        folds: Of one model each, without a row in common; one alone stays as it is.
+    """
+    if len(folds) == 1:
+        return folds[0]
+    order = rows_in_order(folds)
+    rates, sizes = [fold.prior.base_rate for fold in folds], [fold.row.size for fold in folds]
+    arrays: dict[str, Any] = {name: np.concatenate([getattr(fold, name) for fold in folds])[order] for name in _ARRAYS}
+    natural = np.concatenate([fold.natural for fold in folds])[order]
+    prior = TrainingPrior(base_rate=float(np.average(rates, weights=sizes)))
+    return ScoredRows(**{**arrays, "logit": natural.astype(np.float32)}, prior=prior)

@@ -4,17 +4,22 @@ python -m stages calibrate
 """
 
 import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import typer
 
+from qin.calibrate.folds import CalibratedFold, deployed_folds
 from qin.calibrate.holdout import CalibrationRows, CalibratorSpec, fit_calibration
 from qin.calibrate.members import blend_members, describe_choice
-from qin.config import load_params
+from qin.config import Params, load_params
 from qin.errors import DataError
 from qin.raw.segments import read_segments
 from qin.runtime import paths
-from qin.runtime.chain import origin_entry, origin_of, read_artifact
+from qin.runtime.chain import Artifact, Origin, origin_entry, origin_of, read_artifact
 from qin.runtime.files import atomic_directory, write_exact_json, write_json
+from qin.runtime.folded import fold_place, fold_places, of_folds, write_index
 from qin.runtime.parent import end_with_dvc
 from qin.runtime.stage import run_stage
 from qin.scored import ScoredRows
@@ -28,39 +33,67 @@ def main() -> None:
     """Calibrate the model's logits; `calibration.temperature_scaling: false` writes an identity."""
     with run_stage("calibrate") as report:
         params = load_params(paths.PARAMS)
-        knobs, by, settings = params.calibration, params.calibration.by, params.model_dump(mode="json")
+        settings = params.model_dump(mode="json")
         members = {name: paths.SCORED_BY[name] for name in params.model.members}
         inputs = report.reads(*members.values(), settings=settings, files={"data.train": params.data.train})
-        of_members: dict[str, ScoredRows] = {name: ScoredRows.read(path) for name, path in members.items()}
-        try:
-            scored, choice = blend_members(of_members)
-            for line in describe_choice(choice):
-                log.info(line)
-            segments = None if by is None else read_segments(params.data.train, by, scored.row)
-            method = knobs.method if knobs.temperature_scaling else "identity"
-            calibration = fit_calibration(
-                CalibrationRows(scored.logit, scored.label, segments),
-                is_report=scored.is_report == 1,
-                prior=scored.prior,
-                spec=CalibratorSpec(method, knobs.objective, by),
-            )
-        except ValueError as error:
-            raise DataError(
-                f"{', '.join(map(str, members.values()))}: the logits cannot be calibrated: {error}"
-            ) from error
-        for warning in calibration.warnings():
-            log.warning(warning)
+        places = zip(*(fold_places(place) for place in members.values()), strict=True)
+        folds = [_calibrated(params, dict(zip(members, of_fold, strict=True))) for of_fold in places]
         report.check_inputs()
-        origin = origin_of("blend", settings, artifacts=inputs)
-        with atomic_directory(paths.SCORED) as folder:
-            scored.write(folder, origin=origin)
-        write_exact_json(paths.BLEND, {**choice.to_dict(), **origin_entry(origin)})
-        blended = [read_artifact(paths.SCORED), read_artifact(paths.BLEND)]
-        origin = origin_of("calibrate", settings, artifacts=blended)
-        write_exact_json(paths.CALIBRATOR, {**calibration.to_dict(), **origin_entry(origin)})
-        figures = {**calibration.headline(), "blend": choice.headline(), "warnings": report.warnings}
-        write_json(paths.METRICS / "calibrate.json", figures)
-        report.num_rows = scored.label.size
+        _write(folds, settings, inputs)
+        figures = of_folds([fold.headline() for fold in folds])
+        write_json(paths.METRICS / "calibrate.json", {**figures, "warnings": report.warnings})
+        report.num_rows = sum(fold.scored.label.size for fold in folds)
+
+
+def _calibrated(params: Params, members: Mapping[str, Path]) -> CalibratedFold:
+    """Blend and calibrate the members' logits of one validation fold."""
+    knobs, by = params.calibration, params.calibration.by
+    of_members: dict[str, ScoredRows] = {name: ScoredRows.read(path) for name, path in members.items()}
+    try:
+        scored, choice = blend_members(of_members)
+        for line in describe_choice(choice):
+            log.info(line)
+        segments = None if by is None else read_segments(params.data.train, by, scored.row)
+        method = knobs.method if knobs.temperature_scaling else "identity"
+        calibration = fit_calibration(
+            CalibrationRows(scored.logit, scored.label, segments),
+            is_report=scored.is_report == 1,
+            prior=scored.prior,
+            spec=CalibratorSpec(method, knobs.objective, by),
+        )
+    except ValueError as error:
+        raise DataError(f"{', '.join(map(str, members.values()))}: the logits cannot be calibrated: {error}") from error
+    for warning in calibration.warnings():
+        log.warning(warning)
+    return CalibratedFold(scored, choice, calibration)
+
+
+def _write(folds: Sequence[CalibratedFold], settings: dict[str, Any], inputs: Sequence[Artifact]) -> None:
+    """Write the blended logits, the blend and the calibrator; of several folds, those of each."""
+    origin = origin_of("blend", settings, artifacts=inputs)
+    with atomic_directory(paths.SCORED) as folder:
+        _write_scored(folds, folder, origin)
+    blends = [fold.choice.to_dict() for fold in folds]
+    deployed = {"deployed": deployed_folds(len(folds), method=str(origin.settings.get("split.method")))}
+    write_exact_json(paths.BLEND, {**_alone_or_all(blends, deployed), **origin_entry(origin)})
+    blended = [read_artifact(paths.SCORED), read_artifact(paths.BLEND)]
+    origin = origin_of("calibrate", settings, artifacts=blended)
+    calibrations = [fold.calibration.to_dict() for fold in folds]
+    write_exact_json(paths.CALIBRATOR, {**_alone_or_all(calibrations, {}), **origin_entry(origin)})
+
+
+def _write_scored(folds: Sequence[CalibratedFold], folder: Path, origin: Origin) -> None:
+    if len(folds) == 1:
+        folds[0].scored.write(folder, origin=origin)
+        return
+    for number, fold in enumerate(folds, start=1):
+        fold_place(folder, number).mkdir()
+        fold.scored.write(fold_place(folder, number))
+    write_index(paths.SCORED, folder, num_folds=len(folds), origin=origin)
+
+
+def _alone_or_all(trees: Sequence[dict[str, Any]], facts: Mapping[str, Any]) -> dict[str, Any]:
+    return trees[0] if len(trees) == 1 else {**facts, "folds": list(trees)}
 
 
 if __name__ == "__main__":

@@ -5,21 +5,22 @@ python -m stages evaluate
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import typer
 
-from qin.calibrate.report import read_calibration
+from qin.calibrate.report import read_calibrations
 from qin.config import Params, load_params
 from qin.errors import FewClicksError
 from qin.evaluate.baseline import compare_members
-from qin.evaluate.figures import curves, evaluate, evaluate_slices
-from qin.evaluate.fold import ReportHalf
+from qin.evaluate.figures import curves, evaluate, evaluate_slices, fold_figures
+from qin.evaluate.fold import Reported, ReportHalf, out_of_fold
 from qin.evaluate.headline import headline
 from qin.evaluate.importance import COLUMNS, field_importance
 from qin.evaluate.slices import CALIBRATION_COLUMNS
 from qin.features.joined import open_rows
+from qin.metrics.logits import Float64Array
 from qin.network.threads import fix_threads
 from qin.raw.segments import read_clusters, read_segments
 from qin.report.card import write_card
@@ -27,10 +28,11 @@ from qin.report.page import write_report
 from qin.runtime import paths
 from qin.runtime.chain import ORIGIN, origin_of
 from qin.runtime.files import fingerprint, write_csv, write_json
+from qin.runtime.folded import fold_places
 from qin.runtime.parent import end_with_dvc
 from qin.runtime.replacing import put_back
 from qin.runtime.stage import run_stage
-from qin.scored import ScoredRows
+from qin.scored import ScoredRows, pooled
 from qin.shards.files import ShardReader
 from qin.tracking.tracking import open_tracking
 
@@ -50,27 +52,23 @@ def main() -> None:
         if params.evaluate.importance_rows:
             ShardReader(paths.PREPARED_TRAIN).verify()
         fix_threads(params.train.num_threads)
-        scored = ScoredRows.read(paths.SCORED)
-        calibration = read_calibration(paths.CALIBRATOR)
-        train, key, shifts = params.data.train, params.split.group_key, calibration.deployed.segments
-        segments = None if shifts is None else read_segments(train, shifts.column, scored.row)
-        half = ReportHalf.of(
-            scored,
-            calibration,
-            segments=segments,
-            cluster=None if key is None else read_clusters(train, key, scored.row),
-        )
+        train = params.data.train
+        folds = [ScoredRows.read(place) for place in fold_places(paths.SCORED)]
+        halves = _report_halves(params, folds)
+        half = _all_reported(params, halves, folds)
         knobs = params.evaluate
         slices_of = {column: read_segments(train, column, half.scored.row) for column in knobs.slices}
         slices, points = evaluate_slices(half, slices_of)
         figures = evaluate(half, num_bins=knobs.num_bins)
-        members = {name: ScoredRows.read(path) for name, path in scored_by.items()}
-        figures["members"] = compare_members(half, {name: rows.natural for name, rows in members.items()})
+        if len(folds) > 1:
+            figures["folds"] = [fold_figures(one, num_bins=knobs.num_bins) for one in halves]
+        figures["members"] = compare_members(half, {name: _natural(place) for name, place in scored_by.items()})
         importance = []
         if knobs.importance_rows:
-            reader = open_rows(paths.PREPARED_TRAIN, paths.heldout(paths.STATISTICS))
+            last = len(folds)  # of several folds' models, one alone: they need not have the same statistics
+            reader = open_rows(paths.PREPARED_TRAIN, paths.heldout(fold_places(paths.STATISTICS)[last - 1]))
             try:
-                importance = field_importance(params, half, reader=reader)
+                importance = field_importance(params, halves[-1], reader=reader, fold=last)
             except FewClicksError as error:  # a submission must be possible however few they are
                 log.warning("warning: %s; there is no importance this time", error)
         plots = curves(half, num_bins=knobs.num_bins, num_points=knobs.num_curve_points)
@@ -91,7 +89,32 @@ def main() -> None:
             tracking.summarise(figures)
             pages = (paths.REPORT, paths.CARD)
             tracking.add_files(*pages, *sorted(paths.METRICS.glob("*.json")), *sorted(paths.PLOTS.glob("*.csv")))
-        report.num_rows = scored.label.size
+        report.num_rows = half.is_reported.size
+
+
+def _report_halves(params: Params, folds: Sequence[ScoredRows]) -> list[ReportHalf]:
+    """The report half of each validation fold; most often there is one."""
+    train, key = params.data.train, params.split.group_key
+    halves = []
+    for scored, calibration in zip(folds, read_calibrations(paths.CALIBRATOR), strict=True):
+        shifts = calibration.deployed.segments
+        segments = None if shifts is None else read_segments(train, shifts.column, scored.row)
+        cluster = None if key is None else read_clusters(train, key, scored.row)
+        halves.append(ReportHalf.of(scored, calibration, segments=segments, cluster=cluster))
+    return halves
+
+
+def _all_reported(params: Params, halves: Sequence[ReportHalf], folds: Sequence[ScoredRows]) -> Reported:
+    """The rows that every figure is of: the only report half, or those of all folds."""
+    if len(folds) == 1:
+        return halves[0]
+    half, key = out_of_fold(halves, folds), params.split.group_key
+    return half if key is None else replace(half, cluster=read_clusters(params.data.train, key, half.scored.row))
+
+
+def _natural(place: Path) -> Float64Array:
+    """A member's logits of all validation rows, in the order of the train file, on the natural scale."""
+    return pooled([ScoredRows.read(part) for part in fold_places(place)]).natural
 
 
 def _scored_by(members: Sequence[str]) -> dict[str, Path]:

@@ -3,19 +3,21 @@
 python -m stages predict
 """
 
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 import typer
 
-from qin.calibrate.report import read_calibration
-from qin.config import load_params
+from qin.calibrate.folds import read_deployed_folds
+from qin.calibrate.report import CalibrationReport, read_calibrations
+from qin.config import Params, load_params
 from qin.features.file_drift import FileDrift, ScoreReference, in_one_line
 from qin.features.joined import open_rows
 from qin.features.reference import Reference, chunks
 from qin.members import Members
-from qin.metrics.logits import FloatArray, sigmoid
+from qin.metrics.logits import Float64Array, FloatArray, sigmoid
 from qin.network.threads import fix_threads
 from qin.predict.submission import write_submission
 from qin.prior import shift_prior
@@ -25,6 +27,7 @@ from qin.raw.segments import read_segments
 from qin.runtime import paths
 from qin.runtime.closing import log_summary
 from qin.runtime.files import write_csv, write_json
+from qin.runtime.folded import fold_places
 from qin.runtime.parent import end_with_dvc
 from qin.runtime.progress import log
 from qin.runtime.stage import run_stage
@@ -54,38 +57,63 @@ def main() -> None:
             files={"data.test": data.test, "data.sample_submission": data.sample_submission},
         )
         fix_threads(params.train.num_threads)
-        reader = open_rows(paths.PREPARED_TEST, paths.STATISTICS)
+        reader = ShardReader(paths.PREPARED_TEST)
         reader.verify()
         header, wanted = read_sample_ids(data.sample_submission)
         at, ids = partial(_at, data.test, data.id), read_ids(paths.PREPARED_TEST)
         rows = match_ids(wanted, ids, file=data.sample_submission, column=data.id, test=data.test_name, at=at)
-        calibration = read_calibration(paths.CALIBRATOR)
-        shifts, every_row = calibration.deployed.segments, np.arange(reader.num_rows)
-        segments = None if shifts is None else read_segments(data.test, shifts.column, every_row)
-        model = Members.load(params, reader, heldout=False)
-        scored = model.logit(reader, batch_size=params.predict.batch_size)
-        logit = calibration.deployed.apply(scored, segments)
-        drift = _drift(scored, sigmoid(logit), base_rate=calibration.base_rate)
+        calibrations, deployed = read_calibrations(paths.CALIBRATOR), read_deployed_folds(paths.BLEND)
+        scored = [_scored(params, fold, calibrations[fold - 1]) for fold in deployed]
+        logit = scored[0].shifted if len(scored) == 1 else np.mean([one.shifted for one in scored], axis=0)
+        drift = _drift(scored[0], fold=deployed[0])
         if drift["large"]:
             found = in_one_line(drift["large"])
             log.warning("warning: %s: unlike the train file: %s; see %s", data.test_name, found, paths.DRIFT)
-        shifted = shift_prior(logit, base_rate=calibration.base_rate, prior=params.predict.prior)
         report.check_inputs()
-        write_submission(paths.SUBMISSION, header=header, ids=wanted, probability=sigmoid(shifted)[rows])
+        write_submission(paths.SUBMISSION, header=header, ids=wanted, probability=sigmoid(logit)[rows])
         write_json(paths.DRIFT, drift)
         report.num_rows = reader.num_rows
     log_summary()
 
 
-def _drift(logit: FloatArray, probability: FloatArray, *, base_rate: float) -> dict[str, Any]:
-    """How the rows to predict differ from those of training, their scores among it."""
+@dataclass(frozen=True)
+class _Scored:
+    """The test file as the members of one fold score it, or the only ones.
+
+    Attributes:
+        logit: As they are blended, `(num_rows,)`.
+        calibrated: At the natural prior, `(num_rows,)`.
+        shifted: At the output's prior, `(num_rows,)`.
+        base_rate: That the calibrated ones refer to.
+    """
+
+    logit: FloatArray
+    calibrated: Float64Array
+    shifted: Float64Array
+    base_rate: float
+
+
+def _scored(params: Params, fold: int, calibration: CalibrationReport) -> _Scored:
+    """Score the test file by the members of a fold; the first is 1."""
+    reader = open_rows(paths.PREPARED_TEST, fold_places(paths.STATISTICS)[fold - 1])
+    shifts, every_row, test = calibration.deployed.segments, np.arange(reader.num_rows), params.data.test
+    segments = None if shifts is None or test is None else read_segments(test, shifts.column, every_row)
+    model = Members.load(params, reader, heldout=False, fold=fold)
+    logit = model.logit(reader, batch_size=params.predict.batch_size)
+    calibrated = calibration.deployed.apply(logit, segments)
+    shifted = shift_prior(calibrated, base_rate=calibration.base_rate, prior=params.predict.prior)
+    return _Scored(logit, calibrated, shifted, calibration.base_rate)
+
+
+def _drift(scored: _Scored, *, fold: int) -> dict[str, Any]:
+    """How the rows to predict differ from those of training, their scores by a fold's members among it."""
     reader = ShardReader(paths.PREPARED_TEST)
-    scores = ScoreReference.of(ScoredRows.read(paths.SCORED).logit)
+    scores = ScoreReference.of(ScoredRows.read(fold_places(paths.SCORED)[fold - 1]).logit)
     drift = FileDrift(reader.schema, Reference.read(paths.STATISTICS), scores)
     for arrays in chunks(reader):
         drift.update(arrays)
-    drift.add_scores(logit, probability)
-    return drift.summary(base_rate=base_rate)
+    drift.add_scores(scored.logit, sigmoid(scored.calibrated))
+    return drift.summary(base_rate=scored.base_rate)
 
 
 def _at(test: Source, column: str, row: int) -> str:

@@ -12,22 +12,23 @@ from qin.runtime import paths
 from qin.runtime.chain import origin_of
 from qin.runtime.claim import claimed
 from qin.runtime.files import atomic_directory, write_json
+from qin.runtime.folded import of_folds
 from qin.runtime.parent import end_with_dvc
 from qin.runtime.progress import log as logger
 from qin.runtime.stage import run_stage
-from qin.shards.folds import write_folds
+from qin.shards.folds import write_divisions
 from qin.split.audit import audit, check, warnings
 from qin.split.columns import read_split_columns
+from qin.split.crossed import check_cover, divide
 from qin.split.early import check_later_columns
 from qin.split.impressions import impression_hint, row_facts
-from qin.split.methods import assign_folds
 
 app = typer.Typer(add_completion=False)
 
 
 @app.command()
 def main() -> None:
-    """Divide the train file's rows into a train and a validation fold."""
+    """Divide the train file's rows into a train and a validation fold, or into those of several models."""
     with run_stage("split") as report:
         params = load_params(paths.PARAMS)
         data, split, settings = params.data, params.split, params.model_dump(mode="json")
@@ -43,16 +44,19 @@ def main() -> None:
         hint = impression_hint(columns, split)
         if hint is not None:
             logger.info("%s: hint: %s", log, hint)
-        assignment = assign_folds(columns, split, file=log.name)
-        figures = audit(columns, assignment, method=split.method)
-        check(figures, file=log.name)
-        for warning in warnings(figures, file=log.name):
-            logger.warning(warning)
+        assignments = divide(columns, split, file=log.name)
+        check_cover(assignments, method=split.method, file=log.name)
+        audits = [audit(columns, assignment, method=split.method) for assignment in assignments]
+        for number, figures in enumerate(audits, start=1):
+            of = f"fold {number} of {len(audits)}: " if len(audits) > 1 else ""
+            check(figures, file=log.name, of=of)
+            for warning in warnings(figures, file=log.name, of=of):
+                logger.warning(warning)
         with claimed("split"), atomic_directory(paths.FOLDS) as folder:
             facts, origin = row_facts(columns, method=split.method), origin_of("split", settings, files=files)
-            write_folds(folder, assignment, method=split.method, facts=facts, origin=origin)
+            write_divisions(folder, assignments, method=split.method, facts=facts, origin=origin)
             report.check_inputs()
-        write_json(paths.METRICS / "split.json", {**figures, "warnings": report.warnings})
+        write_json(paths.METRICS / "split.json", {**of_folds(audits), "warnings": report.warnings})
         report.num_rows = columns.label.size
 
 

@@ -3,41 +3,39 @@
 python -m stages train
 """
 
-import shutil
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import typer
 
 from qin.config import Params, TrackParams, load_params
 from qin.distributed.ranks import Ranks, is_started_with_others, joined
 from qin.errors import QinError
-from qin.features.artifact import Statistics
-from qin.features.joined import JoinedRows
 from qin.features.reference import fit_reference
-from qin.features.statistics import FitReport
 from qin.model.artifact import save_model
 from qin.model.build import choose_device
 from qin.network.threads import fix_threads
 from qin.runtime import paths
-from qin.runtime.chain import Origin, origin_of, read_artifact
+from qin.runtime.chain import Artifact, Origin, origin_of, read_artifact
 from qin.runtime.files import atomic_directory, write_csv, write_json
+from qin.runtime.folded import fold_places, of_folds, write_index
 from qin.runtime.parent import end_with_dvc, end_with_launcher
+from qin.runtime.progress import log
 from qin.runtime.stage import StageReport, errors_in_lines, run_stage
 from qin.shards.files import ShardReader
 from qin.shards.folds import EXCLUDED, TRAIN, read_fold_rule, read_folds, report_half
 from qin.shards.row_facts import RowFacts
 from qin.tracking.tracking import Tracking, open_tracking
+from qin.train.folds import fit_folds, open_store
 from qin.train.networks import as_model, figures_of, fit_models, refit_models
-from qin.train.processes import check_processes, count_processes
-from qin.train.statistics import chosen_statistics, fit_train_statistics
+from qin.train.processes import check_processes, count_processes, output_of_first
+from qin.train.statistics import SharedFit, chosen_statistics
 from qin.train.warm_start import open_earlier
 from qin.train.watch import SILENT, History, Watch
+
+_OUTPUTS = (paths.STATISTICS, paths.MODEL, paths.VALIDATION)
 
 app = typer.Typer(add_completion=False)
 
@@ -86,25 +84,55 @@ def _train(report: StageReport, ranks: Ranks) -> None:
     reader = ShardReader(paths.PREPARED_TRAIN)
     if ranks.leads:
         reader.verify()
-    fold = read_folds(paths.FOLDS, num_rows=reader.num_rows)
-    facts = RowFacts.read(paths.FOLDS, num_rows=reader.num_rows)
-    refit, track, rule = params.train.refit == "all", params.track, read_fold_rule(paths.FOLDS)
-    earlier = open_earlier(params, reader.schema, rule)
-    if earlier is not None:
-        earlier.check_statistics(chosen_statistics(params, reader.schema))
-    origin = origin_of("statistics", settings, artifacts=inputs)
-    fitting = _Fitting(params, reader, facts, origin, ranks)
+    facts, track = RowFacts.read(paths.FOLDS, num_rows=reader.num_rows), params.track
+    fitting = SharedFit(params, reader, facts, origin_of("statistics", settings, artifacts=inputs), ranks)
+    run = _Stage(report, params, settings, inputs, fitting)
     tracking = open_tracking(
         track.to if ranks.rank == 0 else [], project=track.project, settings=settings, proceed=False
     )
-    with tracking, _output(paths.STATISTICS, ranks) as fitted, _output(paths.MODEL, ranks) as model:
-        wanted = None if earlier is None else earlier.statistics
+    with tracking:
+        if params.split.num_folds > 1:
+            _train_folds(run, tracking)
+        else:
+            _train_one(run, tracking)
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """What training one model or several starts from."""
+
+    report: StageReport
+    params: Params
+    settings: dict[str, Any]
+    inputs: list[Artifact]
+    fitting: SharedFit
+
+    @property
+    def origin(self) -> Origin:
+        """What the outputs are made from, but for the statistics."""
+        return origin_of("train", self.settings, artifacts=self.inputs)
+
+    def origin_with(self, *artifacts: Artifact) -> Origin:
+        """What an output is made from, besides the stage's inputs."""
+        return origin_of("train", self.settings, artifacts=[*self.inputs, *artifacts])
+
+
+def _train_one(run: _Stage, tracking: Tracking) -> None:
+    """Train one model, and then one on every row where that is wanted."""
+    params, fitting, ranks = run.params, run.fitting, run.fitting.ranks
+    fold = read_folds(paths.FOLDS, num_rows=fitting.reader.num_rows)
+    refit, track, rule = params.refits, params.track, read_fold_rule(paths.FOLDS)
+    earlier = open_earlier(params, fitting.reader.schema, rule)
+    if earlier is not None:
+        earlier.check_statistics(chosen_statistics(params, fitting.reader.schema))
+    wanted = None if earlier is None else earlier.statistics
+    with output_of_first(paths.STATISTICS, ranks) as fitted, output_of_first(paths.MODEL, ranks) as model:
         statistics, rows = fitting.statistics(fold == TRAIN, paths.heldout_place(fitted, refit=refit), only=wanted)
         trained, scored = fit_models(
             params,
             rows,
             fold,
-            is_report=report_half(facts.unit, seed=params.split.seed),
+            is_report=report_half(fitting.facts.unit, seed=params.split.seed),
             checkpoints=paths.CHECKPOINTS,
             watch=_watch(tracking, track, ranks, of="train/"),
             ranks=ranks,
@@ -126,72 +154,65 @@ def _train(report: StageReport, ranks: Ranks) -> None:
             )
         if ranks.rank > 0:
             return
-        origin = origin_of("train", settings, artifacts=[*inputs, read_artifact(paths.STATISTICS, at=fitted)])
+        origin = run.origin_with(read_artifact(paths.STATISTICS, at=fitted))
         if earlier is not None:
             origin = replace(origin, made_from={**origin.made_from, **earlier.made_from})
         if refit:
             place = paths.heldout_place(model, refit=refit)
             save_model(place, as_model(trained, params, schema, rule), origin=origin)
         save_model(model, as_model(deployed, params, schema, rule), origin=origin)
-        fit_reference(reader, fold, with_validation=refit).write(fitted)
-        report.check_inputs()
+        fit_reference(fitting.reader, fold, with_validation=refit).write(fitted)
+        run.report.check_inputs()
         tracking.summarise(trained[0].figures)
     with atomic_directory(paths.VALIDATION) as folder:
-        scored.write(folder, origin=origin_of("train", settings, artifacts=[read_artifact(paths.MODEL)]))
+        scored.write(folder, origin=origin_of("train", run.settings, artifacts=[read_artifact(paths.MODEL)]))
     started = {} if earlier is None else {"init_from": earlier.made_from["train.init_from"]}
-    figures = {**figures_of(trained), **started, "statistics": statistics.to_json(), "warnings": report.warnings}
+    figures = {**figures_of(trained), **started, "statistics": statistics.to_json(), "warnings": run.report.warnings}
     write_json(paths.METRICS / "train.json", figures)
-    for run in [*trained, *(deployed if refit else ())]:
-        run.checkpoints.remove()
-        report.num_rows += run.num_rows_seen
+    for network in [*trained, *(deployed if refit else ())]:
+        network.checkpoints.remove()
+        run.report.num_rows += network.num_rows_seen
 
 
-@dataclass(frozen=True)
-class _Fitting:
-    """What both fits of the statistics share; see `fit_train_statistics`."""
-
-    params: Params
-    reader: ShardReader
-    facts: RowFacts
-    origin: Origin
-    ranks: Ranks
-
-    def statistics(
-        self, is_fitted: npt.NDArray[np.bool_], folder: Path, *, only: Collection[str] | None = None
-    ) -> tuple[FitReport, JoinedRows]:
-        """Fit them, once on each machine, and join them to the rows.
-
-        Args:
-            is_fitted: Rows to fit on, `(num_rows,)`.
-            folder: Where this process would write them.
-            only: Names to keep.
-        """
-        report = None
-        if self.ranks.leads:
-            report = fit_train_statistics(
-                self.params, self.reader, is_fitted, self.facts, folder, only=only, origin=self.origin
-            )
-        shared = self.ranks.all_of((str(folder.resolve()), report))
-        place, _ = shared[self.ranks.leader]
-        _, report = shared[0]
-        assert report is not None
-        return report, JoinedRows(self.reader, Statistics(Path(place)))
-
-
-@contextmanager
-def _output(place: Path, ranks: Ranks) -> Iterator[Path]:
-    """A folder that takes an output's place when all is well; for other processes than the first one to work in."""
-    if ranks.rank == 0:
-        with atomic_directory(place) as folder:
-            yield folder
+def _train_folds(run: _Stage, tracking: Tracking) -> None:
+    """Train a model for each fold; a killed run goes on in the fold where it was."""
+    params, fitting, ranks = run.params, run.fitting, run.fitting.ranks
+    folds = fold_places(paths.FOLDS)
+    if params.train.refit == "all":
+        text = "split.num_folds %d: the folds' models are deployed, as they were judged; train.refit is not read"
+        log.info(text, len(folds))
+    store = open_store(params, run.origin, checkpoints=paths.CHECKPOINTS, ranks=ranks)
+    fit_folds(
+        params,
+        fitting,
+        folds,
+        store,
+        checkpoints=paths.CHECKPOINTS,
+        watch_of=partial(_watch_of_fold, tracking, params.track, ranks),
+        warned=run.report.warnings,
+    )
+    if ranks.rank > 0:
         return
-    folder = paths.SCRATCH / "ranks" / f"{ranks.rank}" / place.name
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder)
+    facts = [store.facts(number) for number in range(1, len(folds) + 1)]
+    fold = read_folds(folds[-1], num_rows=fitting.reader.num_rows)
+    # Drawn folds have seen all rows together; of time, the latest model alone is deployed.
+    reference = fit_reference(fitting.reader, fold, with_validation=params.split.method != "time")
+    run.report.check_inputs()
+    with ExitStack() as outputs:
+        places = {place: outputs.enter_context(atomic_directory(place)) for place in _OUTPUTS}
+        artifacts: list[Artifact] = []
+        for place, folder in places.items():
+            store.hand_over(place.name, folder, num_folds=len(folds))
+            origin = fitting.origin if place == paths.STATISTICS else run.origin_with(*artifacts)
+            write_index(place, folder, num_folds=len(folds), origin=origin)
+            artifacts.append(read_artifact(place, at=folder))
+        reference.write(places[paths.STATISTICS])
+    figures = of_folds([fold["figures"] for fold in facts])
+    tracking.summarise(figures)
+    write_json(paths.METRICS / "train.json", {**figures, "warnings": run.report.warnings})
+    write_csv(paths.PLOTS / "train.csv", facts[0]["curve"])
+    store.remove()
+    run.report.num_rows = sum(fold["num_rows"] for fold in facts)
 
 
 def _watch(tracking: Tracking, params: TrackParams, ranks: Ranks, *, of: str) -> Watch:
@@ -199,6 +220,13 @@ def _watch(tracking: Tracking, params: TrackParams, ranks: Ranks, *, of: str) ->
     if ranks.rank > 0:
         return SILENT
     return Watch(partial(_tell_check, tracking), tracking.step(of), params.every_steps)
+
+
+def _watch_of_fold(tracking: Tracking, params: TrackParams, ranks: Ranks, number: int) -> Watch:
+    """The first fold's curve is written, and its checks are told; of the others, steps."""
+    if number == 1:
+        return _watch(tracking, params, ranks, of="train/")
+    return replace(_watch(tracking, params, ranks, of=f"fold{number}/"), on_check=SILENT.on_check)
 
 
 def _tell_check(tracking: Tracking, history: History) -> None:

@@ -64,15 +64,16 @@ def describe_choice(choice: BlendChoice) -> list[str]:
     return lines
 
 
-def read_blend(path: Path) -> Blend:
-    """Read what the calibrate stage wrote.
+def read_blends(path: Path) -> list[Blend]:
+    """Read what the calibrate stage wrote: the blend of each fold, or the one that there is.
 
     Raises:
         ArtifactError: If it is missing, damaged, or breaks a rule.
     """
+    tree = read_exact_json(path)
     try:
-        return Blend.from_dict(read_exact_json(path)["members"])
-    except (ValueError, TypeError, KeyError) as error:
+        return [Blend.from_dict(choice["members"]) for choice in tree.get("folds", [tree])]
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ArtifactError(f"{path}: {error}") from error
 
 

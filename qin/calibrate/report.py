@@ -1,9 +1,11 @@
 """What the calibrate stage hands on: the calibrator to deploy, the one that is reported, and how they were found."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from qin.calibrate.calibrator import Calibrator
 from qin.calibrate.fits import LikelihoodRatio, Objective
@@ -151,15 +153,23 @@ class CalibrationReport:
         )
 
 
-def read_calibration(path: Path) -> CalibrationReport:
-    """Read what the calibrate stage wrote.
+def read_calibrations(path: Path) -> list[CalibrationReport]:
+    """Read what the calibrate stage wrote: the calibration of each fold, or the one that there is.
 
     Raises:
         ArtifactError: If it is missing, damaged, of another format, or breaks a rule.
     """
-    values = read_exact_json(path)
-    values.pop(ORIGIN, None)  # which stages check before they read the rest
+    tree = read_exact_json(path)
+    tree.pop(ORIGIN, None)  # which stages check before they read the rest
     try:
-        return CalibrationReport.from_dict(values)
-    except (ValueError, TypeError, KeyError) as error:  # the latter two where a part has another shape altogether
+        return [CalibrationReport.from_dict(one) for one in tree.get("folds", [tree])]
+    except (ValueError, TypeError, KeyError, AttributeError) as error:  # where a part has another shape altogether
         raise ArtifactError(f"{path}: {error}") from error
+
+
+def reported_base_rate(reports: Sequence[CalibrationReport]) -> float:
+    """Click rate that the held-out calibrators' probabilities refer to; of several folds, the mean over their rows."""
+    if len(reports) == 1:
+        return reports[0].heldout_base_rate
+    rates, sizes = [one.heldout_base_rate for one in reports], [one.num_rows["report"] for one in reports]
+    return float(np.average(rates, weights=sizes))

@@ -15,13 +15,13 @@ from qin.config.params import (
     PredictParams,
     PrepareParams,
     SequenceParams,
-    SplitParams,
     StatisticsParams,
     TrackParams,
     TrainParams,
     TreeParams,
 )
 from qin.config.read import load_params
+from qin.config.split import SplitParams
 
 __all__ = [
     "DROPOUTS",

@@ -1,13 +1,13 @@
 """Settings: one frozen, strict model per section of params.yaml."""
 
-import re
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from qin.config.section import Ratio, Section, Seed
+from qin.config.split import SplitParams
 from qin.sources import source_name
 
-Ratio = Annotated[float, Field(gt=0, lt=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Dropout = Annotated[float, Field(ge=0, lt=1)]
 Whole = Annotated[int, Field(ge=0, lt=2**63)]
@@ -18,8 +18,6 @@ Threads = Annotated[int, Field(ge=1, le=1024)]
 Processes = Annotated[int, Field(ge=1, le=2**16)]
 Width = Annotated[int, Field(ge=1, le=2**16)]
 Depth = Annotated[int, Field(ge=1, le=1024)]
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
-Threshold = Annotated[int, Field(ge=0, le=2**53)]
 RowLimit = Literal[0] | Annotated[int, Field(ge=100, lt=2**31)]
 BatchSize = Annotated[int, Field(ge=2, lt=2**31)]
 RawSource = str | Annotated[list[str], Field(min_length=1)]
@@ -29,11 +27,7 @@ DROPOUTS = ("dropout", "row_dropout", "embedding_dropout", "field_dropout")
 _NO_SEPARATORS = "+.\"'\\[](){}\r\n\0"
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-class DataParams(_Section):
+class DataParams(Section):
     """Where the log is and which of its columns are not features."""
 
     train: RawSource
@@ -61,7 +55,7 @@ class DataParams(_Section):
         return self
 
 
-class SequenceParams(_Section):
+class SequenceParams(Section):
     """One behaviour sequence; it has its own vocabulary (`num_buckets`) or shares a column's.
 
     `separator` divides the tokens of text, `padding` is a token that stands for nothing, and `tokens` says what text is
@@ -93,14 +87,14 @@ class SequenceParams(_Section):
         return self
 
 
-class ImpressionParams(_Section):
+class ImpressionParams(Section):
     """The rows that were shown together: what names them, and what is compared among them."""
 
     key: Annotated[list[str], Field(min_length=1)] | None = None
     columns: list[str] | None = None
 
 
-class StatisticsParams(_Section):
+class StatisticsParams(Section):
     """Click rates and shares of categorical values, fitted on the train fold."""
 
     enable: bool = True
@@ -111,7 +105,7 @@ class StatisticsParams(_Section):
     drift_psi: Annotated[float, Field(gt=0)] | None = 0.25
 
 
-class FeatureParams(_Section):
+class FeatureParams(Section):
     """Which columns feed the model and how they are encoded; names may be globs such as `l_feat_*`."""
 
     categorical: list[str]
@@ -126,7 +120,7 @@ class FeatureParams(_Section):
     statistics: StatisticsParams = StatisticsParams()
 
 
-class PrepareParams(_Section):
+class PrepareParams(Section):
     """How prepare works through the files; only `shard_rows` shows in its output."""
 
     shard_rows: RowCount
@@ -136,46 +130,7 @@ class PrepareParams(_Section):
     launcher: Literal["local", "ray"] = "local"
 
 
-class SplitParams(_Section):
-    """How rows are divided into a train and a validation fold."""
-
-    method: Literal["stratified", "group_user", "group_session", "time"]
-    seed: Seed
-    val_ratio: Ratio
-    row_key: Annotated[list[str], Field(min_length=1)] | None = None
-    group_key: str | None = None
-    session_key: str | None = None
-    time_col: str | None = None
-    time_val_ratio: Ratio
-    time_val_start: str | int | float | None = None
-    time_embargo: Annotated[float, Field(ge=0)] = 0.0
-    cross_boundary_sessions: Literal["keep", "drop"] = "keep"
-    thresholds: dict[str, Threshold] | None = None
-
-    @model_validator(mode="after")
-    def _method_has_its_column(self) -> "SplitParams":
-        needs = {"group_user": "group_key", "group_session": "session_key", "time": "time_col"}
-        key = needs.get(self.method)
-        if key is not None and getattr(self, key) is None:
-            raise ValueError(f"method {self.method} needs {key}, which is null")
-        if self.method == "time" and self.thresholds is not None:
-            raise ValueError("thresholds belong to the hashed methods; freeze a time split with time_val_start")
-        return self
-
-    @model_validator(mode="after")
-    def _large_groups_are_placed(self) -> "SplitParams":
-        """A group of many rows is placed by its own key, `large_` and the hash, in train (0) or validation (1)."""
-        for name, value in (self.thresholds or {}).items():
-            if not name.startswith("large_"):
-                continue
-            if re.fullmatch("large_[0-9a-f]{14}", name) is None:
-                raise ValueError(f"thresholds.{name}: the group must be 14 hexadecimal digits, as in manifest.json")
-            if value not in (0, 1):
-                raise ValueError(f"thresholds.{name}: must be 0 (train) or 1 (validation), got {value}")
-        return self
-
-
-class NetworkParams(_Section):
+class NetworkParams(Section):
     """Sizes, variants and regularisation of the network; variants left out are the published ones."""
 
     preset: Literal["custom", "published"] = "custom"
@@ -227,7 +182,7 @@ class ModelParams(NetworkParams):
         return self
 
 
-class ImbalanceParams(_Section):
+class ImbalanceParams(Section):
     """What is done about rare clicks while training; weights compose by multiplication."""
 
     use_neg_downsampling: bool
@@ -236,7 +191,7 @@ class ImbalanceParams(_Section):
     pos_weight: Annotated[float, Field(gt=0)] | Literal["auto"] | None
 
 
-class HardNegativeParams(_Section):
+class HardNegativeParams(Section):
     """Hard-negative mining inside each batch."""
 
     enable: bool
@@ -248,7 +203,7 @@ class HardNegativeParams(_Section):
     forward: Literal["auto", "one_pass", "two_pass"] = "auto"
 
 
-class TrainParams(_Section):
+class TrainParams(Section):
     """Optimizer, schedule, early stopping, reproducibility."""
 
     seed: Seed
@@ -287,7 +242,7 @@ class TrainParams(_Section):
         return self
 
 
-class TreeParams(_Section):
+class TreeParams(Section):
     """Gradient boosted trees: a member of the model, and the baseline of the network."""
 
     num_leaves: Literal["auto"] | Annotated[int, Field(ge=2, le=131072)] = "auto"
@@ -300,7 +255,7 @@ class TreeParams(_Section):
     seed: Seed = 0
 
 
-class CalibrationParams(_Section):
+class CalibrationParams(Section):
     """How logits become probabilities."""
 
     temperature_scaling: bool
@@ -324,7 +279,7 @@ class CalibrationParams(_Section):
         return self
 
 
-class EvaluateParams(_Section):
+class EvaluateParams(Section):
     """Resolution of the calibration error and of the plots; columns whose values are reported one by one; samples."""
 
     num_bins: Annotated[int, Field(ge=2, le=10**6)]
@@ -334,14 +289,14 @@ class EvaluateParams(_Section):
     seed: Seed = 0
 
 
-class PredictParams(_Section):
+class PredictParams(Section):
     """The submission."""
 
     prior: Literal["natural", "balanced"] | Ratio
     batch_size: RowCount
 
 
-class TrackParams(_Section):
+class TrackParams(Section):
     """Trackers of other projects that are told about training; they change no output."""
 
     to: list[Literal["none", "dvclive", "tensorboard", "wandb", "mlflow"]] = []
@@ -349,7 +304,7 @@ class TrackParams(_Section):
     project: Annotated[str, Field(min_length=1)] = "qin"
 
 
-class Params(_Section):
+class Params(Section):
     """All of params.yaml."""
 
     data: DataParams
@@ -365,6 +320,20 @@ class Params(_Section):
     evaluate: EvaluateParams
     predict: PredictParams
     track: TrackParams = TrackParams()
+
+    @property
+    def refits(self) -> bool:
+        """Whether a model of all rows is deployed; with several folds their models are, each as it was judged."""
+        return self.train.refit == "all" and self.split.num_folds == 1
+
+    @model_validator(mode="after")
+    def _folds_start_anew(self) -> "Params":
+        if self.split.num_folds > 1 and self.train.init_from is not None:
+            raise ValueError(
+                f"split.num_folds: {self.split.num_folds} with train.init_from: an earlier model has seen rows that "
+                "the folds judge; one of them must go (1, or null)"
+            )
+        return self
 
     @model_validator(mode="after")
     def _segments_are_known_before_the_click(self) -> "Params":

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from qin.evaluate.fold import ReportHalf
+from qin.evaluate.fold import Reported
 from qin.metrics.definitions import AP, AUC, LOG_LOSS, WLL
 from qin.metrics.logits import FloatArray
 from qin.metrics.paired import Difference, compare_logits
@@ -13,7 +13,7 @@ from qin.runtime.progress import log
 _METRICS = (AP, AUC, LOG_LOSS, WLL)
 
 
-def compare_members(half: ReportHalf, natural: Mapping[str, FloatArray]) -> dict[str, dict[str, Any]]:
+def compare_members(half: Reported, natural: Mapping[str, FloatArray]) -> dict[str, dict[str, Any]]:
     """Compare the calibrated model with each member alone, on rows that decided nothing about either.
 
     Args:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from qin.evaluate.curves import Row, gains_curve, pr_curve, reliability_curve, roc_curve, score_histogram
-from qin.evaluate.fold import ReportHalf
+from qin.evaluate.fold import Reported
 from qin.evaluate.slices import largest_segments, slice_calibration_rows, slice_figures
 from qin.metrics.definitions import METRICS, WLL, WLL_BALANCED, Rows, competition_estimate, estimates, ranking_metrics
 from qin.metrics.gauc import grouped_auc
@@ -14,7 +14,7 @@ from qin.metrics.standard_errors import standard_error, values_with_errors
 from qin.raw.segments import Segments
 
 
-def evaluate(half: ReportHalf, *, num_bins: int) -> dict[str, Any]:
+def evaluate(half: Reported, *, num_bins: int) -> dict[str, Any]:
     """The figures for `metrics/evaluate.json`; see `qin.metrics.standard_errors.values_with_errors`.
 
     Args:
@@ -28,7 +28,7 @@ def evaluate(half: ReportHalf, *, num_bins: int) -> dict[str, Any]:
     """
     label = half.scored.label
     before = Rows(half.scored.logit, label)
-    after = Rows(half.calibrated, label, base_rate=half.report.heldout_base_rate)
+    after = Rows(half.calibrated, label, base_rate=half.base_rate)
     ranking, probability = estimates(ranking_metrics(), before), estimates(METRICS.values(), after)
     scores = {
         name: competition_estimate(ap=ranking["ap"], wll=probability[wll.name])
@@ -47,7 +47,14 @@ def evaluate(half: ReportHalf, *, num_bins: int) -> dict[str, Any]:
     }
 
 
-def _gauc(half: ReportHalf) -> dict[str, float | int | None]:
+def fold_figures(half: Reported, *, num_bins: int) -> dict[str, Any]:
+    """What `metrics/evaluate.json` holds of each of several folds; arguments as of `evaluate`."""
+    figures = evaluate(half, num_bins=num_bins)
+    named = {name: figures[name] for name in ("rows", "base_rate", "ap", "ap_se", "auc", "auc_se")}
+    return {**named, **{name: figures["after"][name] for name in ("log_loss", "log_loss_se", "ne", "ne_se")}}
+
+
+def _gauc(half: Reported) -> dict[str, float | int | None]:
     """AUC within clusters, with the number of those that hold both classes and their share of the rows."""
     names = ("gauc", "gauc_se", "gauc_num_groups", "gauc_row_share")
     label, cluster = half.scored.label, half.cluster
@@ -60,7 +67,7 @@ def _gauc(half: ReportHalf) -> dict[str, float | int | None]:
 
 
 def evaluate_slices(
-    half: ReportHalf, segments_of: Mapping[str, Segments]
+    half: Reported, segments_of: Mapping[str, Segments]
 ) -> tuple[dict[str, dict[str, dict[str, Any]]], list[Row]]:
     """Figures by column and value for `artifacts/slices.json`, and the rows of the slices' calibration plot.
 
@@ -78,7 +85,7 @@ def evaluate_slices(
     return figures, points
 
 
-def curves(half: ReportHalf, *, num_bins: int, num_points: int) -> dict[str, list[Row]]:
+def curves(half: Reported, *, num_bins: int, num_points: int) -> dict[str, list[Row]]:
     """The rows of each plot by name.
 
     Args:

@@ -1,34 +1,46 @@
-"""The report half of the validation fold with its calibrated logits, as every figure of evaluate reads it."""
+"""The report half of the validation folds with its calibrated logits, as every figure of evaluate reads it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from qin.calibrate.report import CalibrationReport
+from qin.calibrate.report import CalibrationReport, reported_base_rate
 from qin.metrics.logits import BoolArray, Float64Array, IntArray
 from qin.raw.segments import Segments
-from qin.scored import ScoredRows
+from qin.scored import ScoredRows, pooled, rows_in_order
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReportHalf:
+class Reported:
     """Rows that decided nothing, on the original distribution: no downsampling, no weights.
 
     Attributes:
-        scored: Blended logits and labels of the half.
-        report: The calibration.
-        calibrated: Logits from the calibrator that was fitted on the other half, `(n,)`.
-        segments: Each row's segment, where the calibrator has shifts.
+        scored: Blended logits and labels of these rows.
+        calibrated: Logits from a calibrator that was fitted on other rows, `(n,)`.
+        base_rate: Click rate that the calibrated probabilities refer to.
         cluster: Codes from 0 of what is drawn independently, such as users, `(n,)`; None for rows.
-        is_reported: Which rows of the validation fold these are, `(num_validation_rows,)`.
+        is_reported: Which rows of the validation fold, or of all folds, these are, `(num_validation_rows,)`.
     """
 
     scored: ScoredRows
-    report: CalibrationReport
     calibrated: Float64Array
-    segments: Segments | None
+    base_rate: float
     cluster: IntArray | None
     is_reported: BoolArray
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportHalf(Reported):
+    """The report half of one validation fold, with the calibrator that was fitted on the other half.
+
+    Attributes:
+        report: The calibration.
+        segments: Each row's segment, where the calibrator has shifts.
+    """
+
+    report: CalibrationReport
+    segments: Segments | None
 
     @classmethod
     def of(
@@ -53,7 +65,29 @@ class ReportHalf:
             scored=scored.where(kept),
             report=report,
             calibrated=report.heldout.apply(scored.logit, segments)[kept],
+            base_rate=report.heldout_base_rate,
             segments=None if segments is None else segments.where(kept),
             cluster=clusters,
             is_reported=kept,
         )
+
+
+def out_of_fold(halves: Sequence[ReportHalf], folds: Sequence[ScoredRows]) -> Reported:
+    """The report halves of several folds as one, in the order of the train file: each row from the model of its fold.
+
+    Args:
+        halves: Of the folds.
+        folds: The whole folds.
+
+    Returns:
+        The rows, without clusters, which are another's when rows of more folds are drawn.
+    """
+    scored = [half.scored for half in halves]
+    order = rows_in_order(scored)
+    return Reported(
+        scored=pooled(scored),
+        calibrated=np.concatenate([half.calibrated for half in halves])[order],
+        base_rate=reported_base_rate([half.report for half in halves]),
+        cluster=None,
+        is_reported=np.concatenate([half.is_reported for half in halves])[rows_in_order(folds)],
+    )

@@ -273,13 +273,14 @@ def _replaced(sampled: Batch, donor: Batch, places: list[tuple[int, slice]]) -> 
     return sampled.with_tensors(tensors)
 
 
-def field_importance(params: Params, half: ReportHalf, *, reader: RowReader) -> list[Row]:
+def field_importance(params: Params, half: ReportHalf, *, reader: RowReader, fold: int = 1) -> list[Row]:
     """The importance of each field to the model, as it was before any refit; see `qin.evaluate.importance`.
 
     Args:
         params: Sections evaluate and train.
         half: The report half.
         reader: The prepared train file, with the statistics that the held-out members read.
+        fold: Whose members, from 1 on.
 
     Raises:
         FewClicksError: If the fold has fewer than two rows of a class, which leave no error to estimate.
@@ -291,7 +292,7 @@ def field_importance(params: Params, half: ReportHalf, *, reader: RowReader) -> 
             f"params.yaml: evaluate.importance_rows: the report half has {counts[1]} clicks in {counts.sum()} "
             f"rows, each class needs {MIN_CLASS_ROWS}"
         )
-    members, calibrator = Members.load(params, reader, heldout=True), half.report.heldout
+    members, calibrator = Members.load(params, reader, heldout=True, fold=fold), half.report.heldout
     return fold_importance(
         reader,
         half.scored.row,

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from qin.calibrate.report import reported_base_rate
 from qin.config import load_params
 from qin.errors import ConfigError, DataError, one_line
 from qin.experiments.aligned import aligned
@@ -18,6 +19,7 @@ from qin.metrics.intervals import NORMAL_975, NORMAL_9995
 from qin.metrics.logits import Float64Array, IntArray, LabelArray
 from qin.metrics.paired import Difference, paired_difference
 from qin.raw.segments import read_clusters, read_segments
+from qin.scored import rows_in_order
 from qin.sources import Source
 
 _FIGURES = ("first", "second", "difference", "standard_error")
@@ -64,15 +66,16 @@ def shared_rows(first: Run, second: Run, *, train: Source | None = None) -> Shar
             need is missing.
     """
     runs = (first, second)
-    reported = [np.flatnonzero(run.scored.is_report) for run in runs]
-    rows = [run.scored.row[places] for run, places in zip(runs, reported, strict=True)]
+    scored = (first.scored, second.scored)
+    reported = [np.flatnonzero(one.is_report) for one in scored]
+    rows = [one.row[places] for one, places in zip(scored, reported, strict=True)]
     # Runs of different folds share some rows of their halves only: the pairing is by the number in the train file.
     row, *found = np.intersect1d(rows[0], rows[1], assume_unique=True, return_indices=True)
     if not row.size:
         raise DataError(f"{first.name} and {second.name} report no row in common: their folds are disjoint")
     places = [reported[number][found[number]] for number in range(2)]
     _check_labels(runs, row, places)
-    label = first.scored.label[places[0]]
+    label = scored[0].label[places[0]]
     if label.min() == label.max():
         raise DataError(f"the {label.size} rows that both runs report are all of label {label[0]}")
     calibrated = [_calibrated(run, train=train)[place] for run, place in zip(runs, places, strict=True)]
@@ -81,7 +84,7 @@ def shared_rows(first: Run, second: Run, *, train: Source | None = None) -> Shar
         row=row,
         label=label,
         calibrated=(calibrated[0], calibrated[1]),
-        base_rates=(first.report.heldout_base_rate, second.report.heldout_base_rate),
+        base_rates=(reported_base_rate(first.reports), reported_base_rate(second.reports)),
         num_unshared=(rows[0].size - row.size, rows[1].size - row.size),
     )
 
@@ -97,12 +100,15 @@ def _check_labels(runs: tuple[Run, Run], row: IntArray, places: list[IntArray]) 
 
 
 def _calibrated(run: Run, *, train: Source | None) -> Float64Array:
-    """The logits of all of a run's rows, from the calibrator that the report half did not fit."""
-    shifts = run.report.heldout.segments
-    if shifts is not None and train is None:
-        raise ConfigError("params.yaml: file not found; shifts by segment need its data.train")
-    segments = None if shifts is None or train is None else read_segments(train, shifts.column, run.scored.row)
-    return run.report.heldout.apply(run.scored.logit, segments)
+    """The logits of all of a run's rows, from the calibrators that the report halves did not fit."""
+    parts = []
+    for scored, report in zip(run.folds, run.reports, strict=True):
+        shifts = report.heldout.segments
+        if shifts is not None and train is None:
+            raise ConfigError("params.yaml: file not found; shifts by segment need its data.train")
+        segments = None if shifts is None or train is None else read_segments(train, shifts.column, scored.row)
+        parts.append(report.heldout.apply(scored.logit, segments))
+    return np.concatenate(parts)[rows_in_order(run.folds)]
 
 
 def compare_runs(rows: SharedRows, *, cluster: IntArray | None = None) -> dict[str, Difference]:

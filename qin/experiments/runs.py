@@ -1,6 +1,7 @@
 """Finding a run: files of a folder or the workspace, or those of a Git revision or DVC experiment in DVC's cache."""
 
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,11 +9,12 @@ from dvc.api import DVCFileSystem
 from dvc.exceptions import DvcException
 from dvc_data.index.index import DataIndexError
 
-from qin.calibrate.report import CalibrationReport, read_calibration
+from qin.calibrate.report import CalibrationReport, read_calibrations
 from qin.errors import ArtifactError
 from qin.runtime.chain import check_links, read_artifact
+from qin.runtime.folded import fold_places
 from qin.runtime.paths import CALIBRATOR, SCORED
-from qin.scored import ScoredRows
+from qin.scored import ScoredRows, pooled
 
 WORKSPACE = "workspace"
 
@@ -23,13 +25,18 @@ class Run:
 
     Attributes:
         name: As the user gave it.
-        scored: Logits and labels.
-        report: The calibration.
+        folds: Logits and labels of each validation fold; most often there is one.
+        reports: The calibration of each.
     """
 
     name: str
-    scored: ScoredRows
-    report: CalibrationReport
+    folds: Sequence[ScoredRows]
+    reports: Sequence[CalibrationReport]
+
+    @property
+    def scored(self) -> ScoredRows:
+        """Logits and labels of all folds."""
+        return pooled(self.folds)
 
 
 def read_run(name: str, *, root: Path = Path()) -> Run:
@@ -79,6 +86,7 @@ def _fetch(name: str, root: Path, copies: dict[Path, Path]) -> None:
 def _read(name: str, validation: Path, calibrator: Path) -> Run:
     try:
         check_links([read_artifact(SCORED, at=validation), read_artifact(CALIBRATOR, at=calibrator)])
-        return Run(name, ScoredRows.read(validation), read_calibration(calibrator))
+        folds = [ScoredRows.read(place) for place in fold_places(SCORED, at=validation)]
+        return Run(name, folds, read_calibrations(calibrator))
     except ArtifactError as error:
         raise ArtifactError(f"{name}: {error}") from error

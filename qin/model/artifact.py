@@ -166,6 +166,10 @@ def read_description(folder: Path) -> Description:
 
 def _read_tree(folder: Path) -> dict[str, Any]:
     tree: dict[str, Any] = read_exact_json(folder / MODEL)
+    if "folds" in tree:
+        raise ArtifactError(
+            f"{folder}: {len(tree['folds'])} models, made with split.num_folds; name one of its folders"
+        )
     if tree.get("format") != FORMAT:
         raise ArtifactError(f"{folder / MODEL}: format {tree.get('format')!r}, expected {FORMAT}")
     return tree

@@ -67,15 +67,17 @@ def _parts(details: Mapping[str, Mapping[str, Any]], origin: Origin, slices: Map
     if prepared:
         yield _Part("Data", [], [tables.data_table(prepared)])
     if split:
-        yield _Part("Folds", [_folds(origin)], [tables.audit_table(split)])
-    yield _Part("Figures", [], [tables.figures_table(evaluation)])
-    yield _Part("Members", [], [tables.members_table(evaluation, calibration.get("blend"))])
+        audits = tables.numbered(map(tables.audit_table, tables.of_each_fold(split)))
+        yield _Part("Folds", [_folds(origin)], audits)
+    yield _Part("Figures", [], tables.all_figures(evaluation))
+    yield _Part("Members", [], [tables.members_table(evaluation, tables.mean_weights(calibration))])
     if calibration:
-        yield _Part("Calibration", [_calibrated(evaluation)], [tables.calibration_table(calibration)])
+        of_folds = tables.numbered(map(tables.calibration_table, tables.of_each_fold(calibration)))
+        yield _Part("Calibration", [_calibrated(evaluation)], of_folds)
     if slices:
         yield _Part("Slices", [], [_slices_table(slices)])
     if train:
-        yield _Part("Training", [], [tables.training_table(train, details["trees"])])
+        yield _Part("Training", [], tables.training_tables(train, details["trees"]))
     yield _Part("Limits", [f"- {line}" for line in limits(details, origin, slices)])
     yield _Part("Settings that differ from the default", [], [tables.settings_table(origin)])
     yield _Part("Made from", [], [tables.provenance_table(origin)])
@@ -84,9 +86,12 @@ def _parts(details: Mapping[str, Mapping[str, Any]], origin: Origin, slices: Map
 def _folds(origin: Origin) -> str:
     method = origin.settings.get("split.method")
     how = "the latest rows of the log validate" if method == "time" else "a hash decides which rows validate"
+    num_folds = origin.settings.get("split.num_folds", 1)
+    if num_folds > 1:
+        how += f", in {num_folds} folds with a model each, by which no row is judged that it has seen"
     return (
-        f"Divided by `{method}`: {how}. Half of the validation fold chose when to stop, how members are blended and how "
-        "they are calibrated; every figure here is of the other half, which decided nothing."
+        f"Divided by `{method}`: {how}. Half of the validation fold chose when to stop, how members are blended and "
+        "how they are calibrated; every figure here is of the other half, which decided nothing."
     )
 
 
@@ -122,7 +127,7 @@ def limits(details: Mapping[str, Mapping[str, Any]], origin: Origin, slices: Map
     for name, share in split.get("cold", {}).items():
         if share > _MANY_NEW:
             yield f"{share:.1%} of the validation rows have a {name} unseen in training; with more, figures fall."
-    if origin.settings.get("train.refit") == "all":
+    if origin.settings.get("train.refit") == "all" and origin.settings.get("split.num_folds", 1) == 1:
         yield "The deployed model was fitted on the validation rows, too; the figures are those of the held-out one."
     if "train.init_from" in origin.made_from:
         yield "Training started from an earlier model; the figures hold if that had not seen these validation rows."

@@ -71,24 +71,27 @@ def _details(stage: str) -> dict[str, Any]:
 def _sections(details: Mapping[str, Mapping[str, Any]], origin: Origin) -> list[Section]:
     evaluation, calibration = details["evaluate"], details["calibrate"]
     charts = {name: [read_chart(name)] for name in PLOT_OF}
-    prepared, split, train, trees = (details[name] for name in ("prepare", "split", "train", "trees"))
+    prepared, folds = details["prepare"], tables.of_each_fold
+    split, train, trees = details["split"], details["train"], details["trees"]
     return [
-        Section("Figures", [tables.figures_table(evaluation)]),
-        Section("Members of the blend", [tables.members_table(evaluation, calibration.get("blend"))]),
+        Section("Figures", tables.all_figures(evaluation)),
+        Section("Members of the blend", [tables.members_table(evaluation, tables.mean_weights(calibration))]),
         Section("Ranking", charts=charts["pr"] + charts["roc"] + charts["gains"]),
         Section(
             "Probabilities",
-            [tables.calibration_table(calibration) if calibration else _missing("calibrate")],
+            tables.numbered([tables.calibration_table(one) for one in folds(calibration)]) or [_missing("calibrate")],
             charts["reliability"] + charts["score_histogram"] + charts["slices"],
         ),
         Section("What the model uses", charts=charts["importance"]),
         Section(
             "Training",
-            [tables.training_table(train, trees) if train else _missing("train")],
+            tables.training_tables(train, trees) or [_missing("train")],
             charts["train"] + charts["trees"],
         ),
         Section("Data", [tables.data_table(prepared) if prepared else _missing("prepare")]),
-        Section("Folds and leakage audit", [tables.audit_table(split) if split else _missing("split")]),
+        Section(
+            "Folds and leakage audit", tables.numbered(map(tables.audit_table, folds(split))) or [_missing("split")]
+        ),
         Section("Settings that differ from the default", [tables.settings_table(origin)]),
         Section("Made from", [tables.provenance_table(origin)]),
     ]

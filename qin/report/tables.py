@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from typing import Any
 
@@ -60,6 +60,54 @@ def figures_table(evaluation: Mapping[str, Any]) -> Table:
         f"Of {evaluation['rows']['reported']:,} rows that decided nothing about the model, on the original "
         f"distribution; base rate {number(evaluation['base_rate'])}.",
     )
+
+
+def folds_table(folds: Sequence[Mapping[str, Any]]) -> Table:
+    """The figures of each fold of a cross-validation, each with its standard error."""
+    names = ("ap", "auc", "log_loss", "ne")
+    rows = [
+        (str(place), f"{fold['rows']['reported']:,}", *(_with_error(fold, name) for name in names))
+        for place, fold in enumerate(folds, start=1)
+    ]
+    text = "Above, all folds' rows together, each scored by the model that has not seen it."
+    return Table(("fold", "rows reported", "AP", "AUC", "log loss", "NE"), rows, text)
+
+
+def all_figures(evaluation: Mapping[str, Any]) -> list[Table]:
+    """The figures, and of a cross-validation those of each fold."""
+    of_folds = [folds_table(evaluation["folds"])] if "folds" in evaluation else []
+    return [figures_table(evaluation), *of_folds]
+
+
+def numbered(of_folds: Iterable[Table]) -> list[Table]:
+    """The tables of folds with their numbers, of one as it is."""
+    found = list(of_folds)
+    if len(found) == 1:
+        return found
+    return [
+        replace(table, text=f"Fold {number} of {len(found)}. {table.text}".rstrip())
+        for number, table in enumerate(found, start=1)
+    ]
+
+
+def training_tables(train: Mapping[str, Any], trees: Mapping[str, Any]) -> list[Table]:
+    """How far both members were trained, in each fold; nothing where the stage has not run here."""
+    networks, grown = of_each_fold(train), of_each_fold(trees)
+    beside = grown or [{}] * len(networks)
+    return numbered(training_table(*both) for both in zip(networks, beside, strict=True))
+
+
+def of_each_fold(details: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """What a stage left of each fold, the first first; nothing where it has not run here."""
+    return [details, *details.get("other_folds", ())] if details else []
+
+
+def mean_weights(calibration: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What calibrate tells of the members' weights, of several folds their mean; None where it has not run here."""
+    of_folds = [fold["blend"]["weights"] for fold in of_each_fold(calibration)]
+    if not of_folds:
+        return None
+    return {"weights": {name: sum(one[name] for one in of_folds) / len(of_folds) for name in of_folds[0]}}
 
 
 def members_table(evaluation: Mapping[str, Any], blend: Mapping[str, Any] | None) -> Table:
@@ -174,6 +222,11 @@ def warnings_of(stages: Iterable[Mapping[str, Any]]) -> list[str]:
 def number(value: float | None) -> str:
     """A figure in four digits."""
     return "" if value is None else f"{value:.4g}"
+
+
+def _with_error(values: Mapping[str, Any], name: str) -> str:
+    error = values[f"{name}_se"]
+    return number(values[name]) if error is None else f"{number(values[name])} ± {number(error)}"
 
 
 def _interval(values: Mapping[str, Any], key: str) -> str:

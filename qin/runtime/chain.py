@@ -77,6 +77,10 @@ _SESSION = ("split.group_key", "split.seed")  # a session is one of a user; the 
 # What identifies a row where no `split.row_key` does.
 _ROW = ("data.drop", "data.id", "data.ignore", "features.categorical", "features.numeric")
 
+# Recorded where there are several, so that what one model left has the bytes it always had.
+_FOLDS = "split.num_folds"
+_DIVIDED = ("split", "train", "trees")
+
 _COMBINED = "model.members"  # in the network's section, but read after training
 
 # Where a model is computed, and how often its state is saved, are the machine's matter.
@@ -163,6 +167,8 @@ def recorded_keys(stage: str, settings: Settings) -> list[str]:
             "calibrate": ("calibration", _COMBINED),
             "evaluate": ("evaluate", "split.group_key", _COMBINED),
         }[stage]
+    if stage in _DIVIDED and settings["split"].get("num_folds", 1) > 1:
+        keys = (*keys, _FOLDS)
     dotted = [key for name in keys for key in ([name] if "." in name else [f"{name}.{key}" for key in settings[name]])]
     left_out = {*_NOT_RECORDED, *(() if _COMBINED in keys else (_COMBINED,))}
     return sorted(set(dotted) - left_out)
@@ -281,8 +287,13 @@ def file_checksum(source: SourceFile) -> str:
 
 
 def _check_settings(artifact: Artifact, settings: Settings) -> None:
-    for key, value in artifact.origin.settings.items():
+    recorded = artifact.origin.settings
+    if "split.method" in recorded:
+        recorded = {_FOLDS: 1, **recorded}
+    for key, value in recorded.items():
         now = json.loads(json.dumps(_value(settings, key)))
+        if key == _FOLDS:
+            now = now or 1  # settings of before there were folds
         if now != value:
             raise ArtifactError(
                 f"{artifact.place}: made with {key}: {_short(value)}, params.yaml has {_short(now)}; run `dvc repro`"

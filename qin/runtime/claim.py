@@ -1,4 +1,4 @@
-"""One process at a time for a stage: two that write the same outputs would write into each other's half-made files."""
+"""One process at a time for a stage or a run: two would write into each other's half-made files."""
 
 import fcntl
 import os
@@ -42,3 +42,57 @@ def claimed(stage: str, *, folder: Path = SCRATCH / "locks", waits: bool = False
         yield
     finally:
         os.close(descriptor)
+
+
+class Turn:
+    """Processes that do the same run take turns; who comes later finds what was done.
+
+    Args:
+        path: Of the lock, a file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock: int | None = None  # a descriptor: what no one closes is released when the process ends
+
+    def claim(self) -> None:
+        """Wait for the turn, and hold it until the process ends or releases it.
+
+        Raises:
+            ArtifactError: If the file system cannot lock files.
+        """
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        while self._lock is None:
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                _lock(descriptor, self._path)
+            except OSError as error:
+                hint = "set QIN_CHECKPOINTS to a folder on a local disk"
+                raise ArtifactError(f"{self._path}: cannot be locked ({error.strerror}); {hint}") from error
+            if _is_open_at(self._path, descriptor):
+                self._lock = descriptor
+            else:  # who held it has removed it, and others may hold a new one
+                os.close(descriptor)
+
+    def release(self) -> None:
+        """Remove the lock and let others claim it."""
+        self._path.unlink(missing_ok=True)
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+
+def _lock(descriptor: int, path: Path) -> None:
+    """Lock a file; it is released when the process ends, however that happens."""
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        log.warning("%s: another process trains the same run; waiting until it ends", path, extra={PASSING: True})
+        fcntl.lockf(descriptor, fcntl.LOCK_EX)
+
+
+def _is_open_at(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False

@@ -11,7 +11,8 @@ import numpy.typing as npt
 import pyarrow as pa
 from pydantic import ValidationError
 
-from qin.calibrate.report import CalibrationReport, read_calibration
+from qin.calibrate.members import read_blends
+from qin.calibrate.report import CalibrationReport, read_calibrations
 from qin.columns.schema import Schema
 from qin.config import ImpressionParams
 from qin.errors import ArtifactError
@@ -137,6 +138,7 @@ def read_deployed(folder: Path, *, num_threads: int, precision: str | None) -> D
     artifacts = [_artifact(place, folder) for place in _ALWAYS]
     settings = artifacts[-1].origin.settings
     computing = OnCpu(num_threads, precision or settings.get("train.precision", "auto"))
+    _check_alone(folder)
     members = Members.read(folder, computing)
     used = [name for name, member in members.blend.members.items() if member.weight]
     artifacts += [_artifact(paths.MEMBERS[name], folder) for name in used]
@@ -152,13 +154,22 @@ def read_deployed(folder: Path, *, num_threads: int, precision: str | None) -> D
     return Deployed(
         members=members,
         statistics=statistics,
-        calibration=read_calibration(folder / paths.CALIBRATOR.name),
+        calibration=read_calibrations(folder / paths.CALIBRATOR.name)[0],
         schema=schema,
         impressions=impressions,
         known=tuple(known),
         version=fingerprint({artifact.place: artifact.checksum for artifact in artifacts}),
         settings=settings,
     )
+
+
+def _check_alone(folder: Path) -> None:
+    num_folds = len(read_blends(folder / paths.BLEND.name))
+    if num_folds > 1:
+        raise ArtifactError(
+            f"{folder}: made with split.num_folds: {num_folds}; only the predict stage scores with the models of all "
+            "folds, a scorer and an export take one: run `dvc repro` with split.num_folds: 1"
+        )
 
 
 def _artifact(place: Path, folder: Path) -> Artifact:

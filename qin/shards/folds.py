@@ -1,5 +1,6 @@
 """The fold of each row as files: what the split stage writes and the later stages read."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from qin.errors import ArtifactError
+from qin.runtime import paths
 from qin.runtime.chain import Origin, origin_entry
 from qin.runtime.files import read_array, read_exact_json, write_array, write_exact_json
+from qin.runtime.folded import fold_place, write_index
 from qin.runtime.progress import log
 from qin.runtime.seeds import GOLDEN, HOLDOUT_SALT, mix_words
 from qin.shards.row_facts import FACTS, MANIFEST, RowFacts
@@ -60,6 +63,29 @@ def write_folds(
         **origin_entry(origin),
     }
     write_exact_json(folder / MANIFEST, manifest)
+
+
+def write_divisions(
+    folder: Path, assignments: Sequence[Assignment], *, method: str, facts: RowFacts, origin: Origin
+) -> None:
+    """Write the folds of several models, each as a folder of its own, or of one as the folder itself.
+
+    Args:
+        folder: Existing folder.
+        assignments: Of each model.
+        method: Name of the method that divided the rows.
+        facts: What else later stages are told of each row, once for all.
+        origin: What the folds are made from.
+    """
+    if len(assignments) == 1:
+        write_folds(folder, assignments[0], method=method, facts=facts, origin=origin)
+        return
+    for number, assignment in enumerate(assignments, start=1):
+        place = fold_place(folder, number)
+        place.mkdir()
+        write_folds(place, assignment, method=method)
+    shared = {"num_rows": assignments[0].fold.size, "method": method, FACTS: facts.write(folder)}
+    write_index(paths.FOLDS, folder, num_folds=len(assignments), origin=origin, facts=shared)
 
 
 def read_folds(folder: Path, *, num_rows: int) -> Folds:

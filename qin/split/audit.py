@@ -49,8 +49,13 @@ def audit(columns: SplitColumns, assignment: Assignment, *, method: str) -> dict
     return {**figures, **assignment.details}
 
 
-def check(figures: dict[str, Any], *, file: str) -> None:
+def check(figures: dict[str, Any], *, file: str, of: str = "") -> None:
     """End the stage where a must of the method does not hold.
+
+    Args:
+        figures: Of an audit.
+        file: For messages.
+        of: Which of several divisions this is, for messages, with a colon and a blank.
 
     Raises:
         DataError: If keys that the method keeps whole are in both folds, or impressions are, or times overlap
@@ -59,26 +64,29 @@ def check(figures: dict[str, Any], *, file: str) -> None:
     name = figures["method"]
     method, key = METHODS[name], METHODS[name].keeps_whole
     if key is not None and figures["overlap"][key]:
-        raise DataError(f"{file}: split.method {name}: {figures['overlap'][key]} {key}s are in both folds; must be 0")
+        raise DataError(
+            f"{file}: split.method {name}: {of}{figures['overlap'][key]} {key}s are in both folds; must be 0"
+        )
     if figures["overlap"].get("impression"):
         raise DataError(
-            f"{file}: split.method {name}: {figures['overlap']['impression']} impressions are in both folds; must be "
-            "0, so features.impression.key must include what the method divides by"
+            f"{file}: split.method {name}: {of}{figures['overlap']['impression']} impressions are in both folds; must "
+            "be 0, so features.impression.key must include what the method divides by"
         )
     if method.in_order and not figures["time"]["in_order"]:
-        raise DataError(f"{file}: split.method {name}: a train row is not earlier than every validation row")
+        raise DataError(f"{file}: split.method {name}: {of}a train row is not earlier than every validation row")
 
 
-def warnings(figures: dict[str, Any], *, file: str) -> list[str]:
-    """What the user should know before training, a line each."""
+def warnings(figures: dict[str, Any], *, file: str, of: str = "") -> list[str]:
+    """What the user should know before training, a line each; arguments as of `check`."""
     num_rows = figures["rows"]["val"]
     num_clicks = round(figures["base_rate"]["val"] * num_rows)
     if num_clicks >= _FEW_CLICKS:
         return []
+    more = "lower split.num_folds" if of else "raise split.val_ratio"
     return [
-        f"warning: {file}: the validation fold has {num_clicks} clicks in {num_rows} rows: its figures will be rough, "
-        "and calibrate leaves the probabilities as they are where one half of it has none; to have more, raise "
-        "split.val_ratio (split.time_val_ratio)"
+        f"warning: {file}: {of}the validation fold has {num_clicks} clicks in {num_rows} rows: its figures will be "
+        "rough, and calibrate leaves the probabilities as they are where one half of it has none; to have more, "
+        f"{more} (split.time_val_ratio)"
     ]
 
 

@@ -29,9 +29,9 @@ from qin.split.columns import SplitColumns
 LARGE_GROUP_SHARE = 0.0025
 _LARGE, _MISSING = "large_", "missing"
 
-_POSITION_SHIFT = np.uint64(11)
+POSITION_SHIFT = np.uint64(11)
 _END = 1 << 53  # of the positions
-_CHUNK_ROWS = 1 << 20
+CHUNK_ROWS = 1 << 20
 
 Mask = npt.NDArray[np.bool_]
 
@@ -52,7 +52,7 @@ def stratified(
     Raises:
         ValueError: If a frozen threshold is missing.
     """
-    position = row_hash >> _POSITION_SHIFT
+    position = row_hash >> POSITION_SHIFT
     fold = np.zeros(label.size, np.uint8)
     used = {}
     for value in (0, 1):
@@ -108,32 +108,32 @@ def grouped(
     """
     if is_missing is not None and not is_missing.any():
         is_missing = None
-    groups, counts = _groups(group_hash if is_missing is None else group_hash[~is_missing])
+    groups, counts = groups_of(group_hash if is_missing is None else group_hash[~is_missing])
     if thresholds is None:
         threshold = round(val_ratio * _END)  # for appended rows alone, where there are none yet
         if is_missing is not None:
-            threshold = _smallest(group_hash[is_missing] >> _POSITION_SHIFT, val_ratio)
+            threshold = _smallest(group_hash[is_missing] >> POSITION_SHIFT, val_ratio)
         used = {**_group_thresholds(groups, counts, val_ratio), _MISSING: threshold}
     else:
         used = dict(thresholds)
     details = {
         "num_groups": groups.size,
-        "num_groups_val": int(_place_groups(groups, used).sum()),
+        "num_groups_val": int(_placegroups_of(groups, used).sum()),
         "largest_group": int(counts.max(initial=0)),
     }
     fold = np.empty(group_hash.size, np.uint8)
-    for start in range(0, fold.size, _CHUNK_ROWS):
-        rows = slice(start, start + _CHUNK_ROWS)
-        position = group_hash[rows] >> _POSITION_SHIFT
-        fold[rows] = _place_groups(position, used)
+    for start in range(0, fold.size, CHUNK_ROWS):
+        rows = slice(start, start + CHUNK_ROWS)
+        position = group_hash[rows] >> POSITION_SHIFT
+        fold[rows] = _placegroups_of(position, used)
         if is_missing is not None:
             fold[rows][is_missing[rows]] = position[is_missing[rows]] < np.uint64(_frozen(used, _MISSING))
     return Assignment(fold, used, details)
 
 
-def _groups(group_hash: Hashes) -> tuple[Hashes, npt.NDArray[np.int32]]:
+def groups_of(group_hash: Hashes) -> tuple[Hashes, npt.NDArray[np.int32]]:
     """Positions of the distinct groups, ascending, and rows of each; `np.unique` would take twice the memory."""
-    position = group_hash >> _POSITION_SHIFT
+    position = group_hash >> POSITION_SHIFT
     position.sort()
     counts = np.zeros(position.size, np.int32)
     num_groups = _collapse(position, counts)
@@ -177,7 +177,7 @@ def _nearest(cumulative: npt.NDArray[np.int64], room: float) -> int:
     return above if room - below <= cumulative[above] - room else above + 1
 
 
-def _place_groups(position: Hashes, thresholds: Mapping[str, int]) -> Folds:
+def _placegroups_of(position: Hashes, thresholds: Mapping[str, int]) -> Folds:
     """The fold of each group by its position."""
     fold = (position < np.uint64(_frozen(thresholds, "group"))).astype(np.uint8)
     large = {int(name[len(_LARGE) :], 16): value for name, value in thresholds.items() if name.startswith(_LARGE)}
@@ -211,7 +211,7 @@ def by_time(
     Raises:
         ValueError: If no boundary leaves rows on both sides.
     """
-    boundary = _boundary(time, val_ratio) if start is None else start
+    boundary = boundary_of(time, val_ratio) if start is None else start
     first, latest = boundary, boundary - embargo
     if time.dtype.kind == "i":  # compared as integers: 64-bit floats would confuse neighbours beyond 2^53
         first, latest = math.ceil(boundary), math.floor(Fraction(boundary) - Fraction(embargo))
@@ -230,7 +230,12 @@ def by_time(
     return Assignment(fold, {}, {"boundary": boundary, **details})
 
 
-def _boundary(time: npt.NDArray[Any], val_ratio: float) -> Any:
+def boundary_of(time: npt.NDArray[Any], val_ratio: float) -> Any:
+    """The time from which on the share of rows is nearest `val_ratio`.
+
+    Raises:
+        ValueError: If all times are equal.
+    """
     times, counts = np.unique(time, return_counts=True)
     if times.size < 2:
         raise ValueError(f"all rows have the same time {times[0]}")
@@ -296,14 +301,33 @@ def assign_folds(columns: SplitColumns, split: SplitParams, *, file: str) -> Ass
         assignment = METHODS[split.method].assign(columns, split)
     except ValueError as error:
         raise ConfigError(f"params.yaml: split: {error}") from error
+    check_classes(columns, assignment, split, file=file, way_out=METHODS[split.method].way_out)
+    return assignment
+
+
+def check_classes(
+    columns: SplitColumns, assignment: Assignment, split: SplitParams, *, file: str, way_out: str, of: str = ""
+) -> None:
+    """Check that the train and the validation rows are of both classes.
+
+    Args:
+        columns: Section split's; the labels count.
+        assignment: The folds.
+        split: Names the method.
+        file: For messages.
+        way_out: What to set where a class is missing.
+        of: Which of several divisions this is, for messages, with a colon and a blank.
+
+    Raises:
+        DataError: If a fold would be empty or hold one class only.
+    """
     for fold, name in ((TRAIN, "train"), (VALIDATION, "validation")):
         counts = np.bincount(columns.label[assignment.fold == fold], minlength=2)
         if not counts.all():
             raise DataError(
-                f"{file}: split.method {split.method}: the {name} fold has {counts[0]} rows of class 0 "
-                f"and {counts[1]} of class 1; it needs both: {METHODS[split.method].way_out}"
+                f"{file}: split.method {split.method}: {of}the {name} fold has {counts[0]} rows of class 0 "
+                f"and {counts[1]} of class 1; it needs both: {way_out}"
             )
-    return assignment
 
 
 def _assign_stratified(columns: SplitColumns, split: SplitParams) -> Assignment:
@@ -319,20 +343,43 @@ def _assign_grouped(columns: SplitColumns, split: SplitParams, *, key: str) -> A
 
 
 def _assign_by_time(columns: SplitColumns, split: SplitParams) -> Assignment:
+    assert columns.time_column is not None, "config demands time_col for the time method"
+    start = None if split.time_val_start is None else _start(split.time_val_start, columns.time_column)
+    return time_assignment(columns, split, start=start)
+
+
+def time_assignment(
+    columns: SplitColumns, split: SplitParams, *, start: float | int | None, rows: Mask | None = None
+) -> Assignment:
+    """Divide rows by time as the settings have it.
+
+    Args:
+        columns: With times.
+        split: Section split.
+        start: First time of validation, or None to choose it.
+        rows: Which rows to divide, `(num_rows,)`; the others are excluded. None: all.
+
+    Raises:
+        ValueError: See `by_time`.
+    """
     assert columns.moment is not None, "config demands time_col for the time method"
     assert columns.time_column is not None
-    column = columns.time_column
+    column, session, every = columns.time_column, columns.keys.get("session"), slice(None) if rows is None else rows
     assignment = by_time(
-        columns.moment,
+        columns.moment[every],
         val_ratio=split.time_val_ratio,
-        start=None if split.time_val_start is None else _start(split.time_val_start, column),
+        start=start,
         embargo=round(split.time_embargo * MICROSECONDS) if column.is_moment else split.time_embargo,
-        session_hash=columns.keys.get("session"),
+        session_hash=None if session is None else session[every],
         drop_crossing=split.cross_boundary_sessions == "drop",
     )
     boundary = column.show(assignment.details["boundary"])
     shown = Exact(boundary) if isinstance(boundary, float) else boundary
-    return replace(assignment, details={**assignment.details, "boundary": shown})
+    fold = assignment.fold
+    if rows is not None:
+        fold = np.full(rows.size, EXCLUDED, np.uint8)
+        fold[rows] = assignment.fold
+    return replace(assignment, fold=fold, details={**assignment.details, "boundary": shown})
 
 
 def _start(text: str | float, column: TimeColumn) -> float | int:

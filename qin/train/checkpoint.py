@@ -4,7 +4,6 @@ A checkpoint under a declared output (`persist: true`) would make a new experime
 another fingerprint is another folder. Two processes that train the same run take turns.
 """
 
-import fcntl
 import os
 import shutil
 from pathlib import Path
@@ -13,8 +12,8 @@ from typing import Any
 import torch
 
 from qin.errors import ArtifactError
+from qin.runtime.claim import Turn
 from qin.runtime.files import SummedFile, file_crc32
-from qin.runtime.progress import PASSING, log
 
 
 class CheckpointStore:
@@ -26,8 +25,7 @@ class CheckpointStore:
     """
 
     def __init__(self, root: Path, name: str) -> None:
-        self._folder, self._lock_path = root / name, root / f"{name}.lock"
-        self._lock: int | None = None  # a descriptor: what no one closes is released when the process ends
+        self._folder, self._turn = root / name, Turn(root / f"{name}.lock")
 
     @property
     def path(self) -> Path | None:
@@ -35,25 +33,11 @@ class CheckpointStore:
         return max(self._folder.glob("*.pt"), default=None)
 
     def claim(self) -> None:
-        """Become the only process that trains this run, until it ends or removes the checkpoint.
+        """Become the only process that trains this run, until it ends or removes the checkpoint; see `Turn.claim`.
 
         While another process trains it, this one waits, because afterwards there may be a state to go on from.
-
-        Raises:
-            ArtifactError: If the file system cannot lock files.
         """
-        self._lock_path.parent.mkdir(parents=True, exist_ok=True)
-        while self._lock is None:
-            descriptor = os.open(self._lock_path, os.O_RDWR | os.O_CREAT, 0o666)
-            try:
-                _lock(descriptor, self._lock_path)
-            except OSError as error:
-                hint = "set QIN_CHECKPOINTS to a folder on a local disk"
-                raise ArtifactError(f"{self._lock_path}: cannot be locked ({error.strerror}); {hint}") from error
-            if _is_open_at(self._lock_path, descriptor):
-                self._lock = descriptor
-            else:  # who held it has removed it, and others may hold a new one
-                os.close(descriptor)
+        self._turn.claim()
 
     def save(self, state: dict[str, Any], *, step: int) -> None:
         """Replace the checkpoint, atomically and durably.
@@ -95,10 +79,7 @@ class CheckpointStore:
     def remove(self) -> None:
         """Delete this run's checkpoint and let others train it."""
         shutil.rmtree(self._folder, ignore_errors=True)
-        self._lock_path.unlink(missing_ok=True)
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        self._turn.release()
 
 
 def _write(state: dict[str, Any], path: Path) -> int:
@@ -116,22 +97,6 @@ def _write(state: dict[str, Any], path: Path) -> int:
             raise
         os.fsync(file.fileno())
     return summed.crc32
-
-
-def _lock(descriptor: int, path: Path) -> None:
-    """Lock a file; it is released when the process ends, however that happens."""
-    try:
-        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        log.warning("%s: another process trains the same run; waiting until it ends", path, extra={PASSING: True})
-        fcntl.lockf(descriptor, fcntl.LOCK_EX)
-
-
-def _is_open_at(path: Path, descriptor: int) -> bool:
-    try:
-        return os.path.samestat(path.stat(), os.fstat(descriptor))
-    except FileNotFoundError:
-        return False
 
 
 def _sync_folder(folder: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from qin.config import Params
+from qin.config import Params, TrainParams
 from qin.distributed.ranks import ONE, Ranks
 from qin.errors import TrainingError
 from qin.metrics.definitions import AP, AUC, LOG_LOSS, Rows, values
@@ -111,6 +111,15 @@ def describe_run(
         **({} if start is None else {"start": start.facts}),
     }
     return {"run": fingerprint(facts), **facts}
+
+
+def computed_by(params: TrainParams, ranks: Ranks) -> str:
+    """Device, precision and number of processes, each of which gives its own last digits."""
+    device = choose_device(params)
+    name = f"{device.type} bf16" if choose_bf16(params, device) else device.type
+    if choose_form(device) != EAGER:
+        name += f" {choose_form(device)}"
+    return f"{name} x{ranks.world}" if ranks.world > 1 and not params.elastic else name
 
 
 def fit_model(
@@ -287,14 +296,8 @@ class _Run:
     start: Start | None = None
 
     def provenance(self, fold: Folds, *, stop: npt.NDArray[np.bool_] | Budget) -> dict[str, Any]:
-        device = choose_device(self.params.train)
-        uses_bf16 = choose_bf16(self.params.train, device)
-        computed_by = f"{device.type} bf16" if uses_bf16 else device.type
-        if choose_form(device) != EAGER:
-            computed_by += f" {choose_form(device)}"
-        if self.ranks.world > 1 and not self.params.train.elastic:
-            computed_by += f" x{self.ranks.world}"
-        provenance = describe_run(self.params, self.reader, fold, computed_by=computed_by, stop=stop, start=self.start)
+        by = computed_by(self.params.train, self.ranks)
+        provenance = describe_run(self.params, self.reader, fold, computed_by=by, stop=stop, start=self.start)
         check_same_run(provenance, self.ranks)
         return provenance
 

@@ -1,5 +1,9 @@
 """How many processes train, and what they must agree on before they do."""
 
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -8,7 +12,9 @@ from qin.config import Params, TrainParams
 from qin.distributed.ranks import Ranks, is_started_with_others
 from qin.errors import ArtifactError, ConfigError
 from qin.model.build import choose_device, resolve_preset
+from qin.runtime.files import atomic_directory
 from qin.runtime.host import num_cores
+from qin.runtime.paths import SCRATCH
 from qin.runtime.progress import PASSING, log
 
 
@@ -81,3 +87,19 @@ def check_same_run(provenance: dict[str, Any], ranks: Ranks) -> None:
                 f"process {rank} would train another run than process 0: different {', '.join(found)}; all machines "
                 "need the same params.yaml, code, versions and prepared data"
             )
+
+
+@contextmanager
+def output_of_first(place: Path, ranks: Ranks) -> Iterator[Path]:
+    """A folder that takes an output's place when all is well; for other processes than the first one to work in."""
+    if ranks.rank == 0:
+        with atomic_directory(place) as folder:
+            yield folder
+        return
+    folder = SCRATCH / "ranks" / f"{ranks.rank}" / place.name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)

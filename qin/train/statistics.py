@@ -1,6 +1,7 @@
 """The statistics of the train fold, as the settings want them."""
 
 from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,9 @@ import numpy.typing as npt
 
 from qin.columns.schema import Schema
 from qin.config import Params
-from qin.features.artifact import Statistic
+from qin.distributed.ranks import Ranks
+from qin.features.artifact import Statistic, Statistics
+from qin.features.joined import JoinedRows
 from qin.features.past import Earlier, OtherParts, Past
 from qin.features.statistics import FitReport, choose_statistics, fit_statistics
 from qin.runtime.chain import Origin
@@ -79,3 +82,43 @@ def past_of(facts: RowFacts, fitted: np.ndarray, *, num_blocks: int) -> Past:
     if facts.time is None:
         return OtherParts.of(facts.unit, fitted)
     return Earlier.of(facts.time, facts.shown, fitted, num_blocks=num_blocks)
+
+
+@dataclass(frozen=True)
+class SharedFit:
+    """What all fits of the statistics share; see `fit_train_statistics`.
+
+    Attributes:
+        params: Sections features and split.
+        reader: Prepared train file.
+        facts: Time and unit of each row.
+        origin: What statistics are made from.
+        ranks: The processes that train together.
+    """
+
+    params: Params
+    reader: ShardReader
+    facts: RowFacts
+    origin: Origin
+    ranks: Ranks
+
+    def statistics(
+        self, is_fitted: npt.NDArray[np.bool_], folder: Path, *, only: Collection[str] | None = None
+    ) -> tuple[FitReport, JoinedRows]:
+        """Fit them, once on each machine, and join them to the rows.
+
+        Args:
+            is_fitted: Rows to fit on, `(num_rows,)`.
+            folder: Where this process would write them.
+            only: Names to keep.
+        """
+        report = None
+        if self.ranks.leads:
+            report = fit_train_statistics(
+                self.params, self.reader, is_fitted, self.facts, folder, only=only, origin=self.origin
+            )
+        shared = self.ranks.all_of((str(folder.resolve()), report))
+        place, _ = shared[self.ranks.leader]
+        _, report = shared[0]
+        assert report is not None
+        return report, JoinedRows(self.reader, Statistics(Path(place)))

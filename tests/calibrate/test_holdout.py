@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from qin.calibrate.fits import fit_calibrator
 from qin.calibrate.holdout import CalibrationRows, CalibratorSpec, fit_calibration
 from qin.calibrate.methods import Method
-from qin.calibrate.report import CalibrationReport, read_calibration
+from qin.calibrate.report import CalibrationReport, read_calibrations
 from qin.errors import ArtifactError
 from qin.metrics.logits import log_losses
 from qin.prior import TrainingPrior, shift_prior
@@ -241,7 +241,7 @@ def test_where_a_half_has_one_class_every_row_reports_an_identity(
         assert reason in line
         assert "calibration.temperature_scaling: false" in line
     write_exact_json(tmp_path / "temperature.json", report.to_dict())
-    assert read_calibration(tmp_path / "temperature.json") == report
+    assert read_calibrations(tmp_path / "temperature.json") == [report]
 
 
 def separated(num_rows: int) -> tuple[Array, Array]:
@@ -304,7 +304,7 @@ def test_report_survives_its_file(spec: CalibratorSpec, tmp_path: Path) -> None:
     logit, label, segments = by_hour(5_000)
     report = calibration(logit, label, spec, segments=segments, pos_weight=2.0, neg_ratio=0.5, reweighted=False)
     write_exact_json(tmp_path / "temperature.json", report.to_dict())
-    assert read_calibration(tmp_path / "temperature.json") == report
+    assert read_calibrations(tmp_path / "temperature.json") == [report]
 
 
 def test_the_file_has_the_same_keys_for_every_spec() -> None:
@@ -338,7 +338,7 @@ def test_another_file_is_refused(change: dict[str, Any], message: str, tmp_path:
     path = tmp_path / "temperature.json"
     write_exact_json(path, {**calibration(*sample(5_000)).to_dict(), **change})
     with pytest.raises(ArtifactError, match=rf"^{path}: .*{message}"):
-        read_calibration(path)
+        read_calibrations(path)
 
 
 def test_a_file_without_a_format_or_a_key_is_refused(tmp_path: Path) -> None:
@@ -346,7 +346,7 @@ def test_a_file_without_a_format_or_a_key_is_refused(tmp_path: Path) -> None:
     for key, message in [("format", "format None, expected 4"), ("before", r"missing=\['before'\]")]:
         write_exact_json(tmp_path / "temperature.json", {name: value for name, value in tree.items() if name != key})
         with pytest.raises(ArtifactError, match=message):
-            read_calibration(tmp_path / "temperature.json")
+            read_calibrations(tmp_path / "temperature.json")
 
 
 def test_headline_has_the_same_keys_for_every_spec_and_is_part_of_the_report() -> None:

@@ -79,7 +79,14 @@ def test_a_page_that_is_made_is_made_again_when_its_sources_change() -> None:
     (repository,) = load(".pre-commit-config.yaml")["repos"]
     files = {hook["id"]: hook.get("files", "") for hook in repository["hooks"]}
     sources = {
-        "settings": [ROOT / "params.yaml", ROOT / "dvc.yaml", ROOT / "qin/config/params.py", PAGE, DEFAULTS],
+        "settings": [
+            ROOT / "params.yaml",
+            ROOT / "dvc.yaml",
+            ROOT / "qin/config/params.py",
+            ROOT / "qin/config/split.py",
+            PAGE,
+            DEFAULTS,
+        ],
         "tables": [*set(PAGES.values()), RESULTS / "sample_1m.json"],
     }
     for hook, paths in sources.items():

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from qin.config import load_params
 from qin.config import params as config
+from qin.config.section import Section
 from qin.config.strict_yaml import read_yaml
 from qin.runtime.stage import STAGES
 from tests.project import ROOT, copy_project, set_params
@@ -171,13 +172,13 @@ def _recorded(stage: str, monkeypatch: pytest.MonkeyPatch) -> set[str]:
         params = load_params(path, warns=warns)
         kept.append(params)
         loaded.update({id(getattr(params, name)): name for name in config.Params.model_fields})
-        monkeypatch.setattr(config._Section, "__getattribute__", recording)
+        monkeypatch.setattr(Section, "__getattribute__", recording)
         return params
 
     with monkeypatch.context() as patched:
         patched.setattr(f"stages.{stage}.load_params", load_and_record)
         run_in_process(stage)
-    monkeypatch.delattr(config._Section, "__getattribute__")
+    monkeypatch.delattr(Section, "__getattribute__")
     return read
 
 

@@ -91,7 +91,7 @@ def test_a_run_is_a_checkout_or_its_validation_folder(tmp_path: Path, rows: tupl
     assert [run.name for run in found] == list(names)
     for run in found:
         np.testing.assert_array_equal(run.scored.logit, rows[0].astype(np.float32))
-        assert run.report == found[0].report
+        assert run.reports == found[0].reports
     (tmp_path / paths.SCORED / "logit.npy").unlink()
     with pytest.raises(ArtifactError, match=r"^workspace: \S+logit.npy: file not found"):
         read_run("workspace", root=tmp_path)
@@ -207,8 +207,8 @@ def test_shifts_by_segment_come_from_the_calibrator_that_the_report_half_did_not
     shared = shared_rows(plain, shifted, train="train.parquet")
     half = report_half(np.arange(NUM_ROWS), seed=0)
     assert shared.row.tolist() == np.flatnonzero(half).tolist()
-    np.testing.assert_array_equal(shared.calibrated[0], plain.report.heldout.apply(logit)[half])
-    np.testing.assert_array_equal(shared.calibrated[1], shifted.report.heldout.apply(logit, user)[half])
+    np.testing.assert_array_equal(shared.calibrated[0], plain.reports[0].heldout.apply(logit)[half])
+    np.testing.assert_array_equal(shared.calibrated[1], shifted.reports[0].heldout.apply(logit, user)[half])
     assert compare_runs(shared)["auc"].difference > 0.0
     assert compare("a", "b")[2].startswith("error: params.yaml: file not found; shifts by segment need its data.train")
 
