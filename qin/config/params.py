@@ -214,6 +214,7 @@ class TrainParams(Section):
     launcher: Literal["local", "ray"] = "local"
     max_restarts: Whole = 3
     elastic: bool = False
+    shard_tables: bool = False
     batch_size: Literal["auto"] | BatchSize
     eval_batch_size: RowCount
     buffer_rows: RowCount
@@ -239,6 +240,19 @@ class TrainParams(Section):
     def _an_optimizer_has_its_model(self) -> "TrainParams":
         if self.init_optimizer and self.init_from is None:
             raise ValueError("init_optimizer: true needs init_from, which is null")
+        return self
+
+    @model_validator(mode="after")
+    def _divided_tables_are_in_no_process_whole(self) -> "TrainParams":
+        if not self.shard_tables:
+            return self
+        if self.num_processes == 1:
+            raise ValueError("shard_tables: true needs num_processes of 2 or more, or auto, got 1")
+        for name in ("ema_decay", "init_from"):
+            if getattr(self, name) is not None:
+                raise ValueError(f"shard_tables: true needs {name}: null, which reads whole tables")
+        if self.keep_optimizer:
+            raise ValueError("shard_tables: true needs keep_optimizer: false, which would keep whole tables' moments")
         return self
 
 

@@ -1,15 +1,19 @@
 """From a schema and settings to a network on its device."""
 
+from dataclasses import replace
+from functools import partial
 from typing import Any, Protocol
 
 import torch
 
 from qin.columns.schema import Schema
 from qin.config import NetworkParams
+from qin.distributed.ranks import Ranks
 from qin.errors import ConfigError
 from qin.network.kernels.bf16 import has_bf16_units
 from qin.network.numeric import NumericNormalizer
 from qin.network.qin import QIN, FittedInputs, QINInputs, QINSizes
+from qin.network.sharded import ShardedEmbedding
 
 # The authors' implementation of the published model (arXiv 2504.17699) where it differs from the settings' defaults,
 # which are its other variants: what came later is off. Widths and depths stay as they are set.
@@ -40,7 +44,9 @@ class Computing(Protocol):
         ...
 
 
-def build_model(schema: Schema, params: NetworkParams, fitted: FittedInputs, *, seed: int) -> QIN:
+def build_model(
+    schema: Schema, params: NetworkParams, fitted: FittedInputs, *, seed: int, shared_by: Ranks | None = None
+) -> QIN:
     """The network for a schema, with seeded initial weights.
 
     Args:
@@ -48,9 +54,14 @@ def build_model(schema: Schema, params: NetworkParams, fitted: FittedInputs, *, 
         params: Sizes and regularisation.
         fitted: What is fitted on the train fold.
         seed: Seed of the initial weights.
+        shared_by: Processes that each hold a part of the embedding tables; None: they are whole.
     """
     inputs, sizes = resolve_inputs(schema), resolve_sizes(schema, params)
-    return QIN(inputs=inputs, sizes=sizes, fitted=fitted, generator=torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    if shared_by is None:
+        return QIN(inputs=inputs, sizes=sizes, fitted=fitted, generator=generator)
+    sizes, tables = replace(sizes, sparse_embedding_grad=True), partial(ShardedEmbedding, ranks=shared_by)
+    return QIN(inputs=inputs, sizes=sizes, fitted=fitted, generator=generator, tables=tables)
 
 
 def unfitted(schema: Schema, params: NetworkParams) -> FittedInputs:

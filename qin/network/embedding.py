@@ -63,6 +63,12 @@ class FusedEmbedding(nn.Module):
         held_rows = sum(num_buckets) if table_rows is None else table_rows
         self.embedding_table = nn.Parameter(torch.zeros(held_rows, dim))
 
+    @torch.no_grad()
+    def draw(self, generator: torch.Generator, *, std: float) -> None:
+        """Draw the table: normal, padding rows zero."""
+        self.embedding_table.normal_(std=std, generator=generator)
+        self.embedding_table[self.offsets + PADDING_BUCKET] = 0.0
+
     def forward(self, buckets: torch.Tensor) -> torch.Tensor:
         """Read one embedding for each of the first ``fields`` vocabularies.
 

@@ -1,7 +1,7 @@
 """The whole network: embeddings, one attention per behaviour sequence, then the quadratic network."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -172,12 +172,21 @@ class QIN(nn.Module):
         sizes: Widths, depths, variants and dropout.
         fitted: What is fitted on the train fold.
         generator: Seeded CPU generator for the initial parameters.
+        tables: Makes an embedding table: whole, or divided among processes.
 
     Raises:
         ValueError: A size is out of its range, or what is fitted is not of these sizes.
     """
 
-    def __init__(self, *, inputs: QINInputs, sizes: QINSizes, fitted: FittedInputs, generator: torch.Generator) -> None:
+    def __init__(
+        self,
+        *,
+        inputs: QINInputs,
+        sizes: QINSizes,
+        fitted: FittedInputs,
+        generator: torch.Generator,
+        tables: Callable[..., FusedEmbedding] = FusedEmbedding,
+    ) -> None:
         if (0 if fitted.edges is None else fitted.edges.shape[1] - 1) != sizes.numeric_bins:
             raise ValueError(f"edges of {sizes.numeric_bins} bins are needed, got {fitted.edges}")
         super().__init__()
@@ -190,7 +199,7 @@ class QIN(nn.Module):
         self.numeric_weight = nn.Parameter(torch.zeros(2 * num_numeric))
         with torch.random.fork_rng(devices=[]):  # nn.Linear draws when it is built; init_parameters draws again
             table = partial(
-                FusedEmbedding, inputs.num_buckets, dim=dim, sparse=sizes.sparse_embedding_grad, is_rare=fitted.is_rare
+                tables, inputs.num_buckets, dim=dim, sparse=sizes.sparse_embedding_grad, is_rare=fitted.is_rare
             )
             has_own = sizes.separate_attention_embedding and num_sequences
             self.embedding, self.attention_embedding = table(), table() if has_own else None
@@ -243,8 +252,7 @@ class QIN(nn.Module):
         self.numeric_weight.normal_(std=embedding_std, generator=generator)
         for module in self.modules():
             if isinstance(module, FusedEmbedding):
-                module.embedding_table.normal_(std=embedding_std, generator=generator)
-                module.embedding_table[module.offsets + PADDING_BUCKET] = 0.0
+                module.draw(generator, std=embedding_std)
             elif isinstance(module, nn.Linear):
                 nn.init.xavier_normal_(module.weight, generator=generator)
                 if module.bias is not None:

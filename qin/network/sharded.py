@@ -3,16 +3,20 @@
 Buckets are hashes, so every process has as much to hold and to do as the others.
 """
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+from torch import nn
 from torch.autograd.function import once_differentiable
 
+from qin.columns.buckets import PADDING_BUCKET
 from qin.distributed.ranks import Ranks
 from qin.network.embedding import FusedEmbedding
 from qin.network.kernels.row_gradient import NO_PADDING, from_rows, sum_by_row
 
 _CHUNK_ROWS = 65536
+_DRAWN_TOGETHER = 16
 
 
 class ShardedEmbedding(FusedEmbedding):
@@ -31,46 +35,37 @@ class ShardedEmbedding(FusedEmbedding):
         num_buckets: as of ``FusedEmbedding``.
         dim: width of an embedding.
         ranks: the processes.
+        sparse: must be true.
+        is_rare: as of ``FusedEmbedding``; every process has all of it.
+
+    Raises:
+        ValueError: As for ``FusedEmbedding``, or ``sparse`` is false.
     """
 
-    def __init__(self, num_buckets: list[int] | tuple[int, ...], *, dim: int, ranks: Ranks) -> None:
-        super().__init__(num_buckets, dim=dim, sparse=True, table_rows=own_rows(sum(num_buckets), ranks))
+    def __init__(
+        self,
+        num_buckets: Sequence[int],
+        *,
+        dim: int,
+        ranks: Ranks,
+        sparse: bool = True,
+        is_rare: torch.Tensor | None = None,
+    ) -> None:
+        if not sparse:
+            raise ValueError("a divided table has a sparse gradient")
+        table_rows = own_rows(sum(num_buckets), ranks)
+        super().__init__(num_buckets, dim=dim, sparse=True, is_rare=is_rare, table_rows=table_rows)
         self._ranks = ranks
         self.num_rows = sum(num_buckets)
 
     @torch.no_grad()
     def draw(self, generator: torch.Generator, *, std: float) -> None:
-        """Draw the normal numbers that a whole table gets of the same generator, a part of it at a time."""
-        for start in range(0, self.num_rows, _CHUNK_ROWS):
-            chunk = torch.empty(min(_CHUNK_ROWS, self.num_rows - start), self.dim).normal_(std=std, generator=generator)
-            self._keep(start, chunk)
-
-    @torch.no_grad()
-    def load(self, start: int, rows: torch.Tensor) -> None:
-        """Take over this process's among consecutive rows ``(n, dim)`` of the whole table, from row ``start`` on."""
-        self._keep(start, rows)
-
-    @torch.no_grad()
-    def gathered(self, start: int, stop: int) -> torch.Tensor:
-        """Rows of the whole table, ``(stop - start, dim)``, in every process.
-
-        In their order, whatever the number of processes: a table that is saved so may be cut for another number.
-        """
-        ranks = self._ranks
-        own = torch.arange(self._first(start), stop, ranks.world)
-        parts = ranks.gather(self.embedding_table[own // ranks.world])
-        numbers = ranks.gather(own)
-        out = torch.empty_like(parts)
-        out[numbers - start] = parts
-        return out
-
-    def _first(self, start: int) -> int:
-        """The first of this process's rows from ``start`` on."""
-        return start + (self._ranks.rank - start) % self._ranks.world
-
-    def _keep(self, start: int, rows: torch.Tensor) -> None:
-        own = torch.arange(self._first(start), start + len(rows), self._ranks.world)
-        self.embedding_table[own // self._ranks.world] = rows[own - start]
+        """Draw the numbers that a whole table gets of the same generator, a part of it at a time."""
+        padding = self.offsets + PADDING_BUCKET
+        for start, stop in chunks(self.num_rows, self.dim):
+            rows = torch.empty(stop - start, self.dim).normal_(std=std, generator=generator)
+            rows[padding[(padding >= start) & (padding < stop)] - start] = 0.0
+            keep_own(self.embedding_table, start, rows, self._ranks)
 
     def _gather(self, rows: list[torch.Tensor]) -> list[torch.Tensor]:
         return list(_ExchangeRows.apply(self.embedding_table, self._ranks, *rows))  # type: ignore[no-untyped-call]
@@ -79,6 +74,64 @@ class ShardedEmbedding(FusedEmbedding):
 def own_rows(num_rows: int, ranks: Ranks) -> int:
     """How many of a table's rows this process holds."""
     return len(range(ranks.rank, num_rows, ranks.world))
+
+
+def chunks(num_rows: int, dim: int) -> Iterator[tuple[int, int]]:
+    """Consecutive parts of a table, first row and last (exclusive), each in bounded memory.
+
+    None is smaller than a vector of numbers, unless it is the only one: PyTorch draws the last numbers of a tensor with
+    those before them, so parts that are drawn one by one are then the whole.
+    """
+    start = 0
+    while start < num_rows:
+        is_last = (num_rows - start - _CHUNK_ROWS) * dim < _DRAWN_TOGETHER
+        stop = num_rows if is_last else start + _CHUNK_ROWS
+        yield start, stop
+        start = stop
+
+
+@torch.no_grad()
+def keep_own(part: torch.Tensor, start: int, rows: torch.Tensor, ranks: Ranks) -> None:
+    """Put this process's among consecutive rows ``(n, ...)`` of a whole, from row ``start`` on, into its part of it."""
+    own = torch.arange(_first(start, ranks), start + len(rows), ranks.world)
+    part[own // ranks.world] = rows[own - start].to(part.device)
+
+
+@torch.no_grad()
+def gathered(part: torch.Tensor, start: int, stop: int, ranks: Ranks) -> torch.Tensor:
+    """Rows ``(stop - start, ...)`` of a whole from each process's part of it, in every process.
+
+    In their order, whatever the number of processes: what is saved so may be cut for another number.
+    """
+    own = torch.arange(_first(start, ranks), stop, ranks.world)
+    rows, numbers = ranks.gather(part[own // ranks.world]), ranks.gather(own)
+    out = torch.empty_like(rows)
+    out[numbers - start] = rows
+    return out
+
+
+def divided_tables(model: nn.Module) -> dict[str, ShardedEmbedding]:
+    """The divided tables of a network, by the name of their module, in the network's order."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, ShardedEmbedding)}
+
+
+def without_rows(model: nn.Module) -> torch.Tensor | None:
+    """What a process without a row of the batch does while the others read: it hands out its own rows.
+
+    Returns:
+        An empty vector, from which a backward pass adds up what the others send; None where no table is divided.
+    """
+    tables = divided_tables(model).values()
+    if not tables:
+        return None
+    nothing = torch.zeros(0, 1, dtype=torch.int64)
+    read = [table.read(nothing.to(table.offsets.device), (), vocabularies=())[0] for table in tables]
+    return torch.cat([rows.flatten() for rows in read])
+
+
+def _first(start: int, ranks: Ranks) -> int:
+    """The first of this process's rows from ``start`` on."""
+    return start + (ranks.rank - start) % ranks.world
 
 
 class _ExchangeRows(torch.autograd.Function):
@@ -99,7 +152,7 @@ class _ExchangeRows(torch.autograd.Function):
         ctx.ranks, ctx.table_rows = ranks, len(table)
         ctx.save_for_backward(place, order, wanted)
         parts = torch.split(vectors[place], [row.numel() for row in rows])
-        return tuple(part.view(*row.shape, -1) for part, row in zip(parts, rows, strict=True))
+        return tuple(part.view(*row.shape, table.shape[1]) for part, row in zip(parts, rows, strict=True))
 
     @staticmethod
     @once_differentiable

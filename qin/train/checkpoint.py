@@ -28,6 +28,11 @@ class CheckpointStore:
         self._folder, self._turn = root / name, Turn(root / f"{name}.lock")
 
     @property
+    def folder(self) -> Path:
+        """Of this run, with room for what is made while a checkpoint is; not there before the first one."""
+        return self._folder
+
+    @property
     def path(self) -> Path | None:
         """The newest checkpoint file, or None if there is none."""
         return max(self._folder.glob("*.pt"), default=None)
@@ -61,8 +66,11 @@ class CheckpointStore:
             if old != path:
                 old.unlink(missing_ok=True)
 
-    def load(self) -> dict[str, Any] | None:
+    def load(self, *, maps: bool = False) -> dict[str, Any] | None:
         """The newest checkpoint, or None if there is none.
+
+        Args:
+            maps: Whether its tensors stay in the file, from where they are read when they are used.
 
         Raises:
             ArtifactError: If the file is damaged; deleting it starts the run from its beginning.
@@ -72,7 +80,7 @@ class CheckpointStore:
             return None
         if f"{file_crc32(path):08x}" != path.stem.split("-")[-1]:
             raise ArtifactError(f"{path}: damaged checkpoint; delete it to train from the start")
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=maps)
         assert isinstance(state, dict)
         return state
 

@@ -6,6 +6,7 @@ from torch import nn
 from qin.distributed.ranks import Ranks
 from qin.network.embedding import sparse_tables
 from qin.network.kernels.row_gradient import from_rows, merged, sum_by_row
+from qin.network.sharded import divided_tables
 
 
 class GradientSum:
@@ -15,7 +16,7 @@ class GradientSum:
        collective. Buckets that follow the order in which gradients come, as in PyTorch's DistributedDataParallel, add
        up in another order after a restart, from three processes on.
     2. Of a table with sparse gradients all processes exchange the rows that were read; each adds them up by row, in
-       the processes' order.
+       the processes' order. A divided table has the sums of its own rows from the backward pass.
 
     A parameter that has no gradient in any process has none afterwards.
 
@@ -26,7 +27,9 @@ class GradientSum:
 
     def __init__(self, model: nn.Module, ranks: Ranks) -> None:
         self._ranks = ranks
-        self._tables, self._dense = sparse_tables(model)
+        tables, self._dense = sparse_tables(model)
+        divided = [table.embedding_table for table in divided_tables(model).values()]
+        self._tables = [table for table in tables if not any(table is other for other in divided)]
 
     def __call__(self, figures: torch.Tensor) -> torch.Tensor:
         """Replace all gradients by their sums; returns the sums of the figures, `(n,)`.

@@ -18,6 +18,7 @@ from qin.metrics.logits import prior_logit, sigmoid
 from qin.model.build import build_model, choose_bf16, choose_device, place, unfitted
 from qin.model.scoring import score_all
 from qin.network.qin import QIN
+from qin.network.sharded import divided_tables
 from qin.prior import TrainingPrior
 from qin.runtime.files import fingerprint
 from qin.runtime.provenance import code_fingerprint, library_versions
@@ -27,6 +28,7 @@ from qin.shards.folds import TRAIN, VALIDATION, Folds, selection_rows
 from qin.shards.loader import iterate_in_order
 from qin.train.build import build_hard_negatives, build_loader, build_optimizer
 from qin.train.checkpoint import CheckpointStore
+from qin.train.divided import DividedTables, count_parameters, score_together, take_over
 from qin.train.figures import HINT_DIVERGED
 from qin.train.forms import EAGER, choose_form
 from qin.train.imbalance import TrainingRows, num_drawn_rows, training_prior
@@ -156,7 +158,8 @@ def fit_model(
         ArtifactError: If a checkpoint is damaged, or their folder cannot be locked.
     """
     available = memory_bytes(choose_device(params.train), num_processes=ranks.num_neighbours)
-    check_memory(reader.schema, params.model.network, available_bytes=available)
+    num_parts = ranks.world if params.train.shard_tables else 1
+    check_memory(reader.schema, params.model.network, available_bytes=available, num_parts=num_parts)
     label, is_train, is_val = read_labels(reader), fold == TRAIN, fold == VALIDATION
     prior = training_prior(params.imbalance, label[is_train])
     decides = _at_most(selection_rows(label, is_val=is_val, is_report=is_report), label, max_rows=_CHECK_ROWS)
@@ -180,6 +183,7 @@ def fit_model(
         is_report=is_report[is_val].astype(np.uint8),
         prior=prior,
     )
+    DividedTables(trained.network, ranks, trained.checkpoints).replace_in(trained.network)
     return trained, scored
 
 
@@ -223,7 +227,9 @@ def refit_model(
         plateau_steps=tuple(round(step * growth) for step in heldout.result.plateau_steps),
     )
     run = _Run(params, reader, label, is_fitted, prior, heldout.pace, ranks, start)
-    return run.train(run.provenance(fold, stop=budget), stop=budget, checkpoints=checkpoints, watch=watch)
+    trained = run.train(run.provenance(fold, stop=budget), stop=budget, checkpoints=checkpoints, watch=watch)
+    DividedTables(trained.network, ranks, trained.checkpoints).replace_in(trained.network)
+    return trained
 
 
 def score_rows(
@@ -235,7 +241,10 @@ def score_rows(
         is_selected = np.zeros_like(is_selected)
         is_selected[selected[slice(*ranks.bounds(selected.size))]] = True
     batches = iterate_in_order(reader, is_selected=is_selected, batch_size=batch_size)
-    logit = score_all(network, batches, num_rows=int(np.count_nonzero(is_selected)))
+    if divided_tables(network):
+        logit = score_together(network, batches, ranks=ranks)
+    else:
+        logit = score_all(network, batches, num_rows=int(np.count_nonzero(is_selected)))
     return ranks.gather(torch.from_numpy(logit)).numpy()
 
 
@@ -347,13 +356,14 @@ class _Run:
         params, seed = self.params.model.network, self.params.train.seed
         schema, is_first = self.reader.schema, self.ranks.rank == 0  # the others take over its state
         fitted = fit_inputs(self.reader, self.is_train, params, seed=seed) if is_first else unfitted(schema, params)
-        network = build_model(schema, params, fitted, seed=seed)
+        shared_by = self.ranks if self.params.train.shard_tables else None
+        network = build_model(schema, params, fitted, seed=seed, shared_by=shared_by)
         start = prior_logit(self.prior.base_rate) - self.prior.offset
         network.set_base_rate(float(sigmoid(np.array([start]))[0]))
         if self.start is not None and is_first:
             self.start.load_weights(network, prior=self.prior)
         if self.ranks.world > 1:
-            network.load_state_dict(self.ranks.from_first(network.state_dict))
+            take_over(network, self.ranks)
         return network
 
 
@@ -364,7 +374,7 @@ def _figures(result: LoopResult, run: _Run, network: QIN) -> dict[str, Any]:
         "pos_weight": run.prior.pos_weight,
         "neg_ratio": run.prior.neg_ratio,
         "reweighted": run.prior.reweighted,
-        "num_parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "num_parameters": count_parameters(network),
         "batch_size": run.pace.batch_size,
         "lr": run.pace.lr,
         "num_steps": result.num_steps,

@@ -15,6 +15,7 @@ from qin.runtime.progress import Progress, log
 from qin.shards.loader import Batch
 from qin.train.average import moving_average
 from qin.train.checkpoint import CheckpointStore
+from qin.train.divided import DividedTables
 from qin.train.figures import HINT_DIVERGED
 from qin.train.forms import choose_form
 from qin.train.imbalance import TrainingRows
@@ -123,6 +124,7 @@ class TrainingLoop:
         self._budget = stop if isinstance(stop, Budget) else None
         self._validate = None if isinstance(stop, Budget) else stop
         self._checkpoints, self._watch = checkpoints, watch
+        self._divided = DividedTables(model, rows.ranks, checkpoints)
         self._num_rows_seen, self._last_loss = 0, math.nan
         self._lr = self._rate = float(optimizer.param_groups[0]["lr"])
         self._state = LoopState()
@@ -243,7 +245,8 @@ class TrainingLoop:
 
     def _check_weights(self) -> None:
         """The last step of a run that nothing judges may have overflowed."""
-        if not all(parameter.isfinite().all() for parameter in self._model.parameters()):
+        is_finite = all(bool(parameter.isfinite().all()) for parameter in self._model.parameters())
+        if not all(self._ranks.all_of(is_finite)):  # of divided tables one process alone may see it
             raise TrainingError(f"the weights are not finite after step {self._state.step}; {HINT_DIVERGED}")
 
     def _check(self, num_steps: int) -> None:
@@ -305,29 +308,30 @@ class TrainingLoop:
     def _save_if_due(self) -> None:
         every = self._params.checkpoint_steps
         is_due = every is not None and self._state.step - self._last_saved_step >= every
-        if is_due or time.monotonic() - self._last_save >= self._save_interval:
+        if self._divided.agreed(is_due or time.monotonic() - self._last_save >= self._save_interval):
             self._save()
 
     def _save(self) -> None:
-        if self._ranks.rank > 0:
+        if self._ranks.rank > 0 and not self._divided.parameters:
             return
         self._read_figures()  # nothing that follows a loss which is not finite is kept
         started = time.monotonic()
-        self._checkpoints.save(
+        state = self._divided.whole(
             {
                 "state": asdict(self._state),
                 "model": self._model.state_dict(),
                 "optimizer": self._optimizer.state_dict(),
                 "average": None if self._average is None else self._average.state_dict(),
                 "best": self._best,
-            },
-            step=self._state.step,
+            }
         )
+        if self._ranks.rank == 0:
+            self._checkpoints.save(state, step=self._state.step)
         self._last_save, self._last_saved_step = time.monotonic(), self._state.step
         self._save_interval = save_interval(self._params.checkpoint_seconds, self._last_save - started)
 
     def _resume(self) -> None:
-        saved = self._ranks.from_first(self._checkpoints.load)
+        saved = self._divided.load()
         if saved is None:
             return
         self._state = LoopState(**saved["state"])

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
+from qin.network.sharded import without_rows
 from qin.network.threads import one_thread
 from qin.shards.loader import Batch
 
@@ -118,9 +119,10 @@ def _check_vector(name: str, value: torch.Tensor, *, like: torch.Tensor) -> None
 def forward(network: nn.Module, batch: Batch) -> torch.Tensor:
     """Logits of a batch, `(batch,)`; of none in a process for which a short batch has no row."""
     if not batch.rows.size:
-        return batch.numeric.new_zeros(0)
-    logit: torch.Tensor = network(batch.categorical, batch.numeric, batch.sequences, first_row=batch.first_row)
-    return logit
+        logit = without_rows(network)
+        return batch.numeric.new_zeros(0) if logit is None else logit
+    computed: torch.Tensor = network(batch.categorical, batch.numeric, batch.sequences, first_row=batch.first_row)
+    return computed
 
 
 def forward_ensemble(network: nn.Module, batch: Batch, *, strength: float) -> tuple[torch.Tensor, torch.Tensor | None]:

@@ -20,7 +20,7 @@ def memory_bytes(device: torch.device, *, num_processes: int) -> int:
     return total_memory_bytes() // num_processes
 
 
-def check_memory(schema: Schema, params: NetworkParams, *, available_bytes: int) -> None:
+def check_memory(schema: Schema, params: NetworkParams, *, available_bytes: int, num_parts: int = 1) -> None:
     """Refuse a model whose weights alone cannot be trained in the memory of this machine.
 
     Every quadratic layer is a matrix of the inputs' width squared, so this grows with the square of the columns.
@@ -29,6 +29,7 @@ def check_memory(schema: Schema, params: NetworkParams, *, available_bytes: int)
         schema: The resolved columns.
         params: Sizes of the network.
         available_bytes: Memory of the machine or the device.
+        num_parts: Processes that each hold a part of the tables.
 
     Raises:
         ConfigError: Naming the width, what it takes and what would take less.
@@ -37,7 +38,7 @@ def check_memory(schema: Schema, params: NetworkParams, *, available_bytes: int)
     width = network_width(inputs, sizes, num_numeric=len(schema.numeric))
     in_layers = sizes.num_layers * sizes.num_rows * width * (width + 1)
     num_tables = 1 + (sizes.separate_attention_embedding and bool(inputs.sequence_vocabulary))
-    in_tables = num_tables * sum(inputs.num_buckets) * sizes.embedding_dim
+    in_tables = num_tables * sum(inputs.num_buckets) * sizes.embedding_dim / num_parts
     needed_bytes = _BYTES_PER_WEIGHT * (in_layers + in_tables)
     if needed_bytes > available_bytes:
         raise ConfigError(

@@ -5,7 +5,7 @@ holds `dim + 1` floats of state per row: 680 MB for ten million rows of width 16
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from qin.distributed.ranks import ONE, Ranks
 from qin.network.kernels.choice import has_kernels
 from qin.network.kernels.row_gradient import merged
 from qin.network.threads import even_cuts, in_parallel, in_tiles
@@ -77,7 +78,9 @@ class Optimizers:
 
 
 @torch.no_grad()
-def clip_grad_norm(parameters: Iterable[nn.Parameter], *, max_norm: float) -> torch.Tensor:
+def clip_grad_norm(
+    parameters: Iterable[nn.Parameter], *, max_norm: float, divided: Sequence[nn.Parameter] = (), ranks: Ranks = ONE
+) -> torch.Tensor:
     """Scale gradients down to a common norm, as `nn.utils.clip_grad_norm_`, sparse ones included.
 
     A sparse gradient counts with the norm of its sums per row, which is that of the dense gradient; the norm of the
@@ -86,18 +89,27 @@ def clip_grad_norm(parameters: Iterable[nn.Parameter], *, max_norm: float) -> to
     Args:
         parameters: Whose gradients to scale, in place.
         max_norm: Largest Euclidean norm of all gradients together.
+        divided: Those of them of which each process has a part.
+        ranks: The processes.
 
     Returns:
         The norm before, a scalar.
     """
-    grads = []
+    parts = {id(parameter) for parameter in divided}
+    grads, of_parts = list[torch.Tensor](), list[torch.Tensor]()
     for parameter in parameters:
         if parameter.grad is None:
             continue
         if parameter.grad.is_sparse:
             parameter.grad = merged(parameter.grad)
-        grads.append(parameter.grad._values() if parameter.grad.is_sparse else parameter.grad)
+        grad = parameter.grad._values() if parameter.grad.is_sparse else parameter.grad
+        (of_parts if id(parameter) in parts else grads).append(grad)
     norm = _total_norm(grads)
+    if divided:
+        squares = _total_norm(of_parts).double().square()
+        ranks.sum_(squares)
+        norm = (norm.double().square() + squares).sqrt().to(norm.dtype)
+        grads += of_parts
     factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)  # as PyTorch does: no division by zero
     if has_kernels(factor):
         for grad in grads:

@@ -52,6 +52,11 @@ def check_processes(params: Params, ranks: Ranks) -> None:
             f"{ranks.world} or auto, or let runs go on with any number by train.elastic: true"
         )
     if ranks.world == 1:
+        if params.train.shard_tables:
+            raise ConfigError(
+                "params.yaml: train.shard_tables: true divides embedding tables among processes, and one trains here; "
+                "set train.num_processes to 2 or more (auto: one for each GPU), or shard_tables: false"
+            )
         return
     if resolve_preset(params.model.network).norm == "batch":
         raise ConfigError(

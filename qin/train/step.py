@@ -10,6 +10,7 @@ from qin.config import TrainParams
 from qin.network.embedding import sparse_tables
 from qin.network.kernels.choice import has_kernels
 from qin.network.qin import QIN
+from qin.network.sharded import divided_tables
 from qin.network.threads import one_thread
 from qin.runtime.seeds import Stream
 from qin.shards.loader import Batch
@@ -57,6 +58,7 @@ class TrainingStep:
         self._model, self._optimizer, self._rows, self._params = model, optimizer, rows, params
         self._hard_negatives, self._average, self._ranks = hard_negatives, average, rows.ranks
         self._sum_gradients = GradientSum(model, rows.ranks)
+        self._divided = [table.embedding_table for table in divided_tables(model).values()]
         self._device = next(model.parameters()).device
         self._figures = StepFigures(self._device)
         self._found: tuple[float, float, float] | None = None
@@ -123,7 +125,12 @@ class TrainingStep:
         if self._reads_each_step:
             self._found = self._figures.read()  # of the sum over processes, so that all stop
         if self._params.gradient_clip is not None:
-            self.grad_norm = clip_grad_norm(self._model.parameters(), max_norm=self._params.gradient_clip)
+            self.grad_norm = clip_grad_norm(
+                self._model.parameters(),
+                max_norm=self._params.gradient_clip,
+                divided=self._divided,
+                ranks=self._ranks,
+            )
         self._optimizer.step()
 
     def _loss(self, batch: Batch, weight: torch.Tensor) -> torch.Tensor:

@@ -235,6 +235,30 @@ def test_no_key_that_is_read_is_retired(key: str) -> None:
     assert not hasattr(getattr(load_params(ROOT / "params.yaml"), section), name)
 
 
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({}, "train: shard_tables: true needs num_processes of 2 or more, or auto, got 1"),
+        (
+            {"train.num_processes": 2, "train.ema_decay": 0.9},
+            "train: shard_tables: true needs ema_decay: null, which reads whole tables",
+        ),
+        (
+            {"train.num_processes": "auto", "train.init_from": "earlier/model"},
+            "train: shard_tables: true needs init_from: null, which reads whole tables",
+        ),
+        (
+            {"train.num_processes": 2, "train.keep_optimizer": True},
+            "train: shard_tables: true needs keep_optimizer: false, which would keep whole tables' moments",
+        ),
+    ],
+)
+def test_divided_tables_are_refused_where_whole_ones_are_read(
+    tmp_path: Path, changes: dict[str, Any], line: str
+) -> None:
+    assert problems(tmp_path, {"train.shard_tables": True, **changes}) == [line]
+
+
 def test_a_retired_key_in_another_place_stays_unknown(tmp_path: Path) -> None:
     assert problems(tmp_path, {"train.baseline_rows": 0, "calibration.seed": 0}) == [
         "train.baseline_rows: unknown key (got 0)"  # nothing is near

@@ -8,7 +8,7 @@ import torch
 
 from qin.distributed.ranks import ONE, Ranks
 from qin.network.embedding import FusedEmbedding
-from qin.network.sharded import ShardedEmbedding, own_rows
+from qin.network.sharded import ShardedEmbedding, chunks, gathered, keep_own, own_rows
 from qin.train.optimizers import RowWiseAdam
 from tests.together import together
 
@@ -44,21 +44,20 @@ def trained(embedding: FusedEmbedding, ranks: Ranks) -> dict[str, Any]:
 def sharded(ranks: Ranks) -> dict[str, Any]:
     embedding = ShardedEmbedding(NUM_BUCKETS, dim=DIM, ranks=ranks)
     embedding.draw(torch.Generator().manual_seed(0), std=0.5)
-    drawn = embedding.gathered(0, embedding.num_rows).numpy()
+    drawn = gathered(embedding.embedding_table, 0, embedding.num_rows, ranks).numpy()
     found = trained(embedding, ranks)
-    table = embedding.gathered(0, embedding.num_rows)
+    table = gathered(embedding.embedding_table, 0, embedding.num_rows, ranks)
     again = ShardedEmbedding(NUM_BUCKETS, dim=DIM, ranks=ranks)
-    again.load(0, table[:31])
-    again.load(31, table[31:])
+    keep_own(again.embedding_table, 0, table[:31], ranks)
+    keep_own(again.embedding_table, 31, table[31:], ranks)
     assert torch.equal(again.embedding_table, embedding.embedding_table)
-    assert torch.equal(embedding.gathered(13, 29), table[13:29])
+    assert torch.equal(gathered(embedding.embedding_table, 13, 29, ranks), table[13:29])
     return {**found, "drawn": drawn, "table": table.numpy(), "held": len(embedding.embedding_table)}
 
 
 def whole() -> dict[str, Any]:
     embedding = FusedEmbedding(NUM_BUCKETS, dim=DIM, sparse=True)
-    with torch.no_grad():
-        embedding.embedding_table.normal_(std=0.5, generator=torch.Generator().manual_seed(0))
+    embedding.draw(torch.Generator().manual_seed(0), std=0.5)
     drawn = embedding.embedding_table.detach().numpy().copy()
     return {**trained(embedding, ONE), "drawn": drawn, "table": embedding.embedding_table.detach().numpy()}
 
@@ -86,6 +85,22 @@ def test_its_bytes_are_fixed_and_one_process_holds_all() -> None:
     alone = sharded(ONE)
     np.testing.assert_allclose(alone["table"], whole()["table"], rtol=1e-6, atol=1e-6)
     assert alone["held"] == sum(NUM_BUCKETS)
+
+
+@pytest.mark.parametrize("num_rows", [65536, 65537, 65540, 131073])
+def test_a_table_drawn_in_parts_is_the_table_drawn_at_once(num_rows: int) -> None:
+    """Also where a single row is left for the last part."""
+    whole, parts = FusedEmbedding([9, num_rows - 9], dim=5), ShardedEmbedding([9, num_rows - 9], dim=5, ranks=ONE)
+    for table in (whole, parts):
+        table.draw(torch.Generator().manual_seed(1), std=0.5)
+    assert torch.equal(whole.embedding_table, parts.embedding_table)
+    assert not whole.embedding_table[[0, 9]].any()
+    assert [start for start, _ in chunks(num_rows, 5)] == [0, *([65536] if num_rows > 65537 else [])]
+
+
+def test_a_divided_table_has_a_sparse_gradient() -> None:
+    with pytest.raises(ValueError, match="a divided table has a sparse gradient"):
+        ShardedEmbedding([3], dim=2, ranks=ONE, sparse=False)
 
 
 def test_rows_are_dealt_in_turn() -> None:

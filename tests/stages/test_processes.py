@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from qin.distributed.launch import loopback_interface
+from qin.model.artifact import load_model
 from qin.runtime.host import LOOPBACK, is_alive, process_tree
 from tests.project import ROOT, copy_project, dvc_command, git_project, processes_in, set_params
 from tests.stages.run import run_as_command, run_in_process
@@ -128,6 +129,24 @@ def test_after_a_kill_the_run_ends_in_the_same_bytes(project: Path) -> None:
     assert "resuming at epoch" in done.stderr
     assert outputs(project) == whole
     assert not list((project / ".qin/ranks").rglob("*.*"))
+
+
+@pytest.mark.slow
+def test_divided_tables_are_written_whole_after_a_kill_too(project: Path) -> None:
+    """A process that holds a third of the tables is killed; what follows reads a model of one piece."""
+    set_params(project / "params.yaml", {"train.shard_tables": True, "train.epochs": 1})
+    done = run_as_command("train", project)
+    assert done.returncode == 0, done.stderr
+    whole = outputs(project)
+    with started(project) as agent:
+        wait_until(lambda: checkpoints(project), agent)
+        ranks_of(agent.pid)[2].kill()
+        _, text = agent.communicate(timeout=PATIENCE_SECONDS)
+    assert agent.returncode == 0, text
+    assert "resuming at epoch" in text
+    assert outputs(project) == whole
+    (network,) = load_model(project / "artifacts/model").networks
+    assert len(network.embedding.embedding_table) == int(network.embedding.num_buckets.sum())
 
 
 @pytest.mark.slow

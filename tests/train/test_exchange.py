@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -12,8 +13,10 @@ import pytest
 import torch
 
 from qin.distributed.ranks import ONE, Ranks
+from qin.network.embedding import FusedEmbedding
 from qin.network.numeric import NumericNormalizer
 from qin.network.qin import QIN, FittedInputs, QINInputs, QINSizes
+from qin.network.sharded import ShardedEmbedding, divided_tables, gathered
 from qin.prior import TrainingPrior
 from qin.shards.loader import Batch
 from qin.train.checkpoint import CheckpointStore
@@ -30,19 +33,23 @@ NUM_BUCKETS = (9, 50)
 SIZES = make_sizes(embedding_dim=4, attention_dim=8, embedding_std=0.5, num_layers=2, num_rows=2)
 DROPOUT = replace(SIZES, dropout=0.3, row_dropout=0.2, embedding_dropout=0.3, field_dropout=0.3)
 GOSS = HardNegatives(mode="goss", top_neg_frac=0.1, rest_frac=0.2, min_neg=8, warmup_steps=0, two_passes=False)
+FEW = replace(GOSS, mode="ohem", min_neg=1, top_neg_frac=0.0, two_passes=True)
 
 
 @dataclass(frozen=True)
 class Case:
-    """A step; of `num_rows` rows the first `num_empty` read padding alone."""
+    """A step; of `num_rows` rows the first `num_empty` read padding alone, and tables may be divided."""
 
     sizes: QINSizes = SIZES
     num_rows: int = 301
     num_empty: int = 0
     self_ensemble: float = 0.0
     mining: HardNegatives | None = None
+    is_divided: bool = False
 
 
+SPARSE = replace(DROPOUT, sparse_embedding_grad=True)
+TWO_TABLES = replace(SPARSE, separate_attention_embedding=True)
 CASES = {
     "plain": Case(),
     "dropout": Case(DROPOUT),
@@ -57,7 +64,12 @@ CASES = {
     "goss, two passes": Case(DROPOUT, mining=replace(GOSS, two_passes=True)),
     "pps": Case(mining=replace(GOSS, mode="pps")),
     "pps, two passes": Case(DROPOUT, mining=replace(GOSS, mode="pps", two_passes=True)),
-    "few rows kept": Case(DROPOUT, 40, mining=replace(GOSS, mode="ohem", min_neg=1, top_neg_frac=0.0, two_passes=True)),
+    "few rows kept": Case(DROPOUT, 40, mining=FEW),
+    "divided": Case(SPARSE, is_divided=True),
+    "divided, two tables": Case(TWO_TABLES, is_divided=True, self_ensemble=0.7),
+    "divided, padding alone": Case(SPARSE, num_empty=200, is_divided=True),
+    "divided, no row for some": Case(TWO_TABLES, num_rows=1, is_divided=True, self_ensemble=0.7),
+    "divided, few rows kept": Case(TWO_TABLES, 40, mining=FEW, is_divided=True),
 }
 
 
@@ -77,10 +89,12 @@ class Slice:
         yield replace(self.batch.take(torch.arange(first, stop)), first_row=first)
 
 
-def make_model(sizes: QINSizes) -> QIN:
+def make_model(case: Case, ranks: Ranks) -> QIN:
     inputs = QINInputs(num_buckets=NUM_BUCKETS, num_fields=2, sequence_vocabulary=(1,), target_fields=(1,))
     fitted = FittedInputs(normalizer=NumericNormalizer(torch.zeros(1), torch.ones(1)))
-    return QIN(inputs=inputs, sizes=sizes, fitted=fitted, generator=torch.Generator().manual_seed(0))
+    tables = partial(ShardedEmbedding, ranks=ranks) if case.is_divided and ranks.world > 1 else FusedEmbedding
+    generator = torch.Generator().manual_seed(0)
+    return QIN(inputs=inputs, sizes=case.sizes, fitted=fitted, generator=generator, tables=tables)
 
 
 def make_batch(case: Case) -> Batch:
@@ -95,7 +109,7 @@ def make_batch(case: Case) -> Batch:
 
 def step(ranks: Ranks, case: Case) -> dict[str, Any]:
     """The loss and all gradients of one step, at a rate of zero."""
-    model, batch = make_model(case.sizes), make_batch(case)
+    model, batch = make_model(case, ranks), make_batch(case)
     assert batch.label is not None
     is_train, label = np.ones(case.num_rows, np.bool_), batch.label.numpy().astype(np.uint8)
     prior = TrainingPrior(base_rate=0.1, pos_weight=3.0, neg_ratio=0.5)
@@ -117,8 +131,12 @@ def step(ranks: Ranks, case: Case) -> dict[str, Any]:
         for name, grad in grads.items()
         if grad is not None
     }
-    state = loop._state
-    return {"loss": state.loss_sum, "weight": state.weight_sum, "grads": dense}
+    for name, table in divided_tables(model).items():
+        part = torch.from_numpy(dense[f"{name}.embedding_table"])
+        dense[f"{name}.embedding_table"] = gathered(part, 0, table.num_rows, ranks).numpy()
+    state, norm = loop._state, loop._step.grad_norm
+    assert norm is not None
+    return {"loss": state.loss_sum, "weight": state.weight_sum, "grads": dense, "norm": norm.item()}
 
 
 def steps(ranks: Ranks) -> dict[str, dict[str, Any]]:
@@ -136,6 +154,7 @@ def test_processes_compute_what_one_computes(found: list[dict[str, dict[str, Any
     expected, ours = step(ONE, CASES[name]), found[0][name]
     assert ours["loss"] / 400 == pytest.approx(expected["loss"] / 400, rel=1e-6, abs=1e-6)
     assert ours["weight"] == expected["weight"] > 0
+    assert ours["norm"] == pytest.approx(expected["norm"], rel=1e-6)
     assert ours["grads"].keys() == expected["grads"].keys()
     flat, reference = (np.concatenate([grad.ravel() for grad in one["grads"].values()]) for one in (ours, expected))
     assert np.linalg.norm(reference) > 1e-3, "zeros would be compared"
