@@ -3,7 +3,7 @@
 qin check
 qin compare HEAD workspace
 qin summary
-qin sweep -S model.dropout=0.0,0.1 --seeds 3
+qin tune -S train.lr=1e-4..1e-2:log -S model.dropout=0.0,0.1,0.2 --trials 30
 qin overlay examples/kuairand/params.yaml
 qin init data/train.parquet
 qin score data/test.parquet scores.parquet --keep ID
@@ -20,6 +20,7 @@ from typing import Annotated, Literal
 import typer
 
 from qin.errors import QinError, one_line
+from qin.experiments.tune_command import tune
 from qin.runtime.logs import log, log_to_stderr
 from qin.runtime.paths import DVC_YAML, PARAMS
 from qin.serving.commands import drift, export, score, serve
@@ -101,29 +102,7 @@ def summary(
             typer.echo(line)
 
 
-@app.command()
-def sweep(
-    set_param: Annotated[
-        list[str] | None, typer.Option("--set-param", "-S", help="KEY=VALUE,VALUE; repeatable.")
-    ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Runs of each point, with train.seed 0, 1, ...")] = 1,
-    metric: Annotated[list[str] | None, typer.Option(help="Dotted path in metrics/evaluate.json; repeatable.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
-) -> None:
-    """Run a grid of settings over seeds and print means with standard errors; exit status 1 if a run failed.
-
-    Example: `qin sweep -S model.dropout=0.0,0.1 --seeds 3`
-    """
-    metrics = metric or ["ap", "auc", "after.log_loss"]
-    with one_line_errors():
-        from qin.experiments.sweep import grid, run_sweep, table
-
-        results = run_sweep(grid(set_param or []), num_seeds=seeds, metrics=metrics)
-    typer.echo(json.dumps({"points": results}, indent=2) if as_json else table(results, metrics))
-    failed = sum(run["error"] is not None for point in results for run in point["runs"])
-    if failed:
-        log.error("error: %d of %d runs failed; their output is in .qin/sweep", failed, len(results) * seeds)
-        raise typer.Exit(1)
+app.command()(one_line_errors()(tune))
 
 
 @app.command()

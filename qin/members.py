@@ -1,6 +1,6 @@
 """The members of a model together: prepared rows in, one logit per row out, as calibrate combined them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from qin.model.build import Computing, place
 from qin.model.scoring import Scorable, for_scoring, mean_logit, score_all, score_batch
 from qin.runtime import paths
 from qin.runtime.folded import fold_places
+from qin.runtime.progress import Progress
 from qin.shards.files import RowReader
 from qin.shards.loader import Batch, iterate_in_order
 from qin.trees.artifact import load_trees
@@ -107,12 +108,14 @@ class Members:
 
     def logit(self, reader: RowReader, *, batch_size: int) -> Logits:
         """Blended logits of every row of a file, `(num_rows,)`."""
+        num_scored = reader.num_rows * (len(self.networks) + (self.trees is not None))  # by each member once
+        with Progress(num_scored, label="score") as progress:
 
-        def of_network(network: Scorable) -> Logits:
-            batches = iterate_in_order(reader, is_selected=None, batch_size=batch_size)
-            return score_all(network, batches, num_rows=reader.num_rows)
+            def of_network(network: Scorable) -> Logits:
+                batches = iterate_in_order(reader, is_selected=None, batch_size=batch_size)
+                return score_all(network, _counted(batches, progress), num_rows=reader.num_rows)
 
-        return self._blended(of_network, lambda trees: trees.logit(reader))
+            return self._blended(of_network, lambda trees: trees.logit(reader, on_rows=progress.advance))
 
     def logit_of(self, batch: Batch, *, batch_size: int, num_threads: int | None = None) -> Logits:
         """Blended logits of rows in memory, `(n,)`.
@@ -141,3 +144,10 @@ class Members:
         if len(self.blend.members) == 1:  # it stays on its training scale, which the calibrator knows
             return next(iter(logits.values()))
         return self.blend.apply(logits).astype(np.float32)
+
+
+def _counted(batches: Iterator[Batch], progress: Progress) -> Iterator[Batch]:
+    """The batches; a batch counts when the next one is asked for."""
+    for batch in batches:
+        yield batch
+        progress.advance(batch.rows.size)

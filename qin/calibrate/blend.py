@@ -19,6 +19,7 @@ from scipy.optimize import minimize
 from qin.metrics.logistic import fit_logistic, has_overlap
 from qin.metrics.logits import BoolArray, Float64Array, FloatArray, IntArray, LabelArray, positive_rows, row_chunks
 from qin.runtime.files import check_keys
+from qin.runtime.progress import followed
 
 MEAN, CONVEX = "mean", "convex"
 
@@ -158,7 +159,8 @@ def choose_blend(
     is_positive = positive_rows(next(iter(natural.values())), label)
     kinds = [MEAN, CONVEX, *natural] if len(natural) > 1 else [*natural]
     loss = {kind: np.empty(label.size) for kind in kinds}
-    for fit, held in _parts(part, is_positive):
+    parts = list(_parts(part, is_positive))
+    for fit, held in followed(parts, label="blend", unit="parts"):
         for kind in kinds:
             blend = _fit({name: z[fit] for name, z in natural.items()}, is_positive[fit], kind)
             z = blend.apply({name: z[held] for name, z in natural.items()})

@@ -65,10 +65,23 @@ def read_yaml(path: Path) -> Any:
         raise ConfigError(f"{path}: file not found") from error
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    return parse_yaml(text, source=str(path))
+
+
+def parse_yaml(text: str | bytes, *, source: str) -> Any:
+    """The value of one YAML document; see `read_yaml`.
+
+    Args:
+        text: The document.
+        source: What messages call it.
+
+    Raises:
+        ConfigError: If it is not YAML, or holds what settings may not.
+    """
     try:
         return _document(yaml.parse(text, Loader=_LOADER))
     except (yaml.YAMLError, _RefusedError) as error:
-        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"{source}: not valid YAML: {' '.join(str(error).split())}") from error
 
 
 def resolve_scalar(text: str) -> str | int | float | bool | None:

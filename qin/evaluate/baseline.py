@@ -8,7 +8,7 @@ from qin.metrics.definitions import AP, AUC, LOG_LOSS, WLL
 from qin.metrics.logits import FloatArray
 from qin.metrics.paired import Difference, compare_logits
 from qin.report.verdict import judged
-from qin.runtime.progress import log
+from qin.runtime.progress import followed, log
 
 _METRICS = (AP, AUC, LOG_LOSS, WLL)
 
@@ -26,7 +26,7 @@ def compare_members(half: Reported, natural: Mapping[str, FloatArray]) -> dict[s
         cannot be estimated.
     """
     figures = {}
-    for name, logit in natural.items():
+    for name, logit in followed(natural.items(), label="members", unit="members"):
         compared = compare_logits(
             logit[half.is_reported],
             half.calibrated,

@@ -1,6 +1,6 @@
 """The figures of metrics/evaluate.json, of each slice, and the rows of each plot."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from qin.evaluate.curves import Row, gains_curve, pr_curve, reliability_curve, roc_curve, score_histogram
@@ -12,6 +12,7 @@ from qin.metrics.probability import calibration_figures
 from qin.metrics.ranking import ranking_counts
 from qin.metrics.standard_errors import standard_error, values_with_errors
 from qin.raw.segments import Segments
+from qin.runtime.progress import followed
 
 
 def evaluate(half: Reported, *, num_bins: int) -> dict[str, Any]:
@@ -76,7 +77,7 @@ def evaluate_slices(
         segments_of: Each of its rows' value of each column; the values with few rows are pooled.
     """
     figures, points = {}, []
-    for column, segments in segments_of.items():
+    for column, segments in followed(segments_of.items(), label="slices", unit="columns"):
         pooled = largest_segments(segments)
         figures[column] = slice_figures(
             half.scored.logit, half.calibrated, half.scored.label, segments=pooled, cluster=half.cluster
@@ -95,10 +96,11 @@ def curves(half: Reported, *, num_bins: int, num_points: int) -> dict[str, list[
     """
     logit, label = half.scored.logit, half.scored.label
     counts = ranking_counts(logit, label)
-    return {
-        "pr": pr_curve(counts, num_points=num_points),
-        "roc": roc_curve(counts, num_points=num_points),
-        "gains": gains_curve(counts),
-        "reliability": reliability_curve(logit, half.calibrated, label, num_bins=num_bins),
-        "score_histogram": score_histogram(half.calibrated, label),
+    made: dict[str, Callable[[], list[Row]]] = {
+        "pr": lambda: pr_curve(counts, num_points=num_points),
+        "roc": lambda: roc_curve(counts, num_points=num_points),
+        "gains": lambda: gains_curve(counts),
+        "reliability": lambda: reliability_curve(logit, half.calibrated, label, num_bins=num_bins),
+        "score_histogram": lambda: score_histogram(half.calibrated, label),
     }
+    return {name: curve() for name, curve in followed(made.items(), label="curves", unit="curves")}

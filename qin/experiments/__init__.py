@@ -1,1 +1,1 @@
-"""Several runs: comparing them, sweeping over settings, drawing them."""
+"""Several runs: comparing them, searching settings, drawing them."""

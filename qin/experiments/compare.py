@@ -78,7 +78,7 @@ def shared_rows(first: Run, second: Run, *, train: Source | None = None) -> Shar
     label = scored[0].label[places[0]]
     if label.min() == label.max():
         raise DataError(f"the {label.size} rows that both runs report are all of label {label[0]}")
-    calibrated = [_calibrated(run, train=train)[place] for run, place in zip(runs, places, strict=True)]
+    calibrated = [calibrated_logits(run, train=train)[place] for run, place in zip(runs, places, strict=True)]
     return SharedRows(
         names=(first.name, second.name),
         row=row,
@@ -99,8 +99,16 @@ def _check_labels(runs: tuple[Run, Run], row: IntArray, places: list[IntArray]) 
         )
 
 
-def _calibrated(run: Run, *, train: Source | None) -> Float64Array:
-    """The logits of all of a run's rows, from the calibrators that the report halves did not fit."""
+def calibrated_logits(run: Run, *, train: Source | None) -> Float64Array:
+    """The logits of all of a run's rows, from the calibrators that the report halves did not fit.
+
+    Args:
+        run: The run.
+        train: The raw log, for shifts by segment.
+
+    Raises:
+        ConfigError: If there are shifts and no raw log.
+    """
     parts = []
     for scored, report in zip(run.folds, run.reports, strict=True):
         shifts = report.heldout.segments

@@ -35,12 +35,33 @@ def apply_overlays(overlays: list[Path], *, params: Path) -> Params:
     text = params.read_text(encoding="utf-8")
     for overlay in overlays:
         text = overlaid(text, _sections(overlay), source=str(overlay))
+    return _put(text, params=params, named=f"{params} with {', '.join(map(str, overlays))}")
+
+
+def apply_values(values: Mapping[str, Any], *, params: Path) -> Params:
+    """Put values into a params file, whose comments stay; it is written only if the result obeys every rule.
+
+    Args:
+        values: Values by dotted key.
+        params: The file to change.
+
+    Returns:
+        The new settings.
+
+    Raises:
+        ConfigError: If it has no such key, or a value breaks a rule.
+    """
+    read_yaml(params)
+    text = replaced(params.read_text(encoding="utf-8"), values, source=str(params))
+    return _put(text, params=params, named=str(params))
+
+
+def _put(text: str, *, params: Path, named: str) -> Params:
     with atomic_file(params) as staging:
         staging.write_text(text, encoding="utf-8")
         try:
             return load_params(staging)
         except ConfigError as error:
-            named = f"{params} with {', '.join(map(str, overlays))}"
             raise ConfigError(*(line.replace(str(staging), named) for line in error.args)) from error
 
 
@@ -55,14 +76,27 @@ def overlaid(base: str, overlay: Mapping[str, Mapping[str, Any]], *, source: str
     Raises:
         ConfigError: If the base has no such section or key.
     """
-    places = {(section, key): span for section, key, span in _values(yaml.compose(base, Loader=yaml.SafeLoader))}
-    named = [(section, key) for section, keys in overlay.items() for key in keys]
-    if missing := [f"{source}: {section}.{key}: params.yaml has no such key" for section, key in named
-                   if (section, key) not in places]:  # fmt: skip
+    values = {f"{section}.{key}": value for section, keys in overlay.items() for key, value in keys.items()}
+    return replaced(base, values, source=source)
+
+
+def replaced(base: str, values: Mapping[str, Any], *, source: str) -> str:
+    """The text of a params file with other values, at any depth of its sections.
+
+    Args:
+        base: The text, block style down to the keys that are replaced.
+        values: Values by dotted key.
+        source: What messages call them.
+
+    Raises:
+        ConfigError: If the base has no such key.
+    """
+    places = dict(_values(yaml.compose(base, Loader=yaml.SafeLoader)))
+    if missing := [f"{source}: {key}: params.yaml has no such key" for key in values if key not in places]:
         raise ConfigError(*missing)
-    for section, key in sorted(named, key=places.__getitem__, reverse=True):  # from the end: earlier places stay
-        start, stop = places[section, key]
-        base = f"{base[:start]}{_block(overlay[section][key])}{base[stop:]}"
+    for key in sorted(values, key=places.__getitem__, reverse=True):  # from the end: earlier places stay
+        start, stop = places[key]
+        base = f"{base[:start]}{_block(values[key], depth=key.count('.'))}{base[stop:]}"
     return base
 
 
@@ -73,13 +107,15 @@ def _sections(overlay: Path) -> dict[str, dict[str, Any]]:
     return tree
 
 
-def _values(root: Node | None) -> Iterator[tuple[str, str, tuple[int, int]]]:
-    """Section, key, and where the text after the key's colon begins and ends."""
+def _values(root: Node | None, prefix: str = "") -> Iterator[tuple[str, tuple[int, int]]]:
+    """Dotted keys below the sections, and where the text after a key's colon begins and ends."""
     assert isinstance(root, MappingNode), "params.yaml has sections"
-    for section, keys in root.value:
-        if isinstance(keys, MappingNode):
-            for key, value in keys.value:
-                yield section.value, key.value, (key.end_mark.index + 1, _end(value))
+    for key, value in root.value:
+        dotted = f"{prefix}{key.value}"
+        if prefix:
+            yield dotted, (key.end_mark.index + 1, _end(value))
+        if isinstance(value, MappingNode) and not value.flow_style:
+            yield from _values(value, f"{dotted}.")
 
 
 def _end(node: Node) -> int:
@@ -97,7 +133,7 @@ class _Dumper(yaml.SafeDumper):  # type: ignore[misc]
         super().increase_indent(flow, False)
 
 
-def _block(value: Any) -> str:
-    """A value as it stands behind the colon of a key."""
+def _block(value: Any, *, depth: int) -> str:
+    """A value as it stands behind the colon of a key so many levels below the sections."""
     text = yaml.dump({"key": value}, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000)
-    return str(text).removeprefix("key:").rstrip("\n").replace("\n", "\n  ")
+    return str(text).removeprefix("key:").rstrip("\n").replace("\n", "\n" + "  " * depth)

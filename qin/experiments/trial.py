@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,10 +77,12 @@ class Trials:
     Args:
         root: Where they are kept until someone deletes them.
         project: The folder that relative places of raw files start from.
+        without: Outputs that no later stage needs and that are not kept.
     """
 
-    def __init__(self, root: Path, *, project: Path = Path()) -> None:
+    def __init__(self, root: Path, *, project: Path = Path(), without: Sequence[Path] = ()) -> None:
         self._root, self._project = root.absolute(), project.absolute()
+        self._without = without
         self._checksums: dict[str, str] = {}
         self._codes: dict[str, str] = {}
 
@@ -161,6 +163,9 @@ class Trials:
             except StoppedError:
                 shutil.rmtree(part)
                 raise
+            for place in self._without:
+                if (part / place).is_dir() and not (part / place).is_symlink():
+                    shutil.rmtree(part / place)
             part.rename(folder)
         return folder, True
 

@@ -33,7 +33,8 @@ PLOT_TEMPLATES = Path(".dvc/plots")
 SCRATCH = Path(".qin")
 CSV = SCRATCH / "csv"
 PARTS = SCRATCH / "prepared"
-SWEEP_LOGS = SCRATCH / "sweep"
+TRIALS = SCRATCH / "trials"
+TUNE = SCRATCH / "tune"
 # Elsewhere for experiments in temporary folders, so that a killed one can go on when it is run again.
 CHECKPOINTS = Path(os.environ.get("QIN_CHECKPOINTS", SCRATCH / "checkpoints"))
 

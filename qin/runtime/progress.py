@@ -3,16 +3,20 @@
 import logging
 import sys
 import time
+from collections.abc import Collection, Iterator
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from tqdm import tqdm
 
 from qin.runtime.logs import log, log_to_stderr, logs_json
 
-__all__ = ["PASSING", "Progress", "log", "log_to_stderr"]
+__all__ = ["PASSING", "Progress", "followed", "log", "log_to_stderr"]
+
+Item = TypeVar("Item")
 
 _LINE_SECONDS = 10.0
+_WHOLE_RATE = 10.0
 
 # `extra={PASSING: True}` marks a warning that says something of this machine or moment alone, nothing of the outputs.
 PASSING = "is_passing"
@@ -41,8 +45,8 @@ class Progress:
             rate = self._done / (now - self._started)
             left = (self._total - self._done) / rate if rate else float("inf")
             log.info(
-                "%s: %d of %d %s, %.0f per second, %s left%s",
-                *(self._label, self._done, self._total, self._unit, rate, _duration(left), note and f", {note}"),
+                "%s: %d of %d %s, %s per second, %s left%s",
+                *(self._label, self._done, self._total, self._unit, _rate(rate), _duration(left), note and f", {note}"),
                 extra={"fields": {"done": self._done, "total": self._total, "unit": self._unit}},
             )
 
@@ -55,8 +59,27 @@ class Progress:
         self._bar.close()
 
 
+def followed(items: Collection[Item], *, label: str, unit: str) -> Iterator[Item]:
+    """The items, with the progress of what is done with each.
+
+    Args:
+        items: What is worked on, one after the other.
+        label: Name of the work.
+        unit: What the items are, in the plural.
+    """
+    with Progress(len(items), label=label, unit=unit) as progress:
+        for item in items:
+            yield item
+            progress.advance(1)
+
+
 def _on_terminal() -> bool:
     return sys.stderr.isatty() and not logs_json() and log.isEnabledFor(logging.INFO)
+
+
+def _rate(per_second: float) -> str:
+    """Units per second; of slow ones two digits."""
+    return f"{per_second:.0f}" if per_second >= _WHOLE_RATE else f"{per_second:.2g}"
 
 
 def _duration(seconds: float) -> str:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from qin.errors import QinError
+from qin.runtime.logs import log_to_stderr
 from qin.sample import sample_size, write_sample
 
 
@@ -23,6 +24,7 @@ def main(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")] = False,
 ) -> None:
     """Generate a click log in the reference shape, with a known click probability."""
+    log_to_stderr()
     start = time.perf_counter()
     try:
         size = sample_size(rows, test_rows=test_rows, row_group_rows=row_group_rows)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from qin.errors import ArtifactError, ConfigError
+from qin.runtime.progress import Progress
 from qin.sample.blocks import feature_schema, make_block, num_blocks, truth_schema
 from qin.sample.columns import LABEL, REFERENCE_TEST_ROWS, REFERENCE_TRAIN_ROWS, ROW_ID
 from qin.sample.row_groups import RowGroupWriter
@@ -98,11 +99,12 @@ def _staging_folder(out: Path) -> Iterator[Path]:
 def _write_split(staging: Path, *, split: Split, seed: int, num_rows: int, size: SampleSize) -> None:
     columns = RowGroupWriter(staging / _FEATURES[split], schema=feature_schema(split), group_rows=size.row_group_rows)
     truth = RowGroupWriter(staging / _TRUTH[split], schema=truth_schema(split), group_rows=size.row_group_rows)
-    with columns, truth:
+    with columns, truth, Progress(num_rows, label=f"sample {split.name.lower()}") as progress:
         for block in range(num_blocks(num_rows)):
             made = make_block(block, seed=seed, split=split, num_rows=num_rows)
             columns.write(made.features)
             truth.write(made.truth)
+            progress.advance(made.truth.num_rows)
             if split is Split.TEST:
                 _append_submission(staging / _SUBMISSION, made.features[ROW_ID])
 

@@ -51,12 +51,23 @@ class FittedTrees:
         """Trees."""
         return int(self.booster.num_trees())
 
-    def logit(self, rows: RowReader, is_selected: Mask | None = None) -> npt.NDArray[np.float64]:
-        """Logits of the selected rows of a file in its order, `(num_selected,)`, on the natural scale."""
+    def logit(
+        self, rows: RowReader, is_selected: Mask | None = None, *, on_rows: Callable[[int], None] | None = None
+    ) -> npt.NDArray[np.float64]:
+        """Logits of the selected rows of a file in its order, `(num_selected,)`, on the natural scale.
+
+        Args:
+            rows: The file.
+            is_selected: Its rows to score; None for all.
+            on_rows: Called with the number of rows that were scored since the last call.
+        """
         source = _Rows(rows, self.columns, is_selected)
         out = np.empty(len(source))
         for start in range(0, len(source), CHUNK_ROWS):
-            out[start : start + CHUNK_ROWS] = self._predict(source[start : start + CHUNK_ROWS])
+            chunk = out[start : start + CHUNK_ROWS]
+            chunk[:] = self._predict(source[start : start + CHUNK_ROWS])
+            if on_rows is not None:
+                on_rows(chunk.size)
         return out
 
     def logit_of(self, schema: Schema, arrays: Arrays) -> npt.NDArray[np.float64]:

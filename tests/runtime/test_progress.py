@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from qin.runtime.progress import Progress
+from qin.runtime.progress import Progress, followed
 
 
 def test_a_line_says_the_rate_and_the_time_left(
@@ -17,3 +17,17 @@ def test_a_line_says_the_rate_and_the_time_left(
         bar.advance(50)
         bar.advance(50, note="loss 0.1")
     assert caplog.messages == ["prepare: 100 of 1000 rows, 5 per second, 3.0 min left, loss 0.1"]
+
+
+def test_what_is_followed_counts_when_it_is_done(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = iter([0.0, 12.0, 24.0])
+    monkeypatch.setattr("qin.runtime.progress.time.monotonic", lambda: next(now))
+    monkeypatch.setattr("qin.runtime.progress._on_terminal", lambda: False)
+    with caplog.at_level(logging.INFO, logger="qin"):
+        assert list(followed({"a": 1, "b": 2}.items(), label="curves", unit="curves")) == [("a", 1), ("b", 2)]
+    assert caplog.messages == [
+        "curves: 1 of 2 curves, 0.083 per second, 12 s left",
+        "curves: 2 of 2 curves, 0.083 per second, 0 s left",
+    ]

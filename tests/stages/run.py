@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.project import ROOT
 
 # How far long work has come; how often that is said depends on the machine.
-_PROGRESS = re.compile(r": \d+ of \d+ \w+, \d+ per second")
+_PROGRESS = re.compile(r": \d+ of \d+ [\w ]+, [\d.e-]+ per second")
 
 
 def said(printed: str) -> list[str]:
