@@ -148,7 +148,12 @@ class Search:
         if any(_DEFAULT in one.user_attrs for one in self._study.get_trials(deepcopy=False)):
             return
         checks: list[Check] = []
-        judged = self._run(self._space.fixed, on_check=lambda check: checks.append(check) is None)
+
+        def on_check(check: Check) -> bool:
+            checks.append(check)
+            return True
+
+        judged = self._run(self._space.fixed, on_check=on_check)
         log.info("settings as they are: log loss %.5f of the selection half", judged.selection_loss)
         encoded = self._encoded(settings_of(self._base, self._space.dimensions))
         self._study.add_trial(
@@ -200,11 +205,14 @@ class Search:
 
     def _distribution(self, one: Range | Choice) -> "optuna.distributions.BaseDistribution":
         kinds = self._optuna.distributions
+        found: optuna.distributions.BaseDistribution
         if isinstance(one, Choice):
-            return kinds.CategoricalDistribution([json.dumps(value) for value in one.values])
-        if one.is_whole:
-            return kinds.IntDistribution(int(one.low), int(one.high), log=one.is_log, step=int(one.step or 1))
-        return kinds.FloatDistribution(one.low, one.high, log=one.is_log, step=one.step)
+            found = kinds.CategoricalDistribution([json.dumps(value) for value in one.values])
+        elif one.is_whole:
+            found = kinds.IntDistribution(int(one.low), int(one.high), log=one.is_log, step=int(one.step or 1))
+        else:
+            found = kinds.FloatDistribution(one.low, one.high, log=one.is_log, step=one.step)
+        return found
 
     def _decoded(self, drawn: Mapping[str, Any]) -> dict[str, Any]:
         """Settings of what was drawn."""
@@ -216,17 +224,19 @@ class Search:
 
     def _encoded(self, settings: Mapping[str, Any]) -> dict[str, Any] | None:
         """What would have been drawn for settings; None where they lie outside of the space."""
-        encoded = {key: json.dumps(settings[key]) if isinstance(one, Choice) else settings[key]
-                   for key, one in self._space.dimensions.items()}  # fmt: skip
-        for key, value in encoded.items():
-            one = self._space.dimensions[key]
-            is_number = isinstance(value, int | float) and not isinstance(value, bool)
-            inside = one.low <= value <= one.high if isinstance(one, Range) and is_number else None
-            if inside is None:
-                inside = isinstance(one, Choice) and value in [json.dumps(known) for known in one.values]
-            if not inside:
-                return None
-        return encoded
+        if not all(_holds(one, settings[key]) for key, one in self._space.dimensions.items()):
+            return None
+        return {
+            key: json.dumps(settings[key]) if isinstance(one, Choice) else settings[key]
+            for key, one in self._space.dimensions.items()
+        }
+
+
+def _holds(one: Range | Choice, value: Any) -> bool:
+    """Whether a value could have been drawn."""
+    if isinstance(one, Choice):
+        return json.dumps(value) in [json.dumps(known) for known in one.values]
+    return isinstance(value, int | float) and not isinstance(value, bool) and one.low <= value <= one.high
 
 
 def settings_of(base: Params, keys: Mapping[str, Any]) -> dict[str, Any]:
