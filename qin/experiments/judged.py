@@ -12,6 +12,7 @@ from functools import cached_property
 
 import numpy as np
 
+from qin.calibrate.report import reported_base_rate
 from qin.errors import DataError
 from qin.experiments.compare import calibrated_logits, verdict
 from qin.experiments.runs import Run
