@@ -35,10 +35,14 @@ FIRST_DAY, FIRST_TEST_DAY = 20220425, 20220506
 MAX_HISTORY, GAP_MS, SEED = 100, 30 * 60 * 1000, 0
 LABELS = {"clicked": "long_view", "liked": "is_like"}
 _LOG = ("user_id", "video_id", "date", "hourmin", "time_ms", "is_like", "long_view", "tab")
-_TEXTS = ("video_type", "upload_type", "tag", "user_active_degree", "follow_user_num_range")
-_TEXTS += ("fans_user_num_range", "friend_user_num_range", "register_days_range")
-_VIDEO = ("author_id", "video_type", "upload_type", "server_width", "server_height")
-_VIDEO += ("music_id", "music_type", "tag", "video_duration")
+_TEXTS = (
+    *("video_type", "upload_type", "tag", "user_active_degree"),
+    *("follow_user_num_range", "fans_user_num_range", "friend_user_num_range", "register_days_range"),
+)
+_VIDEO = (
+    *("author_id", "video_type", "upload_type", "server_width", "server_height"),
+    *("music_id", "music_type", "tag", "video_duration"),
+)
 _CHUNK_ROWS = 20_000
 
 
@@ -164,7 +168,8 @@ def _days(numbers: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
 
 def _start_of(begins: npt.NDArray[np.bool_]) -> Int64Array:
     """Of each row, where its run has begun."""
-    return np.maximum.accumulate(np.where(begins, np.arange(begins.size), 0))
+    start: Int64Array = np.maximum.accumulate(np.where(begins, np.arange(begins.size), 0))
+    return start
 
 
 def _sessions(log: Log, kept: Int64Array) -> Int64Array:
@@ -172,7 +177,8 @@ def _sessions(log: Log, kept: Int64Array) -> Int64Array:
     user, time = log.columns["user_id"][kept], log.columns["time_ms"][kept]
     is_first = np.diff(user, prepend=user[:1] - 1) != 0
     begun = np.cumsum(is_first | (np.diff(time, prepend=0) > GAP_MS))
-    return begun - begun[_start_of(is_first)] + 1
+    number: Int64Array = begun - begun[_start_of(is_first)] + 1
+    return number
 
 
 def _joined(log: Log, rows: Int64Array, session: Int64Array, users: pa.Table, videos: pa.Table) -> pa.Table:
