@@ -22,7 +22,7 @@ from qin.runtime.progress import Progress
 from qin.shards.files import RowReader
 from qin.shards.loader import Batch, iterate_in_order
 from qin.trees.artifact import load_trees
-from qin.trees.fit import FittedTrees
+from qin.trees.fitted import FittedTrees
 
 Logits = npt.NDArray[np.float32]
 

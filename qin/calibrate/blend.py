@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from scipy.optimize import minimize
 
 from qin.metrics.logistic import fit_logistic, has_overlap
 from qin.metrics.logits import BoolArray, Float64Array, FloatArray, IntArray, LabelArray, positive_rows, row_chunks
@@ -223,6 +222,8 @@ def _convex_weights(curved: Float64Array, is_positive: BoolArray) -> list[float]
         margin = sign * (curved @ weight)
         chance = np.exp(-np.logaddexp(0.0, -margin))  # sigmoid(margin), the loss's slope in the margin
         return float(np.logaddexp(0.0, margin).mean()), curved.T @ (sign * chance) / sign.size
+
+    from scipy.optimize import minimize  # noqa: PLC0415 -- 0.3 s, and only who fits a blend needs it
 
     num_members = curved.shape[1]
     found = minimize(

@@ -5,14 +5,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import lightgbm as lgb
-
 from qin.columns.schema import Schema
 from qin.errors import ArtifactError
 from qin.runtime.chain import Origin, origin_entry
 from qin.runtime.files import check_file, file_crc32, read_exact_json, write_exact_json
 from qin.trees.columns import TreeColumns
-from qin.trees.fit import FittedTrees
+from qin.trees.fitted import FittedTrees
+from qin.trees.forest import Forest
 
 TREES, DESCRIPTION = "trees.txt", "trees.json"
 
@@ -42,7 +41,7 @@ def save_trees(folder: Path, artifact: TreesArtifact, *, origin: Origin | None =
         artifact: What to write.
         origin: What they were made from, without which no stage reads them.
     """
-    (folder / TREES).write_text(artifact.trees.booster.model_to_string(), encoding="utf-8")
+    (folder / TREES).write_text(artifact.trees.forest.text, encoding="utf-8")
     write_exact_json(
         folder / DESCRIPTION,
         {
@@ -82,8 +81,8 @@ def load_trees(folder: Path, *, num_threads: int) -> TreesArtifact:
                 for kind in ("categorical", "last_items")
             },
         )
-        booster = lgb.Booster(model_str=path.read_text(encoding="utf-8"))
-        trees = FittedTrees(booster, columns, tree["num_leaves"], num_threads)
+        forest = Forest(path.read_text(encoding="utf-8"))
+        trees = FittedTrees(forest, columns, tree["num_leaves"], num_threads)
         return TreesArtifact(trees, Schema.from_json(tree["schema"]), tree["provenance"])
-    except (KeyError, TypeError, ValueError, lgb.basic.LightGBMError, json.JSONDecodeError) as error:
+    except (KeyError, TypeError, ValueError, json.JSONDecodeError) as error:
         raise ArtifactError(f"{folder}: trees of another version; run the trees stage again") from error

@@ -10,17 +10,17 @@ highly efficient gradient boosting decision tree.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import lightgbm as lgb
 import numpy as np
 import numpy.typing as npt
 
-from qin.columns.schema import Schema
 from qin.config import TreeParams
-from qin.shards.files import Arrays, RowReader
-from qin.trees.columns import CHUNK_ROWS, Mask, Matrix, TreeColumns
+from qin.shards.files import RowReader
+from qin.trees.columns import CHUNK_ROWS, Mask, TreeColumns
+from qin.trees.fitted import FittedTrees, SelectedRows
+from qin.trees.forest import Forest
 
 # Rows whose values decide the limits of the bins.
 _BIN_SAMPLE_ROWS = 100_000
@@ -28,54 +28,6 @@ _BIN_SAMPLE_ROWS = 100_000
 _CLASS_ROWS_PER_LEAF = 120
 _LEAVES = (7, 31)
 _SAMPLE = 0  # stream of the trees' seed
-
-
-@dataclass(frozen=True)
-class FittedTrees:
-    """Fitted trees and the columns they read.
-
-    Attributes:
-        booster: LightGBM's model, cut at its best round.
-        columns: What it reads.
-        num_leaves: Of one tree.
-        num_threads: To score with.
-    """
-
-    booster: lgb.Booster
-    columns: TreeColumns
-    num_leaves: int
-    num_threads: int
-
-    @property
-    def num_rounds(self) -> int:
-        """Trees."""
-        return int(self.booster.num_trees())
-
-    def logit(
-        self, rows: RowReader, is_selected: Mask | None = None, *, on_rows: Callable[[int], None] | None = None
-    ) -> npt.NDArray[np.float64]:
-        """Logits of the selected rows of a file in its order, `(num_selected,)`, on the natural scale.
-
-        Args:
-            rows: The file.
-            is_selected: Its rows to score; None for all.
-            on_rows: Called with the number of rows that were scored since the last call.
-        """
-        source = _Rows(rows, self.columns, is_selected)
-        out = np.empty(len(source))
-        for start in range(0, len(source), CHUNK_ROWS):
-            chunk = out[start : start + CHUNK_ROWS]
-            chunk[:] = self._predict(source[start : start + CHUNK_ROWS])
-            if on_rows is not None:
-                on_rows(chunk.size)
-        return out
-
-    def logit_of(self, schema: Schema, arrays: Arrays) -> npt.NDArray[np.float64]:
-        """Logits of rows in memory, `(num_rows,)`; arguments as of `TreeColumns.of_arrays`."""
-        return self._predict(self.columns.of_arrays(schema, arrays))
-
-    def _predict(self, matrix: Matrix) -> npt.NDArray[np.float64]:
-        return np.asarray(self.booster.predict(matrix, raw_score=True, num_threads=self.num_threads))
 
 
 def sampled(is_train: Mask, *, max_rows: int | None, seed: int) -> Mask:
@@ -119,7 +71,7 @@ def fit_trees(
     train = _dataset(rows, columns, label, is_train, parameters)
     if isinstance(stop, int):
         booster = lgb.train(parameters, train, num_boost_round=stop)
-        return FittedTrees(booster, columns, num_leaves, num_threads)
+        return FittedTrees(Forest(booster.model_to_string()), columns, num_leaves, num_threads)
     stopping = _dataset(rows, columns, label, stop, parameters, reference=train)
     callbacks: list[Callable[..., Any]] = [lgb.early_stopping(params.patience, verbose=False)]
     if on_round is not None:
@@ -133,7 +85,7 @@ def fit_trees(
         callbacks=callbacks,
     )
     best = lgb.Booster(model_str=booster.model_to_string(num_iteration=booster.best_iteration))
-    return FittedTrees(best, columns, num_leaves, num_threads)
+    return FittedTrees(Forest(best.model_to_string()), columns, num_leaves, num_threads)
 
 
 def _leaves_for(label: npt.NDArray[np.uint8]) -> int:
@@ -194,39 +146,7 @@ def _report(on_round: Callable[[int, float], None]) -> Callable[..., None]:
     return callback
 
 
-class _Rows(lgb.Sequence):
-    """Selected rows of a file as LightGBM's data source: whole ranges, or one row at a time in ascending order."""
+class _Rows(SelectedRows, lgb.Sequence):
+    """Selected rows of a file as LightGBM's data source."""
 
     batch_size = CHUNK_ROWS
-
-    def __init__(self, rows: RowReader, columns: TreeColumns, is_selected: Mask | None) -> None:
-        self._rows, self._columns = rows, columns
-        self._selected = None if is_selected is None else np.flatnonzero(is_selected)
-        self._chunk = (-1, np.empty((0, 0)))
-
-    def __len__(self) -> int:
-        return self._rows.num_rows if self._selected is None else self._selected.size
-
-    def __getitem__(self, index: Any) -> Matrix:
-        if isinstance(index, slice):
-            start, stop, _ = index.indices(len(self))
-            return self._range(start, stop)
-        number, position = divmod(int(index), CHUNK_ROWS)
-        if number != self._chunk[0]:  # sampled rows come in ascending order: each chunk is read once
-            start = number * CHUNK_ROWS
-            self._chunk = (number, self._range(start, min(start + CHUNK_ROWS, len(self))))
-        row: Matrix = self._chunk[1][position]
-        return row
-
-    def _range(self, start: int, stop: int) -> Matrix:
-        if self._selected is None:
-            return self._columns.matrix(self._rows, start, stop)
-        wanted = self._selected[start:stop]
-        out = np.empty((wanted.size, len(self._columns.names)))
-        # Selected rows may lie far apart (a small fold): read the file by ranges that hold some of them.
-        cuts = np.flatnonzero(np.diff(wanted // CHUNK_ROWS)) + 1
-        for part in np.split(np.arange(wanted.size), cuts):
-            if part.size:
-                first, last = int(wanted[part[0]]), int(wanted[part[-1]])
-                out[part] = self._columns.matrix(self._rows, first, last + 1)[wanted[part] - first]
-        return out

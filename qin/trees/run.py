@@ -14,7 +14,8 @@ from qin.shards.files import RowReader, read_labels
 from qin.shards.folds import TRAIN, VALIDATION, Folds, selection_rows
 from qin.trees.artifact import TreesArtifact
 from qin.trees.columns import Mask
-from qin.trees.fit import FittedTrees, fit_trees, sampled
+from qin.trees.fit import fit_trees, sampled
+from qin.trees.fitted import FittedTrees
 
 Curve = list[dict[str, float]]
 

@@ -13,7 +13,8 @@ from qin.shards.files import ShardReader
 from qin.shards.loader import read_batch
 from qin.trees.artifact import DESCRIPTION, TREES, TreesArtifact, load_trees, save_trees
 from qin.trees.columns import CHUNK_ROWS, TreeColumns
-from qin.trees.fit import FittedTrees, _leaves_for, _parameters, _Rows, fit_trees
+from qin.trees.fit import _leaves_for, _parameters, _Rows, fit_trees
+from qin.trees.fitted import FittedTrees
 from tests.planted import planted_logit, write_planted
 
 NUM_ROWS = 6000
@@ -73,7 +74,7 @@ def test_only_the_named_rows_enter(log: ShardReader, fitted: FittedTrees) -> Non
     is_train, is_stopping = masks()
     other = np.where(is_train | is_stopping, labels(log), 1 - labels(log))
     again = fit_trees(log, other, is_train=is_train, stop=is_stopping, params=PARAMS, num_threads=2)
-    assert again.booster.model_to_string() == fitted.booster.model_to_string()
+    assert again.forest.text == fitted.forest.text
 
 
 def test_runs_repeat_to_the_byte_and_logits_do_not_depend_on_threads_or_on_other_rows(
@@ -81,9 +82,9 @@ def test_runs_repeat_to_the_byte_and_logits_do_not_depend_on_threads_or_on_other
 ) -> None:
     is_train, is_stopping = masks()
     again = fit_trees(log, labels(log), is_train=is_train, stop=is_stopping, params=PARAMS, num_threads=2)
-    assert again.booster.model_to_string() == fitted.booster.model_to_string()
+    assert again.forest.text == fitted.forest.text
     whole = fitted.logit(log)
-    one = FittedTrees(fitted.booster, fitted.columns, fitted.num_leaves, num_threads=1)
+    one = FittedTrees(fitted.forest, fitted.columns, fitted.num_leaves, num_threads=1)
     np.testing.assert_array_equal(one.logit(log, is_stopping), whole[is_stopping])
 
 

@@ -9,13 +9,14 @@ Source: Nakandala et al. (2020), A tensor compiler for unified machine learning 
 from dataclasses import dataclass, field
 from typing import Any
 
+import lightgbm as lgb
 import numpy as np
 import torch
 from torch import nn
 
 from qin.columns.buckets import PADDING_BUCKET
 from qin.columns.schema import Schema
-from qin.trees.fit import FittedTrees
+from qin.trees.fitted import FittedTrees
 
 
 @dataclass
@@ -71,7 +72,7 @@ class PlainTrees(nn.Module):
         ):
             self.register_buffer(f"codes{number}", _codes(sizes[name], values))
         forest = []
-        for info in trees.booster.dump_model()["tree_info"]:
+        for info in lgb.Booster(model_str=trees.forest.text).dump_model()["tree_info"]:
             tree = _Tree()
             tree.add(info["tree_structure"])
             forest.append(tree)
