@@ -106,6 +106,34 @@ app.command()(one_line_errors()(tune))
 
 
 @app.command()
+def backtest(
+    days: Annotated[int | None, typer.Option(min=1, help="Last days to score; default: all but the first two.")] = None,
+    start: Annotated[
+        Literal["both", "fresh", "warm"], typer.Option(help="How training starts: a draw, yesterday's model, both.")
+    ] = "both",
+) -> None:
+    """Walk forward over the days of data.train: train on all days up to one, score the next; go on where a walk ended.
+
+    Writes outputs/backtest.json and outputs/backtest.html.
+
+    Example: `qin backtest --days 5`
+    """
+    with one_line_errors():
+        from qin.config import load_params
+        from qin.experiments.backtest import open_walk, table, walk_forward, write_backtest
+        from qin.experiments.backtest_page import write_page
+        from qin.runtime.paths import BACKTEST_PAGE, BACKTEST_REPORT
+
+        variants = ["fresh", "warm"] if start == "both" else [start]
+        walk = open_walk(load_params(PARAMS), num_days=days, variants=variants)
+        report = walk_forward(walk, log.info)
+        write_backtest(report, BACKTEST_REPORT)
+        write_page(report, BACKTEST_PAGE)
+        for line in table(report):
+            typer.echo(line)
+
+
+@app.command()
 def overlay(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Settings that differ; the last file wins.")],
 ) -> None:

@@ -142,7 +142,8 @@ class Trials:
         return {
             "settings": {key: _value(settings, key) for key in recorded},
             "raw": {name: self._checksum(source) for name, source in raw.items()},
-            "earlier": _earlier_model(settings["train"]["init_from"]) if stage == "train" else None,
+            # it decides which statistics there are, and those are all that trees read of training
+            "earlier": _earlier_model(settings["train"]["init_from"]) if stage in ("train", "trees") else None,
             "before": {} if stage in ("prepare", "split") else {name: before[name] for name in _before(stage, before)},
         }
 

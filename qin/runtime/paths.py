@@ -35,6 +35,10 @@ CSV = SCRATCH / "csv"
 PARTS = SCRATCH / "prepared"
 TRIALS = SCRATCH / "trials"
 TUNE = SCRATCH / "tune"
+SWEEP_LOGS = SCRATCH / "sweep"
+BACKTEST = SCRATCH / "backtest"
+BACKTEST_REPORT = Path("outputs/backtest.json")
+BACKTEST_PAGE = Path("outputs/backtest.html")
 # Elsewhere for experiments in temporary folders, so that a killed one can go on when it is run again.
 CHECKPOINTS = Path(os.environ.get("QIN_CHECKPOINTS", SCRATCH / "checkpoints"))
 

@@ -66,6 +66,16 @@ def test_a_change_is_another_key_of_the_stages_that_it_touches(
     assert {name for name in ALL if before[name] != after[name]} == differ
 
 
+def test_an_earlier_model_counts_by_its_content_where_it_decides(base: Params, trials: Trials, tmp_path: Path) -> None:
+    """Also for the trees, which read the statistics that it names."""
+    for name, content in (("one", "1"), ("copy", "1"), ("two", "2")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.json").write_text(f'{{"format": {content}}}')
+    found = {name: trials.keys(changed(base, {"train.init_from": str(tmp_path / name)})) for name in ("one", "two")}
+    assert {stage for stage in ALL if found["one"][stage] != found["two"][stage]} == {"train", "trees", "calibrate"}
+    assert trials.keys(base)["trees"] not in (found["one"]["trees"], found["two"]["trees"])
+
+
 def test_trees_that_are_no_member_do_not_run(base: Params, trials: Trials) -> None:
     assert "trees" not in trials.keys(changed(base, {"model.members": ["network"]}))
     assert tuple(trials.keys(base, until="predict")) == (*ALL, "evaluate", "predict")
