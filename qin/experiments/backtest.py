@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
-from qin.calibrate.report import read_calibration
+from qin.calibrate.report import read_calibrations
 from qin.config import Params
 from qin.errors import ConfigError
 from qin.experiments.aligned import aligned
@@ -147,14 +147,15 @@ def _score_day(walk: Walk, position: int) -> dict[str, Any]:
     label, cluster = _labels(day, walk.params), None
     if walk.params.split.group_key is not None:
         cluster = read_clusters(day.file, walk.params.split.group_key, np.arange(day.num_rows))
-    trials, logits, figures = Trials(walk.root / "trials"), {}, {}
+    trials, logits = Trials(walk.root / "trials"), dict[str, npt.NDArray[np.float64]]()
+    figures: dict[str, Any] = {}
     for variant in walk.variants:
         earlier = None if variant == FRESH or position == walk.first else _kept(walk, before[-1])
         params = base if earlier is None else changed(base, {"train.init_from": str(earlier.absolute())})
         if earlier is not None or not figures:  # the first warm day is the fresh one
             trial, facts = _run(trials, params)
         logits[variant] = _logits(trial)
-        scored = Rows(logits[variant], label, base_rate=read_calibration(trial.folder / paths.CALIBRATOR).base_rate)
+        scored = Rows(logits[variant], label, base_rate=read_calibrations(trial.folder / paths.CALIBRATOR)[0].base_rate)
         found = estimates(METRICS.values(), scored)
         figures[variant] = {**values_with_errors(found, scored.is_positive, cluster=cluster), **facts}
         if variant == WARM:
@@ -181,6 +182,7 @@ def _settings(before: Sequence[Day], rows: Path, sample: Path) -> dict[str, Any]
         "split.method": "time",
         "split.time_val_start": before[-1].start,
         "split.thresholds": None,
+        "split.num_folds": 1,
         "evaluate.slices": [],
         "evaluate.importance_rows": 0,
         "predict.prior": "natural",
@@ -204,7 +206,8 @@ def _logits(trial: Trial) -> npt.NDArray[np.float64]:
         lines = csv.reader(file)
         next(lines)
         probability = np.array([float(line[1]) for line in lines])
-    return np.log(probability) - np.log1p(-probability)
+    logit: npt.NDArray[np.float64] = np.log(probability) - np.log1p(-probability)
+    return logit
 
 
 def _labels(day: Day, params: Params) -> npt.NDArray[np.uint8]:

@@ -35,7 +35,6 @@ CSV = SCRATCH / "csv"
 PARTS = SCRATCH / "prepared"
 TRIALS = SCRATCH / "trials"
 TUNE = SCRATCH / "tune"
-SWEEP_LOGS = SCRATCH / "sweep"
 BACKTEST = SCRATCH / "backtest"
 BACKTEST_REPORT = Path("outputs/backtest.json")
 BACKTEST_PAGE = Path("outputs/backtest.html")
