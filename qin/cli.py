@@ -3,6 +3,7 @@
 qin check
 qin compare HEAD workspace
 qin summary
+qin runs
 qin tune -S train.lr=1e-4..1e-2:log -S model.dropout=0.0,0.1,0.2 --trials 30
 qin overlay examples/kuairand/params.yaml
 qin init data/train.parquet
@@ -12,6 +13,7 @@ qin serve --port 8000
 """
 
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -100,6 +102,25 @@ def summary(
 
         for line in summary_lines(revision, params=PARAMS):
             typer.echo(line)
+
+
+@app.command()
+def runs(
+    everywhere: Annotated[
+        bool, typer.Option("--all", help="Experiments of all commits, not of this one alone.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON with every headline figure and setting.")] = False,
+) -> None:
+    """List the commit, the workspace and the experiments: headline figures, and the settings that differ.
+
+    Example: `qin runs`
+    """
+    with one_line_errors():
+        from qin.experiments.listing import listed_runs, runs_json, runs_text
+
+        found = listed_runs(everywhere=everywhere)
+        width = shutil.get_terminal_size().columns
+        typer.echo(json.dumps(runs_json(found), indent=2) if as_json else runs_text(found, width=width))
 
 
 app.command()(one_line_errors()(tune))

@@ -1,0 +1,87 @@
+"""The list of runs: what a repository's experiments hold, on a narrow terminal."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from qin.cli import app
+from qin.errors import ConfigError
+from qin.experiments.listing import listed_runs, runs_text
+from tests.project import git
+
+PARAMS = "train:\n  lr: {lr}\nfeatures:\n  impression:\n    key: {key}\n  drop: {drop}\n"
+
+
+def write(folder: Path, *, lr: float, key: str = "null", drop: str = "[]", auc: float = 0.7) -> None:
+    (folder / "params.yaml").write_text(PARAMS.format(lr=lr, key=key, drop=drop))
+    (folder / "metrics/run.json").write_text(json.dumps({"auc": auc, "auc_se": 0.01, "ap": 0.05, "log_loss": 0.09}))
+
+
+def commit(folder: Path, message: str) -> str:
+    identity = ["-c", "user.name=t", "-c", "user.email=t@t"]
+    subprocess.run(["git", *identity, "commit", "-qam", message], cwd=folder, check=True)
+    return git(folder, "rev-parse", "HEAD").strip()
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A commit with two experiments as DVC keeps them, and what else it has under refs/exps."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "metrics").mkdir()
+    git(tmp_path, "init", "-q")
+    write(tmp_path, lr=0.001)
+    git(tmp_path, "add", "-A")
+    start = commit(tmp_path, "start")
+    for name, lr, drop in (("slow", 1e-05, "[]"), ("wide", 0.001, "[a, b]")):
+        write(tmp_path, lr=lr, drop=drop, auc=0.71)
+        made = commit(tmp_path, name)
+        git(tmp_path, "reset", "-q", "--hard", start)
+        git(tmp_path, "update-ref", f"refs/exps/{start[:2]}/{start[2:]}/{name}", made)
+    git(tmp_path, "update-ref", "refs/exps/exec/EXEC_HEAD", start)
+    return tmp_path
+
+
+def test_runs_have_figures_and_what_differs(project: Path) -> None:
+    lines = runs_text(listed_runs(everywhere=False), width=100).splitlines()
+    assert [line.split() for line in lines[1:]] == [
+        ["HEAD", "0.09", "0.7", "0.05"],
+        ["slow", "0.09", "0.71", "0.05", "train.lr=1e-05"],
+        ["wide", "0.09", "0.71", "0.05", 'features.drop=["a",', '"b"]'],
+    ]
+
+
+def test_an_edited_workspace_is_a_run_of_its_own(project: Path) -> None:
+    write(project, lr=0.1, key="[hour]")
+    found = listed_runs(everywhere=False)
+    assert [run.name for run in found] == ["HEAD", "workspace", "slow", "wide"]
+    assert 'train.lr=0.1 features.impression.key=["hour"]' in runs_text(found, width=100)
+
+
+def test_lines_fit_the_terminal(project: Path) -> None:
+    write(project, lr=0.1, drop=f"[{', '.join(f'column_{number}' for number in range(50))}]")
+    for width in (60, 100):
+        assert max(map(len, runs_text(listed_runs(everywhere=False), width=width).splitlines())) <= width
+
+
+def test_experiments_of_other_commits_are_listed_where_all_are_wanted(project: Path) -> None:
+    write(project, lr=0.002)
+    commit(project, "next")
+    assert [run.name for run in listed_runs(everywhere=False)] == ["HEAD"]
+    assert [run.name for run in listed_runs(everywhere=True)] == ["HEAD", "slow", "wide"]
+
+
+def test_the_command_prints_both_forms(project: Path) -> None:
+    text = CliRunner().invoke(app, ["runs"], env={"COLUMNS": "100"})
+    assert text.exit_code == 0
+    assert text.stdout.startswith("run ")
+    printed = CliRunner().invoke(app, ["runs", "--json"])
+    assert json.loads(printed.stdout)["runs"][1]["settings"]["train.lr"] == 1e-05
+
+
+def test_without_a_commit_there_are_no_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="there are no runs to list"):
+        listed_runs(everywhere=False)
