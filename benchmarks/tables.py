@@ -25,6 +25,7 @@ PAGES = {
     "imbalance": ROOT / "docs/results.md",
     "imbalance_settings": ROOT / "docs/results.md",
     "speed": ROOT / "docs/speed.md",
+    "kernels": ROOT / "docs/speed.md",
     "scale": ROOT / "docs/scale.md",
     "few_clicks": ROOT / "docs/statistics.md",
 }
@@ -132,6 +133,7 @@ def tables() -> dict[str, str]:
         "capabilities": _capability_tables(),
         "ablation": _ablation_table(),
         "speed": _speed_table(_read("train_speed")),
+        "kernels": _kernel_table(_read("kernels")),
         "scale": _scale_table(),
         "imbalance": _imbalance_table(_read("imbalance")),
         "imbalance_settings": _settings_table(_read("imbalance_settings")),
@@ -212,6 +214,19 @@ def _speed_table(result: dict[str, Any]) -> str:
             rates, ratios = case[f"{kind}_rows_per_second"], case[f"{kind}_ratio"]
             cells = [f"{rates[name]:,.0f} ({ratios[name]:.1f}x)" for name in SPEED_VARIANTS]
             rows.append((f"{case['width']}, {case['layers']} x {case['rows']}: {kind}", *cells))
+    return _markdown(rows)
+
+
+def _kernel_table(result: dict[str, Any]) -> str:
+    """How many times as fast as without it, of each kernel in each case; in brackets by CPU time."""
+    cases = sorted({(line["batch"], line["width"]) for line in result["lines"] if "batch" in line})
+    rows: list[Sequence[str]] = [("kernel", "profile", *(f"{batch:,} x {width}" for batch, width in cases))]
+    found: dict[tuple[str, str], dict[tuple[int, int], str]] = {}
+    for line in result["lines"]:
+        cells = found.setdefault((line["kernel"], line.get("profile", "any")), {})
+        cells[line.get("batch", 0), line.get("width", 0)] = f"{line['gain']:.1f} ({line['cpu_gain']:.1f})"
+    for (kernel, profile), cells in found.items():
+        rows.append((kernel, profile, *(cells.get(case, cells.get((0, 0), "")) for case in cases)))
     return _markdown(rows)
 
 
