@@ -63,7 +63,7 @@ def listed_runs(*, everywhere: bool) -> list[Listed]:
 
 def runs_text(runs: list[Listed], *, width: int) -> str:
     """A table of figures, and of the settings that differ from the first run's."""
-    table = [("run", *_FIGURES, "settings that differ from HEAD's")]
+    table: list[tuple[str, ...]] = [("run", *_FIGURES, "settings that differ from HEAD's")]
     for run in runs:
         changes = [f"{key}={_shown(value)}" for key, value in run.settings.items()
                    if key not in runs[0].settings or runs[0].settings[key] != value]  # fmt: skip
