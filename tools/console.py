@@ -15,7 +15,7 @@ _MASKS = (
     (re.compile(r"\b[0-9a-f]{7}\b"), "@"),  # a commit; it may be all digits
     (re.compile(r"[-+]?(\d[\d,]*\.?\d*|\.\d+)(e[-+]?\d+)?"), "#"),
     (re.compile(r"# [AP]M\b|#:#( [AP]M)?"), "#"),
-    (re.compile(r"\b(noise|([AB] )?(likely )?(better|worse))$"), "verdict"),
+    (re.compile(r"\b(noise|identical|([AB] )?(likely )?(better|worse))$"), "verdict"),
     (re.compile(r"-{2,}"), "--"),  # the line below a table's head
     (re.compile(r"\s+"), " "),
 )
