@@ -45,7 +45,7 @@ def timed(work: Callable[[], Any], *, times: int) -> dict[str, float]:
 def latencies(scorer: Scorer, rows: pa.Table) -> dict[str, Any]:
     """Of each number of rows: the whole call, encoding, the network alone, the trees alone."""
     out: dict[str, Any] = {}
-    members = scorer._deployed.members
+    members = scorer._deployed.folds[0].members
     for size in SIZES:
         part = rows.slice(0, size).combine_chunks()
         [batch] = scorer.prepare(part).batches

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import typer
 
-from qin.calibrate.folds import read_deployed_folds
+from qin.calibrate.folds import averaged, read_deployed_folds
 from qin.calibrate.report import CalibrationReport, read_calibrations
 from qin.config import Params, load_params
 from qin.features.file_drift import FileDrift, ScoreReference, in_one_line
@@ -64,7 +64,7 @@ def main() -> None:
         rows = match_ids(wanted, ids, file=data.sample_submission, column=data.id, test=data.test_name, at=at)
         calibrations, deployed = read_calibrations(paths.CALIBRATOR), read_deployed_folds(paths.BLEND)
         scored = [_scored(params, fold, calibrations[fold - 1]) for fold in deployed]
-        logit = scored[0].shifted if len(scored) == 1 else np.mean([one.shifted for one in scored], axis=0)
+        logit = averaged([one.shifted for one in scored])
         drift = _drift(scored[0], fold=deployed[0])
         if drift["large"]:
             found = in_one_line(drift["large"])

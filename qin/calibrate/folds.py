@@ -1,12 +1,16 @@
 """What calibrate hands on of each fold of a cross-validation, and which of them are deployed."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from qin.calibrate.blend import BlendChoice
 from qin.calibrate.report import CalibrationReport
 from qin.errors import ArtifactError
+from qin.metrics.logits import Float64Array
 from qin.runtime.files import read_exact_json
 from qin.scored import ScoredRows
 
@@ -55,3 +59,11 @@ def read_deployed_folds(path: Path) -> list[int]:
     if not isinstance(deployed, list) or not deployed or not set(deployed) <= set(range(1, num_folds + 1)):
         raise ArtifactError(f"{path}: deployed must be numbers from 1 to {num_folds}: {deployed}")
     return deployed
+
+
+def averaged(logits: Sequence[Float64Array]) -> Float64Array:
+    """The mean of the folds' calibrated logits, `(n,)` each; those of one alone as they are."""
+    if len(logits) == 1:
+        return logits[0]
+    mean: Float64Array = np.mean(np.stack(logits), axis=0)
+    return mean

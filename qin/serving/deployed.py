@@ -1,7 +1,7 @@
 """What a folder of artifacts deploys: members, statistics, calibrator, and what of the settings scoring needs."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from pydantic import ValidationError
 
-from qin.calibrate.members import read_blends
+from qin.calibrate.folds import averaged, read_deployed_folds
 from qin.calibrate.report import CalibrationReport, read_calibrations
 from qin.columns.schema import Schema
 from qin.config import ImpressionParams
@@ -25,8 +25,9 @@ from qin.raw.segments import segments_of
 from qin.runtime import paths
 from qin.runtime.chain import Artifact, check_links, read_artifact
 from qin.runtime.files import fingerprint
+from qin.runtime.folded import fold_places
 from qin.serving.columns import Column, columns_of, problems_of
-from qin.serving.encoding import BATCH_ROWS, RowEncoder, without_statistics
+from qin.serving.encoding import BATCH_ROWS, RowEncoder, batches_of_folds, without_statistics
 from qin.shards.loader import Batch
 
 Tabular = TypeVar("Tabular", pa.Table, pa.RecordBatch)
@@ -37,13 +38,28 @@ _NAMED = ("data.id", "data.label")
 
 
 @dataclass(frozen=True)
+class FoldModel:
+    """What one fold of a cross-validation deploys, or the only model there is.
+
+    Attributes:
+        number: Of the fold; 1 where there are none.
+        members: What scores.
+        statistics: Of the rows that the members were fitted on.
+        calibration: From logits to probabilities.
+    """
+
+    number: int
+    members: Members
+    statistics: Statistics
+    calibration: CalibrationReport
+
+
+@dataclass(frozen=True)
 class Deployed:
     """A whole model, as the predict stage would use it.
 
     Attributes:
-        members: What scores.
-        statistics: Of the rows that the members were fitted on.
-        calibration: From logits to probabilities.
+        folds: The models that score, whose calibrated logits are averaged; most often there is one.
         schema: Of raw rows, with what prepare derives from them.
         impressions: What features of impressions are made of, or None.
         known: Names and globs of columns that the log had and the model does not read.
@@ -51,9 +67,7 @@ class Deployed:
         settings: That it was made with, by dotted key.
     """
 
-    members: Members
-    statistics: Statistics
-    calibration: CalibrationReport
+    folds: tuple[FoldModel, ...]
     schema: Schema
     impressions: Impressions | None
     known: tuple[str, ...]
@@ -63,8 +77,23 @@ class Deployed:
     @property
     def segment(self) -> str | None:
         """Column whose values the calibrator shifts by."""
-        shifts = self.calibration.deployed.segments
-        return None if shifts is None else shifts.column
+        for fold in self.folds:
+            if fold.calibration.deployed.segments is not None:
+                return fold.calibration.deployed.segments.column
+        return None
+
+    @property
+    def base_rate(self) -> float:
+        """Click rate that probabilities of the natural prior refer to; of several folds the mean."""
+        return sum(fold.calibration.base_rate for fold in self.folds) / len(self.folds)
+
+    def shape_of(self, num_rows: int) -> tuple[int, ...]:
+        """The shape of the logits of so many rows."""
+        return (num_rows,) if len(self.folds) == 1 else (num_rows, len(self.folds))
+
+    def alone(self) -> "Deployed":
+        """The same with the first fold's model alone."""
+        return replace(self, folds=self.folds[:1])
 
     @cached_property
     def columns(self) -> dict[str, Column]:
@@ -85,11 +114,16 @@ class Deployed:
 
     def encoder(self, name: str) -> RowEncoder:
         """The encoder of rows that messages call by a name."""
-        return RowEncoder(self.schema, self.statistics, self.impressions, name=name)
+        return RowEncoder(self.schema, [fold.statistics for fold in self.folds], self.impressions, name=name)
 
     def logit(self, batch: Batch, *, num_threads: int) -> npt.NDArray[np.float32]:
-        """The members' logits as they are blended, `(n,)`."""
-        return self.members.logit_of(batch, batch_size=BATCH_ROWS, num_threads=num_threads)
+        """The members' logits as they are blended, `(n,)`, or `(n, folds)` where there are several folds."""
+        views = batches_of_folds(batch, [fold.statistics for fold in self.folds])
+        logits = [
+            fold.members.logit_of(view, batch_size=BATCH_ROWS, num_threads=num_threads)
+            for fold, view in zip(self.folds, views, strict=True)
+        ]
+        return logits[0] if len(logits) == 1 else np.stack(logits, axis=1)
 
     def probability(
         self, logit: npt.NDArray[np.float32], segment: pa.Array | None, prior: OutputPrior
@@ -97,7 +131,7 @@ class Deployed:
         """Calibrated probabilities, `(n,)`.
 
         Args:
-            logit: Of the members, `(n,)`.
+            logit: Of the members, as `logit` has them.
             segment: The column that the calibrator shifts by, where there is one.
             prior: Base rate of the probabilities.
 
@@ -105,8 +139,12 @@ class Deployed:
             ValueError: If it is no prior.
         """
         segments = None if segment is None else segments_of(segment)
-        calibrated = self.calibration.deployed.apply(logit, segments)
-        return sigmoid(shift_prior(calibrated, base_rate=self.calibration.base_rate, prior=prior))
+        columns = [logit] if len(self.folds) == 1 else list(logit.T)
+        shifted = []
+        for fold, column in zip(self.folds, columns, strict=True):
+            calibrated = fold.calibration.deployed.apply(column, segments)
+            shifted.append(shift_prior(calibrated, base_rate=fold.calibration.base_rate, prior=prior))
+        return sigmoid(averaged(shifted))
 
 
 @dataclass(frozen=True)
@@ -138,23 +176,21 @@ def read_deployed(folder: Path, *, num_threads: int, precision: str | None) -> D
     artifacts = [_artifact(place, folder) for place in _ALWAYS]
     settings = artifacts[-1].origin.settings
     computing = OnCpu(num_threads, precision or settings.get("train.precision", "auto"))
-    _check_alone(folder)
-    members = Members.read(folder, computing)
-    used = [name for name, member in members.blend.members.items() if member.weight]
+    folds = tuple(_fold_model(folder, computing, number) for number in read_deployed_folds(folder / paths.BLEND.name))
+    weighted = [fold.members.blend.members.items() for fold in folds]
+    used = dict.fromkeys(name for members in weighted for name, member in members if member.weight)
     artifacts += [_artifact(paths.MEMBERS[name], folder) for name in used]
     check_links(artifacts)
-    statistics = Statistics(folder / paths.STATISTICS.name, tables_alone=True)
-    schema = without_statistics(members.schema)
-    statistics.check_schema(schema, place=folder)
+    schema = without_statistics(folds[0].members.schema)
+    for fold in folds:
+        fold.statistics.check_schema(schema, place=folder)
     try:
         impressions = Impressions.of(schema, ImpressionParams.model_validate(settings["features.impression"]))
         known = [name for key in _LEFT_OUT for name in settings[key]] + [settings[key] for key in _NAMED]
     except (KeyError, TypeError, ValidationError) as error:
         raise ArtifactError(f"{folder}: of another version; run `dvc repro`") from error
     return Deployed(
-        members=members,
-        statistics=statistics,
-        calibration=read_calibrations(folder / paths.CALIBRATOR.name)[0],
+        folds=folds,
         schema=schema,
         impressions=impressions,
         known=tuple(known),
@@ -163,13 +199,14 @@ def read_deployed(folder: Path, *, num_threads: int, precision: str | None) -> D
     )
 
 
-def _check_alone(folder: Path) -> None:
-    num_folds = len(read_blends(folder / paths.BLEND.name))
-    if num_folds > 1:
-        raise ArtifactError(
-            f"{folder}: made with split.num_folds: {num_folds}; only the predict stage scores with the models of all "
-            "folds, a scorer and an export take one: run `dvc repro` with split.num_folds: 1"
-        )
+def _fold_model(folder: Path, computing: OnCpu, number: int) -> FoldModel:
+    tables = fold_places(paths.STATISTICS, at=folder / paths.STATISTICS.name)[number - 1]
+    return FoldModel(
+        number,
+        Members.read(folder, computing, fold=number),
+        Statistics(tables, tables_alone=True),
+        read_calibrations(folder / paths.CALIBRATOR.name)[number - 1],
+    )
 
 
 def _artifact(place: Path, folder: Path) -> Artifact:

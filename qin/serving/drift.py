@@ -9,6 +9,7 @@ from qin.features.reference import Reference
 from qin.members import arrays_of
 from qin.raw.log import open_log
 from qin.runtime import paths
+from qin.runtime.folded import fold_places
 from qin.runtime.progress import Progress
 from qin.scored import ScoredRows
 from qin.serving.deployed import read_deployed
@@ -32,9 +33,10 @@ def log_drift(folder: Path, source: Source, *, num_threads: int) -> dict[str, An
         DataError: Naming the first bad value, or where the log cannot be read.
         ArtifactError: If an artifact is missing or damaged.
     """
-    model, log = read_deployed(folder, num_threads=num_threads, precision=None), open_log(source)
+    model, log = read_deployed(folder, num_threads=num_threads, precision=None).alone(), open_log(source)
+    places = fold_places(paths.SCORED, at=folder / paths.SCORED.name)
     check_log(model, log.schema, source=log.name)
-    scores = ScoreReference.of(ScoredRows.read(folder / paths.SCORED.name).logit)
+    scores = ScoreReference.of(ScoredRows.read(places[model.folds[0].number - 1]).logit)
     drift = FileDrift(model.schema, Reference.read(folder / paths.STATISTICS.name), scores)
     names = [name for name in model.columns if name in set(log.schema.names)]
     with (
@@ -46,7 +48,7 @@ def log_drift(folder: Path, source: Source, *, num_threads: int) -> dict[str, An
             logit = model.logit(encoded, num_threads=num_threads)
             drift.add_scores(logit, model.probability(logit, segment, "natural"))
             progress.advance(batch.num_rows)
-    return drift.summary(base_rate=model.calibration.base_rate)
+    return drift.summary(base_rate=model.base_rate)
 
 
 def drift_lines(found: dict[str, Any]) -> list[str]:

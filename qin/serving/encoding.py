@@ -1,6 +1,6 @@
 """A table of raw rows as the arrays that members read, as prepare and the statistics of the train fold make them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
@@ -29,12 +29,14 @@ class RowEncoder:
 
     Args:
         schema: Of the raw rows, with what prepare derives.
-        statistics: Fitted on rows of this schema.
+        statistics: Of each model that scores, fitted on rows of this schema; their numbers stand side by side.
         impressions: What features of impressions are made of, where there are any.
         name: What messages call the rows.
     """
 
-    def __init__(self, schema: Schema, statistics: Statistics, impressions: Impressions | None, *, name: str) -> None:
+    def __init__(
+        self, schema: Schema, statistics: Sequence[Statistics], impressions: Impressions | None, *, name: str
+    ) -> None:
         self._schema, self._statistics, self._impressions, self._name = schema, statistics, impressions, name
         self._encoder = BatchEncoder(schema, layout(schema, with_label=False), file=name)
 
@@ -78,12 +80,16 @@ class RowEncoder:
             DataError: Naming the first bad value of a column.
         """
         arrays = self._encoder(row, batch).arrays
-        own, num_added = arrays["numeric"], len(self._statistics.names)
+        own, num_added = arrays["numeric"], sum(len(statistics.names) for statistics in self._statistics)
         numeric = own
         if num_added:
             numeric = np.empty((len(own), own.shape[1] + num_added), own.dtype)
             numeric[:, : own.shape[1]] = own
-            self._statistics.look_up(arrays, numeric[:, own.shape[1] :])
+            start = own.shape[1]
+            for statistics in self._statistics:
+                stop = start + len(statistics.names)
+                statistics.look_up(arrays, numeric[:, start:stop])
+                start = stop
         return Batch(
             np.arange(row, row + batch.num_rows),
             torch.from_numpy(arrays["categorical"]),
@@ -91,6 +97,26 @@ class RowEncoder:
             tuple(torch.from_numpy(arrays[f"sequence.{field.name}"]) for field in self._schema.sequences),
             None,
         )
+
+
+def batches_of_folds(batch: Batch, statistics: Sequence[Statistics]) -> list[Batch]:
+    """Encoded rows as each model reads them: with its own statistics alone.
+
+    Args:
+        batch: From a `RowEncoder` of these statistics.
+        statistics: Of each model.
+    """
+    if len(statistics) == 1:
+        return [batch]
+    widths = [len(one.names) for one in statistics]
+    categorical, numeric, *rest = batch.tensors
+    start = numeric.shape[1] - sum(widths)
+    own, batches = numeric[:, :start], []
+    for width in widths:
+        joined = torch.cat([own, numeric[:, start : start + width]], dim=1)
+        batches.append(batch.with_tensors([categorical, joined, *rest]))
+        start += width
+    return batches
 
 
 def columns_of_impressions(impressions: Impressions) -> list[str]:

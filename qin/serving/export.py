@@ -12,7 +12,7 @@
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -25,11 +25,13 @@ import torch
 from qin.errors import ArtifactError
 from qin.metrics.logits import prior_logit
 from qin.model.artifact import load_model
+from qin.network.qin import QIN
 from qin.raw.hashing import seed_of
 from qin.raw.log import open_log, read_sample
 from qin.runtime import paths
 from qin.runtime.files import atomic_directory, write_json
-from qin.serving.deployed import Deployed, read_deployed
+from qin.runtime.folded import fold_places
+from qin.serving.deployed import Deployed, FoldModel, read_deployed
 from qin.serving.graph.feeds import Feeds, feeds_of
 from qin.serving.graph.formats import FORMATS, OPSET, OUTPUTS, run
 from qin.serving.graph.whole import WholeModel, input_names, integer_columns
@@ -60,10 +62,14 @@ def export(artifacts: Path, out: Path, rows: Source, *, kind: Format) -> dict[st
         ConfigError: If a package that the format needs is missing.
     """
     model = read_deployed(artifacts, num_threads=1, precision="fp32")
+    if len(model.folds) > 1:
+        raise ArtifactError(
+            f"{artifacts}: {len(model.folds)} models, made with split.num_folds; an export holds one: run `dvc repro` "
+            "with split.num_folds: 1"
+        )
     golden = _golden(model, rows)
     feeds, names = feeds_of(model, golden), input_names(model)
-    networks = load_model(artifacts / paths.MODEL.name).networks if model.members.networks else ()
-    graph = WholeModel(model, networks).eval()
+    graph = WholeModel(model, _networks(artifacts, model.folds[0])).eval()
     file, write = FORMATS[kind]
     with atomic_directory(out) as folder:
         write(graph, {name: torch.from_numpy(np.ascontiguousarray(feeds[name])) for name in names}, folder / file)
@@ -79,6 +85,13 @@ def export(artifacts: Path, out: Path, rows: Source, *, kind: Format) -> dict[st
         (folder / "signature.json").write_text(json.dumps(signature, indent=2) + "\n", encoding="utf-8")
         (folder / "README.md").write_text(readme(kind, file, names), encoding="utf-8")
     return parity
+
+
+def _networks(artifacts: Path, model: FoldModel) -> Sequence[QIN]:
+    """The networks of a model as they were trained; none where they have no weight."""
+    if not model.members.networks:
+        return ()
+    return load_model(fold_places(paths.MODEL, at=artifacts / paths.MODEL.name)[model.number - 1]).networks
 
 
 def _golden(model: Deployed, rows: Source) -> pa.Table:
@@ -125,7 +138,7 @@ def _parity(found: list[Any], expected: Feeds, deployed: Any) -> dict[str, Any]:
 
 
 def _signature(model: Deployed, feeds: Feeds, *, kind: str, file: str) -> dict[str, Any]:
-    schema, calibration = model.schema, model.calibration
+    schema, calibration = model.schema, model.folds[0].calibration
     return {
         "model": model.version,
         "format": kind,

@@ -117,7 +117,7 @@ class Scorer:
     @property
     def base_rate(self) -> float:
         """Click rate that probabilities of the natural prior refer to."""
-        return self._deployed.calibration.base_rate
+        return self._deployed.base_rate
 
     def with_threads(self, num_threads: int) -> "Scorer":
         """The same model, scored with another number of threads; nothing is copied.
@@ -159,7 +159,10 @@ class Scorer:
         return self.probabilities_of(prepared, self.logits_of([prepared])[0], prior)
 
     def logits(self, rows: Rows, *, on_missing: OnMissing = "error") -> Logits:
-        """The members' logits as they are blended, before calibration, float32 `(num_rows,)`; see `score`."""
+        """The members' logits as they are blended, before calibration, float32 `(num_rows,)`; see `score`.
+
+        Of the models of several folds, `(num_rows, folds)`.
+        """
         return self.logits_of([self.prepare(rows, on_missing=on_missing)])[0]
 
     def score_candidates(
@@ -219,7 +222,7 @@ class Scorer:
         """The members' logits of encoded requests, which are scored together."""
         batches = [batch for request in requests for batch in request.batches]
         if not batches:
-            return [np.empty(0, np.float32) for _ in requests]
+            return [np.empty(self._deployed.shape_of(0), np.float32) for _ in requests]
         logit = self._deployed.logit(_joined(batches), num_threads=self._num_threads)
         stops = np.cumsum([request.num_rows for request in requests])
         return np.split(logit, stops[:-1])

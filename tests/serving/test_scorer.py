@@ -54,7 +54,7 @@ def test_scores_are_those_of_the_predict_stage(project: Path, scorer: Scorer, ta
 
 def test_both_members_have_a_say(scorer: Scorer) -> None:
     """Or half of what is tested here would not be."""
-    assert all(member.weight > 0.0 for member in scorer._deployed.members.blend.members.values())
+    assert all(member.weight > 0.0 for member in scorer._deployed.folds[0].members.blend.members.values())
 
 
 def test_every_form_of_the_rows_gives_the_same_bytes(scorer: Scorer, table: pa.Table) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
 import pytest
 
 from qin.calibrate.folds import read_deployed_folds
@@ -21,9 +22,14 @@ from qin.metrics.definitions import AUC, LOG_LOSS, Rows
 from qin.metrics.logits import sigmoid
 from qin.raw.segments import read_segments
 from qin.runtime import paths
+from qin.runtime.files import read_json
 from qin.runtime.folded import fold_places
 from qin.runtime.stage import STAGES
 from qin.scored import ScoredRows
+from qin.serving.deployed import read_deployed
+from qin.serving.drift import log_drift
+from qin.serving.export import export
+from qin.serving.files import Output, score_file
 from qin.serving.scorer import Scorer
 from qin.shards.files import ShardReader
 from qin.shards.folds import EXCLUDED, TRAIN, VALIDATION, read_folds
@@ -118,9 +124,36 @@ def test_the_report_and_comparisons_have_all_folds(project: Path) -> None:
     assert found["log_loss"].difference == 0.0
 
 
-def test_a_scorer_says_that_it_takes_one_model(project: Path) -> None:
-    with pytest.raises(ArtifactError, match=r"^artifacts: made with split\.num_folds: 3; "):
-        Scorer.load("artifacts")
+def test_a_scorer_has_all_models(project: Path) -> None:
+    """As predict submits, to the last digit that the file has; alone or among others."""
+    scorer, rows = Scorer.load("artifacts"), pq.read_table("data/test.parquet")
+    probability = scorer.score(rows)
+    submitted = pacsv.read_csv(paths.SUBMISSION).column(1).to_numpy()
+    np.testing.assert_allclose(probability, submitted, rtol=1e-6)
+    assert (scorer.score(rows.slice(7, 3)) == probability[7:10]).all()
+    assert scorer.logits(rows).shape == (400, NUM_FOLDS)
+    assert scorer.score(rows.slice(0, 0)).shape == (0,)
+    of_item = load_params(paths.PARAMS).features.target
+    user, items = rows.slice(0, 1).drop_columns(of_item), rows.select(of_item).slice(0, 9)
+    written_out = [{**user.to_pylist()[0], **item} for item in items.to_pylist()]
+    assert (scorer.score_candidates(user, items) == scorer.score(written_out)).all()
+    assert scorer.base_rate == pytest.approx(figures("evaluate")["base_rate"], abs=0.002)
+
+
+def test_a_log_is_scored_and_compared(project: Path, tmp_path: Path) -> None:
+    model = read_deployed(Path("artifacts"), num_threads=1, precision=None)
+    score_file(model, "data/test.parquet", tmp_path / "scores.parquet", Output(), num_threads=1)
+    scores = pq.read_table(tmp_path / "scores.parquet").column("probability").to_numpy()
+    assert (scores == Scorer.load("artifacts").score(pq.read_table("data/test.parquet"))).all()
+    found, submitted = log_drift(Path("artifacts"), "data/test.parquet", num_threads=1), read_json(paths.DRIFT)
+    assert found["num_rows"] == submitted["num_rows"]
+    assert found["scores"]["psi"] == pytest.approx(submitted["scores"]["psi"], rel=1e-4)
+
+
+def test_an_export_says_that_it_holds_one_model(project: Path, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"^artifacts: 3 models, made with split\.num_folds; an export holds one: "):
+        export(Path("artifacts"), tmp_path / "out", "data/test.parquet", kind="onnx")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(("made", "now"), [(3, 2), (3, 1)])
@@ -204,3 +237,7 @@ def test_folds_of_time_walk_forward_and_the_latest_is_deployed(
     report = read_calibrations(paths.CALIBRATOR)[1]
     submitted = pacsv.read_csv(paths.SUBMISSION).column(1).to_numpy()
     np.testing.assert_allclose(submitted, sigmoid(report.deployed.apply(logit)), rtol=1e-6)
+    scores = Scorer.load("artifacts").score(pq.read_table("data/test.parquet"))
+    np.testing.assert_allclose(scores, submitted, rtol=1e-6)
+    parity = export(Path("artifacts"), tmp_path / "out", "data/test.parquet", kind="onnx")
+    assert parity["different_buckets"] == 0

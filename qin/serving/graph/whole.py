@@ -29,7 +29,8 @@ class WholeModel(nn.Module):
 
     def __init__(self, model: Deployed, networks: Sequence[QIN]) -> None:
         super().__init__()
-        schema, members = model.schema, model.members
+        schema, [alone] = model.schema, model.folds
+        members = alone.members
         self.blend = {name: member for name, member in members.blend.members.items() if member.weight}
         self.is_single = len(members.blend.members) == 1
         self.categories = Categories(schema, integer_columns(model))
@@ -43,12 +44,12 @@ class WholeModel(nn.Module):
             if model.impressions is None
             else [[f.name for f in schema.sequences].index(f.name) for f in model.impressions.histories]
         )
-        self.statistics = nn.ModuleList(_statistic(lookup, model) for lookup in model.statistics.lookups)
+        self.statistics = nn.ModuleList(_statistic(lookup, model) for lookup in alone.statistics.lookups)
         self.networks = nn.ModuleList(
             PlainNetwork(network.eval().float().requires_grad_(False)) for network in networks
         )
         self.trees = None if members.trees is None else PlainTrees(members.trees, members.schema)
-        self.calibrator = model.calibration.deployed
+        self.calibrator = alone.calibration.deployed
         shifts = self.calibrator.segments
         if shifts is not None:
             names = sorted(shifts.shift)
