@@ -56,6 +56,17 @@ def prior_offset(*, pos_weight: float, neg_ratio: float, reweighted: bool) -> fl
     return (0.0 if reweighted else math.log(neg_ratio)) - math.log(pos_weight)
 
 
+def check_prior(prior: OutputPrior) -> None:
+    """Check a prior before there is anything to shift.
+
+    Raises:
+        ValueError: If it is a number not strictly between 0 and 1, or another word than `natural` and `balanced`.
+    """
+    is_word = isinstance(prior, str)
+    if (prior not in ("natural", "balanced")) if is_word else not 0.0 < float(prior) < 1.0:
+        raise ValueError(f"prior must be natural, balanced or a number strictly between 0 and 1: {prior=}")
+
+
 def shift_prior(logit: FloatArray, *, base_rate: float, prior: OutputPrior) -> Float64Array:
     """Move natural logits to another prior: `logit + logit(prior) - logit(base_rate)`.
 
@@ -70,11 +81,9 @@ def shift_prior(logit: FloatArray, *, base_rate: float, prior: OutputPrior) -> F
     Source: Saerens, Latinne and Decaestecker (2002), Adjusting the outputs of a classifier to new a priori
     probabilities, equation 4.
     """
+    check_prior(prior)
     base_logit = prior_logit(base_rate)
-    if isinstance(prior, str):
-        if prior not in ("natural", "balanced"):
-            raise ValueError(f"prior must be natural, balanced or a number: {prior=}")
-        shift = 0.0 if prior == "natural" else -base_logit
-    else:
-        shift = prior_logit(prior) - base_logit
-    return logit.astype(np.float64) + shift
+    if prior == "natural":
+        return logit.astype(np.float64)
+    wanted = 0.0 if isinstance(prior, str) else prior_logit(prior)
+    return logit.astype(np.float64) + (wanted - base_logit)

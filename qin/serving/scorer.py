@@ -13,7 +13,7 @@ import torch
 
 from qin.columns.types import is_list, type_of
 from qin.errors import SchemaError
-from qin.prior import OutputPrior
+from qin.prior import OutputPrior, check_prior
 from qin.runtime.host import num_cores
 from qin.serving.candidates import with_user
 from qin.serving.columns import Column
@@ -154,7 +154,9 @@ class Scorer:
         Raises:
             SchemaError: Naming each column that is missing, repeated or of a wrong type.
             DataError: Naming the first value that breaks a rule.
+            ValueError: If the prior is none.
         """
+        check_prior(prior)
         prepared = self.prepare(rows, on_missing=on_missing)
         return self.probabilities_of(prepared, self.logits_of([prepared])[0], prior)
 
@@ -189,7 +191,7 @@ class Scorer:
 
         Raises:
             SchemaError: As of `score`, and if a column is in both.
-            ValueError: If the user is not one row.
+            ValueError: If the user is not one row, or the prior is none.
 
         Examples:
             >>> import pyarrow.parquet as pq
@@ -203,6 +205,7 @@ class Scorer:
             >>> bool((candidates == scorer.score(written_out)).all())
             True
         """
+        check_prior(prior)
         prepared = self.prepare_candidates(user, items, on_missing=on_missing)
         return self.probabilities_of(prepared, self.logits_of([prepared])[0], prior)
 

@@ -28,10 +28,10 @@ import pyarrow as pa
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from qin.errors import QinError
-from qin.prior import OutputPrior
+from qin.prior import OutputPrior, check_prior
 from qin.serving.batching import BusyError, MicroBatcher
 from qin.serving.scorer import PreparedRows, Scorer
 
@@ -64,6 +64,13 @@ class _Body(BaseModel):
 
     prior: Literal["natural", "balanced"] | float = "natural"
     on_missing: Literal["error", "null"] = "error"
+
+    @field_validator("prior")
+    @classmethod
+    def _is_a_prior(cls, prior: OutputPrior) -> OutputPrior:
+        """Refused here, a request costs neither encoding nor scoring."""
+        check_prior(prior)
+        return prior
 
 
 class ScoreBody(_Body):
@@ -161,17 +168,14 @@ class Service:
         await self._batcher.close()
 
 
-def _score_together(jobs: Sequence[_Job]) -> list[Probabilities | Exception]:
+def _score_together(jobs: Sequence[_Job]) -> list[Probabilities]:
     """Score jobs of one model together; those of another one, which was loaded meanwhile, by themselves."""
-    out: dict[int, Probabilities | Exception] = {}
+    out: dict[int, Probabilities] = {}
     for scorer in dict.fromkeys(job.scorer for job in jobs):
         numbers = [number for number, job in enumerate(jobs) if job.scorer is scorer]
         logits = scorer.logits_of([jobs[number].prepared for number in numbers])
         for number, logit in zip(numbers, logits, strict=True):
-            try:
-                out[number] = scorer.probabilities_of(jobs[number].prepared, logit, jobs[number].prior)
-            except ValueError as error:  # no prior
-                out[number] = error
+            out[number] = scorer.probabilities_of(jobs[number].prepared, logit, jobs[number].prior)
     return [out[number] for number in range(len(jobs))]
 
 

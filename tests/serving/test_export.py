@@ -22,6 +22,7 @@ from qin.serving.graph.feeds import feeds_of
 from qin.serving.graph.whole import WholeModel, input_names
 from qin.serving.readme import readme
 from qin.serving.scorer import Scorer
+from tests.serving.conftest import QUICK, run_pipeline
 
 FILES = {
     "README.md",
@@ -117,3 +118,18 @@ def test_the_program_of_pytorch_is_exported_too(project: Path, tmp_path: Path) -
     assert done.exit_code == 0, done.output
     lines, _ = blocks((out / "README.md").read_text())
     subprocess.run([sys.executable, "-c", "import sys; sys.modules['qin'] = None\n" + lines], cwd=out, check=True)
+
+
+@pytest.mark.slow
+def test_a_model_of_two_seeds_is_exported_as_their_mean(tmp_path: Path, small_log: Path) -> None:
+    project = run_pipeline(tmp_path, small_log, {**QUICK, "model.seeds": 2, "model.members": ["network"]})
+    assert len(load_model(project / "artifacts/model").networks) == 2
+    out, rows = tmp_path / "qin", project / "data/test.parquet"
+    arguments = ["export", out, "--artifacts", project / "artifacts", "--rows", rows]
+    done = CliRunner().invoke(app, [*map(str, arguments)])
+    assert done.exit_code == 0, done.output
+    model = read_deployed(project / "artifacts", num_threads=1, precision="fp32")
+    session = pytest.importorskip("onnxruntime").InferenceSession(str(out / "model.onnx"))
+    table = pq.read_table(rows)
+    [probability] = session.run(["probability"], feeds_of(model, table))
+    np.testing.assert_allclose(probability, Scorer(model, num_threads=1).score(table), rtol=0, atol=1e-6)

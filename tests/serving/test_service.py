@@ -91,6 +91,7 @@ def test_candidates_are_ranked(service: Service, rows: pa.Table) -> None:
     [
         ({"rows": [{"item": 1}]}, 422, "rows: column shop: missing"),
         ({"rows": "x"}, 422, "rows: Input should be a valid array"),
+        ({"rows": [{"item": 1}], "prior": 1.0}, 422, "prior: Value error, prior must be natural, balanced or a number"),
         ({"rows": [], "prio": 1}, 422, "prio: Extra inputs are not permitted"),
         ({"rows": [{}] * 301}, 413, "301 rows; a request may have 300"),
         ({"rows": [{"a": "x" * (1 << 20)}]}, 413, "a body may have 1048576 bytes"),
@@ -119,7 +120,7 @@ def test_a_bad_value_or_prior_is_its_request_s_alone(service: Service, rows: pa.
     assert [answer.status_code for answer in answers] == [422, 422, 200] * 5
     [problem] = answers[0].json()["problems"]
     assert problem.startswith("rows: column place, row 1: not a number: 'far'")
-    assert answers[1].json()["problems"][0].startswith("base_rate must lie")
+    assert answers[1].json()["problems"][0].startswith("prior: Value error, prior must be natural")
     assert answers[2].json()["probabilities"] == service.scorer.score(rows.slice(0, 2)).tolist()
 
 
