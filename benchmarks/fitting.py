@@ -60,7 +60,7 @@ def open_log(project: Path, params: Params) -> PreparedLog:
 
 
 def fit_network(params: Params, log: PreparedLog, folder: Path) -> tuple[QIN, dict[str, Any]]:
-    """A fitted network, the first of as many as `model.seeds` says, and what it did; figures are of their mean.
+    """A fitted network in the form that suits the log, the first of as many as `model.seeds` says, and what it did; figures are of their mean.
 
     Args:
         params: Settings.
@@ -68,7 +68,7 @@ def fit_network(params: Params, log: PreparedLog, folder: Path) -> tuple[QIN, di
         folder: For checkpoints, which are removed.
     """
     once = changed(params, {"train.refit": "none"}, params.train.seed)
-    runs, scored = fit_models(
+    fitted, scored = fit_models(
         once,
         log.rows,
         log.fold,
@@ -76,10 +76,10 @@ def fit_network(params: Params, log: PreparedLog, folder: Path) -> tuple[QIN, di
         checkpoints=folder / "checkpoints",
         watch=Watch(),
     )
-    for run in runs:
-        run.checkpoints.remove()
+    fitted.remove_checkpoints()
+    run = fitted.runs[0]
     names = ("batch_size", "num_steps", "best_step", "best_epoch")
-    return runs[0].network, {**report_figures(scored), **{name: runs[0].figures[name] for name in names}}
+    return run.network, {**report_figures(scored), **{name: run.figures[name] for name in names}}
 
 
 def report_figures(scored: ScoredRows) -> dict[str, float]:

@@ -29,7 +29,7 @@ from qin.shards.folds import EXCLUDED, TRAIN, read_fold_rule, read_folds, report
 from qin.shards.row_facts import RowFacts
 from qin.tracking.tracking import Tracking, open_tracking
 from qin.train.folds import fit_folds, open_store
-from qin.train.networks import as_model, figures_of, fit_models, refit_models
+from qin.train.networks import as_model, fit_models, refit_models
 from qin.train.processes import check_processes, count_processes, output_of_first
 from qin.train.statistics import SharedFit, chosen_statistics
 from qin.train.warm_start import open_earlier
@@ -42,7 +42,7 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def main() -> None:
-    """Train, keep the best state, score the validation fold with it; then train on every row where that is wanted."""
+    """Train each form of the network, keep the best, score the validation fold; then refit on every row."""
     if not is_started_with_others() and _launched():
         return
     with errors_in_lines("train"), joined() as ranks, run_stage("train", team=ranks) as report:
@@ -138,15 +138,15 @@ def _train_one(run: _Stage, tracking: Tracking) -> None:
             ranks=ranks,
             earlier=earlier,
         )
-        deployed, schema = trained, rows.schema
+        deployed, chosen, schema = trained.runs, trained.params, rows.schema
         if refit:
             _, rows = fitting.statistics(fold != EXCLUDED, fitted, only=statistics.kept)
             watch = replace(_watch(tracking, track, ranks, of="refit/"), on_check=SILENT.on_check)
             deployed = refit_models(
-                params,
+                chosen,
                 rows,
                 fold,
-                heldout=trained,
+                heldout=trained.runs,
                 checkpoints=paths.CHECKPOINTS,
                 watch=watch,
                 ranks=ranks,
@@ -159,17 +159,19 @@ def _train_one(run: _Stage, tracking: Tracking) -> None:
             origin = replace(origin, made_from={**origin.made_from, **earlier.made_from})
         if refit:
             place = paths.heldout_place(model, refit=refit)
-            save_model(place, as_model(trained, params, schema, rule), origin=origin)
-        save_model(model, as_model(deployed, params, schema, rule), origin=origin)
+            save_model(place, as_model(trained.runs, chosen, schema, rule), origin=origin)
+        save_model(model, as_model(deployed, chosen, schema, rule), origin=origin)
         fit_reference(fitting.reader, fold, with_validation=refit).write(fitted)
         run.report.check_inputs()
-        tracking.summarise(trained[0].figures)
+        tracking.summarise(trained.runs[0].figures)
     with atomic_directory(paths.VALIDATION) as folder:
         scored.write(folder, origin=origin_of("train", run.settings, artifacts=[read_artifact(paths.MODEL)]))
     started = {} if earlier is None else {"init_from": earlier.made_from["train.init_from"]}
-    figures = {**figures_of(trained), **started, "statistics": statistics.to_json(), "warnings": run.report.warnings}
+    figures = {**trained.to_json(), **started, "statistics": statistics.to_json(), "warnings": run.report.warnings}
     write_json(paths.METRICS / "train.json", figures)
-    for network in [*trained, *(deployed if refit else ())]:
+    trained.remove_checkpoints()
+    run.report.num_rows += trained.num_rows_seen
+    for network in deployed if refit else ():
         network.checkpoints.remove()
         run.report.num_rows += network.num_rows_seen
 

@@ -1,7 +1,7 @@
 """What settings may be; rooms import the sections from here."""
 
+from qin.config.network import DROPOUTS, ModelParams, NetworkParams
 from qin.config.params import (
-    DROPOUTS,
     CalibrationParams,
     DataParams,
     EvaluateParams,
@@ -9,8 +9,6 @@ from qin.config.params import (
     HardNegativeParams,
     ImbalanceParams,
     ImpressionParams,
-    ModelParams,
-    NetworkParams,
     Params,
     PredictParams,
     PrepareParams,

@@ -4,26 +4,23 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from qin.config.network import DROPOUTS, ModelParams
 from qin.config.section import Ratio, Section, Seed
 from qin.config.split import SplitParams
 from qin.sources import source_name
 
 Share = Annotated[float, Field(ge=0, le=1)]
-Dropout = Annotated[float, Field(ge=0, lt=1)]
 Whole = Annotated[int, Field(ge=0, lt=2**63)]
 Count = Annotated[int, Field(ge=1, lt=2**63)]
 # What no machine can hold, start or divide into is refused here; what this one cannot, where its size is known.
 RowCount = Annotated[int, Field(ge=1, lt=2**31)]
 Threads = Annotated[int, Field(ge=1, le=1024)]
 Processes = Annotated[int, Field(ge=1, le=2**16)]
-Width = Annotated[int, Field(ge=1, le=2**16)]
-Depth = Annotated[int, Field(ge=1, le=1024)]
 RowLimit = Literal[0] | Annotated[int, Field(ge=100, lt=2**31)]
 BatchSize = Annotated[int, Field(ge=2, lt=2**31)]
 RawSource = str | Annotated[list[str], Field(min_length=1)]
 NumBuckets = Annotated[int, Field(ge=3, le=2**31 - 1)]
 
-DROPOUTS = ("dropout", "row_dropout", "embedding_dropout", "field_dropout")
 _NO_SEPARATORS = "+.\"'\\[](){}\r\n\0"
 
 
@@ -128,58 +125,6 @@ class PrepareParams(Section):
     num_threads: Threads
     num_processes: Threads = 1
     launcher: Literal["local", "ray"] = "local"
-
-
-class NetworkParams(Section):
-    """Sizes, variants and regularisation of the network; variants left out are the published ones."""
-
-    preset: Literal["custom", "published"] = "custom"
-    embedding_dim: Width
-    embedding_std: Annotated[float, Field(gt=0)]
-    attention_dim: Width
-    num_heads: Width = 1
-    attention_norm: Literal["none", "length", "sqrt_length"] = "none"
-    attention_bias: Literal["none", "constant", "recency"] = "none"
-    attention_scale: Annotated[float, Field(gt=0)] = 1.0
-    target_values: bool = False
-    separate_attention_embedding: bool = False
-    pooled_history: bool = False
-    num_layers: Depth
-    num_rows: Depth
-    activation: Literal["after", "inside"] = "after"
-    norm: Literal["none", "batch", "rms"] = "none"
-    dropout: Dropout
-    row_dropout: Dropout = 0.0
-    embedding_dropout: Dropout = 0.0
-    field_dropout: Dropout = 0.0
-    num_frequencies: Annotated[int, Field(ge=0, le=2**12)] = 0
-    numeric_bins: Annotated[int, Field(ge=0, le=2**10)] = 0
-    min_count: Annotated[int, Field(ge=0, lt=2**31)] = 0
-
-    @model_validator(mode="after")
-    def _heads_divide(self) -> "NetworkParams":
-        if self.attention_dim % self.num_heads:
-            raise ValueError(f"num_heads must divide attention_dim {self.attention_dim}, got {self.num_heads}")
-        return self
-
-
-class ModelParams(NetworkParams):
-    """The network, how many of it there are, and what is combined with it."""
-
-    seeds: Annotated[int, Field(ge=1, le=64)] = 1
-
-    members: Annotated[list[Literal["network", "trees"]], Field(min_length=1)] = ["network"]
-
-    @property
-    def network(self) -> NetworkParams:
-        """The network's settings alone: what it was trained with does not depend on the other members."""
-        return NetworkParams(**{name: getattr(self, name) for name in NetworkParams.model_fields})
-
-    @model_validator(mode="after")
-    def _members_differ(self) -> "ModelParams":
-        if len(set(self.members)) != len(self.members):
-            raise ValueError(f"members must not repeat, got {self.members}")
-        return self
 
 
 class ImbalanceParams(Section):
@@ -357,10 +302,11 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _passes_differ(self) -> "Params":
-        has_dropout = self.model.preset == "published" or any(getattr(self.model, name) for name in DROPOUTS)
-        if self.train.self_ensemble and not has_dropout:
+        all_have = all(any(getattr(form, name) for name in DROPOUTS) for form in self.model.forms)
+        if self.train.self_ensemble and self.model.preset != "published" and not all_have:
             raise ValueError(
                 "train.self_ensemble: both passes are the same without dropout, raise one of "
                 + ", ".join(f"model.{name}" for name in DROPOUTS)
+                + " (in model.alternatives, too)" * bool(self.model.alternatives)
             )
         return self

@@ -139,6 +139,11 @@ def training_table(train: Mapping[str, Any], trees: Mapping[str, Any]) -> Table:
         ("network", "rows per step, learning rate", f"{train['batch_size']:,}, {number(train['lr'])}"),
         ("network", "best of its steps", f"{train['best_step']:,} of {train['num_steps']:,}"),
     ]
+    for form in train.get("forms", []):
+        kept = ", kept" if form["is_kept"] else ""
+        rows.append(
+            ("network", f"form {form['form']}", f"log loss of the selection half {form['val_log_loss']:.5f}{kept}")
+        )
     if trees:
         rows.append(("trees", "columns, leaves", f"{trees['num_columns']:,}, {trees['num_leaves']:,}"))
         rows.append(("trees", "trees", f"{trees['num_rounds']:,}"))

@@ -75,22 +75,31 @@ def build_hard_negatives(
         network: That will be trained.
         batch_size: Rows per batch.
         positive_share: Expected share of positives in a batch.
-
-    Raises:
-        ConfigError: If two passes are demanded of a network in which a row's logit depends on its batch.
     """
     if not params.enable:
         return None
     if params.mode == "ohem":
         log.warning("hnm.mode ohem is biased: it drops the easy negatives without weighting the rest; see goss and pps")
     is_coupled = is_batch_coupled(network)
-    if params.forward == "two_pass" and is_coupled:
-        raise ConfigError(
-            "params.yaml: hnm.forward: two_pass is impossible with batch norm (model.norm, model.preset), because the "
-            "kept rows alone have other means and variances than the whole batch; use auto or one_pass"
-        )
     settings = params.model_dump(exclude={"enable", "forward", "warmup_steps"})
     saves_time = two_passes_save_time(**settings, num_rows=batch_size, positive_share=positive_share)
     two_passes = params.forward == "two_pass" or (params.forward == "auto" and saves_time and not is_coupled)
     log.info("hard negatives: %s, %s", params.mode, "two passes" if two_passes else "one pass")
     return HardNegatives(**settings, warmup_steps=params.warmup_steps, two_passes=two_passes)
+
+
+def check_passes(params: HardNegativeParams, *, norm: str) -> None:
+    """Refuse two passes where a row's logit depends on its batch.
+
+    Args:
+        params: What to mine.
+        norm: Of the network's layers.
+
+    Raises:
+        ConfigError: Naming the settings.
+    """
+    if params.enable and params.forward == "two_pass" and norm == "batch":
+        raise ConfigError(
+            "params.yaml: hnm.forward: two_pass is impossible with batch norm (model.norm, model.preset), because the "
+            "kept rows alone have other means and variances than the whole batch; use auto or one_pass"
+        )

@@ -34,7 +34,6 @@ from qin.train.forms import EAGER, choose_form
 from qin.train.imbalance import TrainingRows, num_drawn_rows, training_prior
 from qin.train.inputs import fit_inputs
 from qin.train.loop import Budget, LoopResult, TrainingLoop, ValidationScores
-from qin.train.memory import check_memory, memory_bytes
 from qin.train.optimizer_state import optimizer_state
 from qin.train.pace import Pace, choose_pace
 from qin.train.processes import check_same_run
@@ -153,13 +152,9 @@ def fit_model(
         The run, and its logits of the whole validation fold.
 
     Raises:
-        ConfigError: If the model does not fit into memory.
         TrainingError: If the loss is not finite.
         ArtifactError: If a checkpoint is damaged, or their folder cannot be locked.
     """
-    available = memory_bytes(choose_device(params.train), num_processes=ranks.num_neighbours)
-    num_parts = ranks.world if params.train.shard_tables else 1
-    check_memory(reader.schema, params.model.network, available_bytes=available, num_parts=num_parts)
     label, is_train, is_val = read_labels(reader), fold == TRAIN, fold == VALIDATION
     prior = training_prior(params.imbalance, label[is_train])
     decides = _at_most(selection_rows(label, is_val=is_val, is_report=is_report), label, max_rows=_CHECK_ROWS)
@@ -214,7 +209,6 @@ def refit_model(
         start: An earlier network to go on from, trained on all of its rows as well; None for a new one.
 
     Raises:
-        ConfigError: If the model does not fit into memory.
         TrainingError: If the loss is not finite.
         ArtifactError: If a checkpoint is damaged, or their folder cannot be locked.
     """

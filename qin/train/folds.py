@@ -16,7 +16,7 @@ from qin.runtime.progress import log
 from qin.runtime.provenance import code_fingerprint, library_versions
 from qin.shards.folds import TRAIN, read_folds, report_half
 from qin.train.fit import Trained, computed_by
-from qin.train.networks import as_model, figures_of, fit_models
+from qin.train.networks import FittedNetworks, as_model, fit_models
 from qin.train.processes import output_of_first
 from qin.train.statistics import SharedFit
 from qin.train.watch import Watch
@@ -74,13 +74,12 @@ def fit_folds(
             trained, facts = _fit_fold(params, fitting, place, folder, checkpoints=checkpoints, watch=watch_of(number))
             store.write_facts(folder, {**facts, "warnings": warned[known:]})
         if fitting.ranks.rank == 0:
-            for run in trained:
-                run.checkpoints.remove()
+            trained.remove_checkpoints()
 
 
 def _fit_fold(
     params: Params, fitting: SharedFit, fold_folder: Path, folder: Path, *, checkpoints: Path, watch: Watch
-) -> tuple[list[Trained], dict[str, Any]]:
+) -> tuple[FittedNetworks, dict[str, Any]]:
     """Fit one fold into a folder; returns its runs and what is told of them."""
     for name in _PARTS:
         (folder / name).mkdir()
@@ -96,11 +95,11 @@ def _fit_fold(
         ranks=fitting.ranks,
     )
     if fitting.ranks.rank == 0:
-        save_model(folder / MODEL.name, as_model(trained, params, rows.schema))
+        save_model(folder / MODEL.name, as_model(trained.runs, trained.params, rows.schema))
         scored.write(folder / VALIDATION.name)
-    figures = {**figures_of(trained), "statistics": statistics.to_json()}
+    figures = {**trained.to_json(), "statistics": statistics.to_json()}
     return trained, {
         "figures": figures,
-        "curve": trained[0].result.history,
-        "num_rows": sum(run.num_rows_seen for run in trained),
+        "curve": trained.runs[0].result.history,
+        "num_rows": trained.num_rows_seen,
     }

@@ -1,7 +1,14 @@
-"""As many networks as there are seeds, each trained as if it were alone; their logits are averaged."""
+"""The form of the network that suits the log, in as many copies as there are seeds, whose logits are averaged.
 
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+No form of the attention is best on every log: where its scores are learned, attending wins (MovieLens, the sample log),
+where they are not, a pooled history does (KuaiRand). So each form that the settings list is trained, and the selection
+half of the validation fold, which also decides when each stops, decides between them. The report half decides nothing,
+so its figures are not flattered by the choice.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,18 +16,65 @@ import numpy as np
 import numpy.typing as npt
 
 from qin.columns.schema import Schema
-from qin.config import Params
+from qin.config import NetworkParams, Params
 from qin.distributed.ranks import ONE, Ranks
 from qin.model.artifact import TrainedModel
+from qin.model.build import choose_device, resolve_preset
 from qin.model.scoring import mean_logit
+from qin.runtime.logs import log
 from qin.scored import ScoredRows
 from qin.shards.files import RowReader
 from qin.shards.folds import FoldRule, Folds
+from qin.train.build import check_passes
 from qin.train.fit import Trained, fit_model, refit_model
+from qin.train.memory import check_memory, memory_bytes
 from qin.train.warm_start import Earlier
 from qin.train.watch import SILENT, Watch
 
 _SEEDS = 2**63  # that there are
+_OF_A_FORM = ("val_log_loss", "val_auc", "val_ap", "best_epoch", "num_checks")
+
+
+@dataclass(frozen=True)
+class FittedNetworks:
+    """What training has come to.
+
+    Attributes:
+        params: The settings with the chosen form in place and without alternatives.
+        runs: The chosen form's networks, one for each seed.
+        others: The other forms' runs, in the settings' order.
+        form: Number of the chosen form: 0 is the settings' own, the alternatives follow.
+        names: Of every form: what differs from the settings' own.
+    """
+
+    params: Params
+    runs: list[Trained]
+    others: list[Trained]
+    form: int
+    names: list[str]
+
+    def remove_checkpoints(self) -> None:
+        """Once the outputs are written."""
+        for run in (*self.runs, *self.others):
+            run.checkpoints.remove()
+
+    @property
+    def num_rows_seen(self) -> int:
+        """Rows trained on, over all runs."""
+        return sum(run.num_rows_seen for run in (*self.runs, *self.others))
+
+    def to_json(self) -> dict[str, Any]:
+        """The figures of the first network; beside it those of other seeds, and the checks of every form."""
+        figures = figures_of(self.runs)
+        if not self.others:
+            return figures
+        forms = [run.figures for run in self.others]
+        forms.insert(self.form, self.runs[0].figures)
+        tried = [
+            {"form": name, "is_kept": number == self.form, **{key: one[key] for key in _OF_A_FORM}}
+            for number, (name, one) in enumerate(zip(self.names, forms, strict=True))
+        ]
+        return {**figures, "forms": tried}
 
 
 def fit_models(
@@ -33,11 +87,16 @@ def fit_models(
     watch: Watch,
     ranks: Ranks = ONE,
     earlier: Earlier | None = None,
-) -> tuple[list[Trained], ScoredRows]:
-    """Fit a network with each of `model.seeds` seeds, from `train.seed` on; see `fit_model`.
+) -> tuple[FittedNetworks, ScoredRows]:
+    """Fit every form of the network, and the best one with each further seed; see `fit_model`.
 
-    Each stops where the selection half is best for it alone. A run with one of these as its `train.seed` gives the same
-    network, and goes on from the same checkpoint.
+    1. Check that each form can be trained here.
+    2. Train each with `train.seed`; each stops where the selection half is best for it.
+    3. Keep the one with the smallest log loss there, the first of equal ones.
+    4. Train that one with the seeds that follow, as many as `model.seeds` says.
+
+    Each run is what it would be alone: a run with its form and seed gives the same network, and goes on from the same
+    checkpoint.
 
     Args:
         params: Sections model, imbalance, hnm, train.
@@ -45,29 +104,50 @@ def fit_models(
         fold: Fold of each row.
         is_report: Rows of the report half, `(num_rows,)`.
         checkpoints: Root folder of checkpoints.
-        watch: Who is told of the first network's steps and checks.
+        watch: Who is told of the first form's steps and checks, and at the end of the chosen one's checks.
         ranks: The processes that train each of them together.
-        earlier: A model whose networks they go on from.
+        earlier: A model whose networks they go on from, in its form alone.
 
     Returns:
-        The runs, and the mean of their logits of the whole validation fold.
+        The runs, and the mean of the chosen ones' logits of the whole validation fold.
+
+    Raises:
+        ConfigError: If a form does not fit into memory, or cannot be trained as section hnm wants.
     """
-    runs: list[Trained] = []
-    scored: list[ScoredRows] = []
-    for number in range(params.model.seeds):
-        run, rows = fit_model(
-            with_seed(params, number),
+    wanted = params.model.forms if earlier is None else [earlier.form]
+    forms = [_with_form(params, form) for form in wanted]
+    names = ["as set", *map(_described, params.model.alternatives)][: len(forms)]
+    for form in forms:
+        check_network(form, reader.schema, ranks)
+
+    def fit(form: Params, seed: int, watch: Watch) -> tuple[Trained, ScoredRows]:
+        return fit_model(
+            with_seed(form, seed),
             reader,
             fold,
             is_report=is_report,
             checkpoints=checkpoints,
-            watch=SILENT if number else watch,
+            watch=watch,
             ranks=ranks,
-            start=None if earlier is None else earlier.start(number, is_heldout=True),
+            start=None if earlier is None else earlier.start(seed, is_heldout=True),
         )
-        runs.append(run)
-        scored.append(rows)
-    return runs, replace(scored[0], logit=mean_logit([rows.logit for rows in scored]))
+
+    tried = []
+    for number, form in enumerate(forms):
+        if len(forms) > 1:
+            log.info("form %d of the network: %s", number, names[number])
+        tried.append(fit(form, 0, SILENT if number else watch))
+    losses = [run.figures["val_log_loss"] for run, _ in tried]
+    chosen = losses.index(min(losses))
+    first = tried.pop(chosen)
+    if tried:
+        shown = ", ".join(f"{loss:.5f}" for loss in losses)
+        log.info("form %d is kept: log loss of the selection half %s", chosen, shown)
+    if chosen:
+        watch.on_check(first[0].result.history)
+    runs = [first, *(fit(forms[chosen], seed, SILENT) for seed in range(1, params.model.seeds))]
+    fitted = FittedNetworks(forms[chosen], [run for run, _ in runs], [run for run, _ in tried], chosen, names)
+    return fitted, replace(first[1], logit=mean_logit([rows.logit for _, rows in runs]))
 
 
 def refit_models(
@@ -106,6 +186,33 @@ def refit_models(
         )
         for number, run in enumerate(heldout)
     ]
+
+
+def check_network(params: Params, schema: Schema, ranks: Ranks) -> None:
+    """Refuse a network that cannot be trained here before any is.
+
+    Args:
+        params: Sections model, hnm, train.
+        schema: The columns that it reads.
+        ranks: The processes that share this machine's memory.
+
+    Raises:
+        ConfigError: If its weights do not fit into memory, or its rows depend on each other where they must not.
+    """
+    available = memory_bytes(choose_device(params.train), num_processes=ranks.num_neighbours)
+    num_parts = ranks.world if params.train.shard_tables else 1
+    check_memory(schema, params.model.network, available_bytes=available, num_parts=num_parts)
+    check_passes(params.hnm, norm=resolve_preset(params.model.network).norm)
+
+
+def _with_form(params: Params, form: NetworkParams) -> Params:
+    """The settings as if a form were the only one."""
+    model = params.model.model_copy(update={**form.model_dump(), "alternatives": []})
+    return params.model_copy(update={"model": model})
+
+
+def _described(changes: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key}: {json.dumps(value)}" for key, value in changes.items())
 
 
 def with_seed(params: Params, number: int) -> Params:

@@ -58,7 +58,7 @@ def check_processes(params: Params, ranks: Ranks) -> None:
                 "set train.num_processes to 2 or more (auto: one for each GPU), or shard_tables: false"
             )
         return
-    if resolve_preset(params.model.network).norm == "batch":
+    if any(resolve_preset(form).norm == "batch" for form in params.model.forms):
         raise ConfigError(
             "params.yaml: model.norm: batch (model.preset: published has it, too) cannot be trained by "
             f"{ranks.world} processes, each of which sees a part of the batch; use norm: rms, or train.num_processes: 1"

@@ -113,6 +113,7 @@ class Earlier:
         heldout: The folder of the held-out network, the same where there was no refit.
         descriptions: Of both.
         with_optimizer: Whether the optimizer goes on as well.
+        form: The first of the settings' forms that it may go on as.
     """
 
     named: str
@@ -120,6 +121,7 @@ class Earlier:
     heldout: Path
     descriptions: Mapping[Path, Description]
     with_optimizer: bool
+    form: NetworkParams
 
     @property
     def schema(self) -> Schema:
@@ -173,7 +175,8 @@ def read_earlier(params: Params) -> Earlier | None:
     deployed = model_folder(named)
     heldout = paths.heldout(deployed)
     descriptions = {folder: _read(named, folder) for folder in (deployed, heldout)}
-    problems = list(_settings_differ(descriptions[deployed].params, params.model.network))
+    differences = [(list(_settings_differ(descriptions[deployed].params, form)), form) for form in params.model.forms]
+    problems, form = next((pair for pair in differences if not pair[0]), differences[0])
     num_networks = len(descriptions[deployed].weights_crc32)
     if num_networks < params.model.seeds:
         problems.append(f"model.seeds {num_networks} there, {params.model.seeds} here")
@@ -182,7 +185,7 @@ def read_earlier(params: Params) -> Earlier | None:
         raise ConfigError(
             f"params.yaml: train.init_optimizer: {named} has no optimizer; it was trained without train.keep_optimizer"
         )
-    return Earlier(named, deployed, heldout, descriptions, params.train.init_optimizer)
+    return Earlier(named, deployed, heldout, descriptions, params.train.init_optimizer, form)
 
 
 def open_earlier(params: Params, schema: Schema, rule: FoldRule) -> Earlier | None:

@@ -208,13 +208,39 @@ def test_frozen_thresholds_do_not_go_with_time(tmp_path: Path) -> None:
 
 
 def test_a_self_ensemble_needs_dropout(tmp_path: Path) -> None:
-    without = {f"model.{name}": 0.0 for name in DROPOUTS}
+    without = {"model.alternatives": [], **{f"model.{name}": 0.0 for name in DROPOUTS}}
     assert problems(tmp_path, {"train.self_ensemble": 1.0, **without}) == [
         "train.self_ensemble: both passes are the same without dropout, raise one of model.dropout, "
         "model.row_dropout, model.embedding_dropout, model.field_dropout"
     ]
     for enough in ({"model.field_dropout": 0.1}, {"model.preset": "published"}, {"train.self_ensemble": 0.0}):
         load_params(write_params(tmp_path, {"train.self_ensemble": 1.0, **without, **enough}))
+
+
+def test_a_self_ensemble_needs_dropout_in_every_form(tmp_path: Path) -> None:
+    changes = {"train.self_ensemble": 1.0, "model.dropout": 0.1, "model.alternatives": [{"dropout": 0.0}]}
+    assert problems(tmp_path, changes) == [
+        "train.self_ensemble: both passes are the same without dropout, raise one of model.dropout, "
+        "model.row_dropout, model.embedding_dropout, model.field_dropout (in model.alternatives, too)"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("alternatives", "line"),
+    [
+        ([{}], "model: alternatives.0: changes nothing"),
+        (
+            [{"dropout": 0.2}, {"attention_bais": "constant"}],
+            "model: alternatives.1.attention_bais: unknown key, did you mean alternatives.1.attention_bias?",
+        ),
+        ([{"preset": "published"}], "model: alternatives.0.preset: unknown key"),
+        ([{"dropout": 1.0}], "model: alternatives.0.dropout: Input should be less than 1"),
+        ([{"num_layers": "3"}], "model: alternatives.0.num_layers: Input should be a valid integer"),
+        ([{"num_heads": 3}], "model: alternatives.0: num_heads must divide attention_dim 32, got 3"),
+    ],
+)
+def test_an_alternative_is_a_network(tmp_path: Path, alternatives: list[Any], line: str) -> None:
+    assert problems(tmp_path, {"model.alternatives": alternatives}) == [line]
 
 
 @pytest.mark.parametrize(("key", "instead"), RETIRED.items())

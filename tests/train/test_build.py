@@ -11,7 +11,7 @@ from qin.config import HardNegativeParams, NetworkParams, TrainParams, load_para
 from qin.errors import ConfigError
 from qin.model.build import PUBLISHED, build_model, choose_bf16, choose_device, place, resolve_preset, unfitted
 from qin.network.qin import QIN
-from qin.train.build import build_hard_negatives, build_loader, build_optimizer
+from qin.train.build import build_hard_negatives, build_loader, build_optimizer, check_passes
 from qin.train.optimizers import Optimizers
 from tests.logs import log_schema, make_log
 from tests.planted import write_planted
@@ -121,10 +121,14 @@ def test_two_passes_are_made_where_they_save_time_and_may_be_made() -> None:
 
 @pytest.mark.parametrize("changes", [{"norm": "batch"}, {"preset": "published"}])
 def test_two_passes_are_refused_with_batch_norm(changes: dict[str, str]) -> None:
+    norm = resolve_preset(model(**changes)).norm
     with pytest.raises(
         ConfigError, match=r"params\.yaml: hnm\.forward: two_pass is impossible with batch norm .*because"
     ):
-        two_passes(hnm(forward="two_pass"), **changes)
+        check_passes(hnm(forward="two_pass"), norm=norm)
+    check_passes(hnm(forward="auto"), norm=norm)
+    check_passes(hnm(forward="two_pass", enable=False), norm=norm)
+    check_passes(hnm(forward="two_pass"), norm="rms")
 
 
 @pytest.mark.parametrize("min_table_rows", [None, 1], ids=["dense", "row by row"])

@@ -37,7 +37,7 @@ UNIT = np.random.default_rng(5).integers(0, 2**63, NUM_ROWS).astype(np.uint64)
 
 def settings(**changes: Any) -> Params:
     params = load_params(ROOT / "params.yaml")
-    small = {"embedding_dim": 4, "attention_dim": 8, "num_layers": 1, "dropout": 0.1}
+    small = {"embedding_dim": 4, "attention_dim": 8, "num_layers": 1, "dropout": 0.1, "alternatives": []}
     knobs = {"lr": 0.02, "epochs": 2, "checks_per_epoch": 3, "batch_size": 100, "num_threads": 1, "precision": "fp32"}
     train = plain_params(**{**knobs, "refit": "all", **changes.pop("train", {})})
     model = params.model.model_copy(update=small)
