@@ -8,10 +8,12 @@ from qin.columns.schema import Field, FieldKind, Schema
 from qin.columns.types import is_number, is_string, value_type
 from qin.config import FeatureParams, ImpressionParams
 from qin.errors import SchemaError
-from qin.features.impression import feature_names
+from qin.features.impression import FROM_LAST, Distance, feature_names
 
 LENGTH, HITS, SINCE, SHARE = "length", "hits", "since", "share"
 HISTORY, IMPRESSION = "history", "impression"
+# Measures of a history that are compared within impressions, in order.
+COMPARED_MATCHES = (HITS, SINCE)
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class Impressions:
     Attributes:
         key: Columns whose values the rows of an impression share.
         columns: Columns whose numbers are compared.
-        histories: Histories whose hits are compared.
+        histories: Histories that the row's own value is looked for in: its hits, and how long ago the last was.
     """
 
     key: tuple[str, ...]
@@ -44,7 +46,18 @@ class Impressions:
     @property
     def names(self) -> list[str]:
         """Names of the features, in order."""
-        return feature_names([*self.columns, *(f"{field.name}.{HITS}" for field in self.histories)])
+        matches = [f"{field.name}.{measure}" for field in self.histories for measure in COMPARED_MATCHES]
+        return feature_names([*self.columns, *matches], self.distances)
+
+    @property
+    def distances(self) -> list[Distance]:
+        """Of each column's number, from that of the row whose value was last in each history."""
+        first = len(self.columns) + COMPARED_MATCHES.index(SINCE)
+        return [
+            Distance(column, first + len(COMPARED_MATCHES) * number, f"impression.{name}.{FROM_LAST}.{field.name}")
+            for number, field in enumerate(self.histories)
+            for column, name in enumerate(self.columns)
+        ]
 
 
 def with_derived(schema: Schema, *, columns: pa.Schema, features: FeatureParams, file: str) -> Schema:

@@ -3,6 +3,8 @@
 1. The file is read once: each row's impression as a hash, and the numbers to compare, a column after the other on disk.
 2. The rows are grouped by impression (see `ranks`), the hashes are given back.
 3. Each column is ranked within the impressions, one at a time, and its results are written for the rows to be prepared.
+4. Each number is compared with that of the shown row whose value was last in a history: where in a list of hotels the
+   one lies that the session looked at last says more about the next click than what is known of any hotel.
 
 Memory is 36 bytes per row, whatever the number of columns.
 """
@@ -10,19 +12,20 @@ Memory is 36 bytes per row, whatever the number of columns.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from qin.features.columns import ColumnFile, ColumnTable
-from qin.features.ranks import group_rows, rank_within, sizes
+from qin.features.ranks import difference_from_first, group_rows, rank_within, sizes
 from qin.raw.hashing import HashedColumn, Hashes, hash_column, hash_rows, seed_of
 from qin.raw.log import Chunk, RawLog, map_batches, open_log, read_batches
 from qin.runtime.progress import Progress
 from qin.sources import Source
 
-SIZE, RANK, RELATIVE = "impression.size", "rank", "relative"
+SIZE, RANK, RELATIVE, FROM_LAST = "impression.size", "rank", "relative", "from_last"
 
 
 Values = npt.NDArray[np.float32]
@@ -43,9 +46,24 @@ class Compared:
     values: Callable[[str, int, pa.RecordBatch], Values]
 
 
-def feature_names(compared: Sequence[str]) -> list[str]:
+class Distance(NamedTuple):
+    """A number's difference from that of the shown row whose value was in a history last.
+
+    Attributes:
+        column: The number's position among what is compared.
+        since: Position of how long ago the row's value was in the history.
+        name: Of the feature.
+    """
+
+    column: int
+    since: int
+    name: str
+
+
+def feature_names(compared: Sequence[str], distances: Sequence[Distance] = ()) -> list[str]:
     """Names of the features, in order, given the names of what is compared."""
-    return [SIZE, *(f"impression.{name}.{measure}" for name in compared for measure in (RANK, RELATIVE))]
+    ranked = [f"impression.{name}.{measure}" for name in compared for measure in (RANK, RELATIVE)]
+    return [SIZE, *ranked, *(distance.name for distance in distances)]
 
 
 def impression_hashes(columns: Sequence[HashedColumn], *, first_row: int) -> Hashes:
@@ -62,16 +80,18 @@ def impression_hashes(columns: Sequence[HashedColumn], *, first_row: int) -> Has
     return hashes
 
 
-def impression_features(hashes: Hashes, compared: Sequence[Values]) -> ColumnTable:
+def impression_features(hashes: Hashes, compared: Sequence[Values], distances: Sequence[Distance] = ()) -> ColumnTable:
     """Compute the features of `feature_names` for rows in memory.
 
     Args:
         hashes: Each row's impression, `(num_rows,)`.
         compared: The numbers that are compared, `(num_rows,)` each.
+        distances: Which of them are compared with the last one in a history, too.
     """
     groups = group_rows(hashes)
     ranked = [column for values in compared for column in rank_within(groups, values)]
-    return ColumnTable(np.column_stack([sizes(groups), *ranked]))
+    apart = [difference_from_first(groups, compared[one.since], compared[one.column]) for one in distances]
+    return ColumnTable(np.column_stack([sizes(groups), *ranked, *apart]))
 
 
 def build_impression_features(
@@ -79,6 +99,7 @@ def build_impression_features(
     *,
     key: Sequence[str],
     compared: Sequence[Compared],
+    distances: Sequence[Distance] = (),
     folder: Path,
     batch_rows: int,
     num_threads: int,
@@ -89,6 +110,7 @@ def build_impression_features(
         source: The raw log.
         key: Columns whose values rows of an impression share.
         compared: What is compared.
+        distances: Which of it is compared with the last one in a history, too.
         folder: Folder for two temporary files.
         batch_rows: Rows decoded at a time.
         num_threads: Threads that encode.
@@ -100,16 +122,20 @@ def build_impression_features(
         DataError: Naming the first bad value.
     """
     log = open_log(source)
-    names = feature_names([number.name for number in compared])
+    names = feature_names([number.name for number in compared], distances)
     numbers = ColumnFile(folder / "compared.bin", log.num_rows, len(compared))
     features = ColumnFile(folder / "impression.bin", log.num_rows, len(names))
     groups = group_rows(_read(log, key, compared, numbers, batch_rows=batch_rows, num_threads=num_threads))
     features.write(0, 0, sizes(groups))
-    with Progress(len(compared), label=f"impressions of {log}", unit="columns") as progress:
+    with Progress(len(compared) + len(distances), label=f"impressions of {log}", unit="columns") as progress:
         for number in range(len(compared)):
             ranked = rank_within(groups, numbers.read_column(number))
             features.write(1 + 2 * number, 0, ranked.rank)
             features.write(2 + 2 * number, 0, ranked.relative)
+            progress.advance(1)
+        for number, distance in enumerate(distances, start=1 + 2 * len(compared)):
+            since, column = numbers.read_column(distance.since), numbers.read_column(distance.column)
+            features.write(number, 0, difference_from_first(groups, since, column))
             progress.advance(1)
     numbers.path.unlink(missing_ok=True)
     return features

@@ -1,4 +1,4 @@
-"""Where a row stands in its group: how many rows there are, its rank by a number, its distance from their mean.
+"""Where a row stands in its group: its size, a number's rank and distance from the mean, or from a first row's number.
 
 Groups lie anywhere in the file, so rows are brought into the order of their groups once, and each column is then
 computed group by group in that order. Within a group values are sorted first and summed in that order, so the results
@@ -127,6 +127,21 @@ def _fill_ranks(order: Rows, bounds: Rows, column: Values, largest: int, rank: V
             _fill_group(values[:num_values], rows[:num_values], rank, relative)
 
 
+@njit(nogil=True)
+def _fill_differences(order: Rows, bounds: Rows, by: Values, column: Values, out: Values) -> None:
+    for group in range(bounds.size - 1):
+        first, value = np.float32(np.inf), np.float32(np.nan)
+        for i in range(bounds[group], bounds[group + 1]):
+            row = order[i]
+            if np.isnan(by[row]) or np.isnan(column[row]):
+                continue
+            # Of several first rows the smallest value counts, so that the order of rows does not.
+            if by[row] < first or (by[row] == first and column[row] < value):
+                first, value = by[row], column[row]
+        for i in range(bounds[group], bounds[group + 1]):
+            out[order[i]] = column[order[i]] - value
+
+
 def group_rows(keys: npt.NDArray[np.uint64]) -> Groups:
     """Bring rows of equal keys together.
 
@@ -156,4 +171,19 @@ def rank_within(groups: Groups, column: Values) -> Ranked:
     out = Ranked(np.empty(column.size, np.float32), np.empty(column.size, np.float32))
     largest = int(np.diff(groups.bounds).max(initial=0))
     _fill_ranks(*groups, column, largest, *out)
+    return out
+
+
+def difference_from_first(groups: Groups, by: Values, column: Values) -> Values:
+    """How much larger a number is than that of the group's row with the smallest `by`, `(num_rows,)`.
+
+    NaN where the row has no number, and in groups in which no row has both.
+
+    Args:
+        groups: The groups.
+        by: What puts a row first, `(num_rows,)`; a row without it (NaN) is not first.
+        column: The number, `(num_rows,)`; a row without it is not first either.
+    """
+    out = np.empty(column.size, np.float32)
+    _fill_differences(*groups, by, column, out)
     return out

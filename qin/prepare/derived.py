@@ -71,6 +71,11 @@ def _measures(matches: Matches, lengths: _Lengths) -> dict[str, npt.NDArray[np.f
     hits = matches.hits.astype(np.float64)
     return {
         HITS: hits,
-        SINCE: np.where(matches.since < 0, np.nan, matches.since),
+        SINCE: steps_since(matches),
         SHARE: np.divide(hits, lengths, out=np.full(hits.size, np.nan), where=lengths > 0),
     }
+
+
+def steps_since(matches: Matches) -> npt.NDArray[np.float64]:
+    """How many tokens follow the last occurrence, `(num_rows,)`, NaN where there is none."""
+    return np.where(matches.since < 0, np.nan, matches.since)

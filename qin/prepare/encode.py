@@ -17,6 +17,7 @@ from qin.errors import DataError
 from qin.features.columns import RowColumns
 from qin.prepare.derived import DerivedNumbers
 from qin.prepare.histories import bad_token
+from qin.prepare.matches import Matches
 from qin.prepare.sequences import BadTokenError, encode_sequence
 from qin.raw.hashing import bucket_of, hash_values, seed_of
 from qin.raw.values import encode_label, refuse_rounded
@@ -125,11 +126,11 @@ class BatchEncoder:
         refuse_rounded(column, file=self._file, column=field.name, first_row=first_row)
         return hash_values(column, self._seeds[field.vocabulary])
 
-    def hits(self, first_row: int, batch: pa.RecordBatch, history: Field) -> npt.NDArray[np.int64]:
-        """How often each row's own value is in a history that shares its column's vocabulary, `(num_rows,)`."""
+    def matches(self, first_row: int, batch: pa.RecordBatch, history: Field) -> Matches:
+        """Each row's own value in a history that shares its column's vocabulary."""
         field = next(field for field in self._schema.categorical if field.name == history.vocabulary)
         own = {field.name: self._categorical(batch.column(field.name), field, first_row)}
-        return self._derived.matches(batch, history, own).hits
+        return self._derived.matches(batch, history, own)
 
     def numeric(self, column: pa.Array, name: str, first_row: int, out: npt.NDArray[np.float32]) -> int:
         """Fill `out (num_rows,)`, NaN where missing; returns how many are."""

@@ -1,4 +1,4 @@
-"""What prepare compares within impressions: numbers of any column, and the hits of each history."""
+"""What prepare compares within impressions: numbers of any column, and each row's own value in its histories."""
 
 from pathlib import Path
 
@@ -12,8 +12,9 @@ from qin.columns.types import is_string
 from qin.config import PrepareParams
 from qin.errors import DataError
 from qin.features.columns import ColumnFile, ColumnTable
-from qin.features.derived import HITS, Impressions
+from qin.features.derived import COMPARED_MATCHES, HITS, Impressions
 from qin.features.impression import Compared, build_impression_features, impression_features, impression_hashes
+from qin.prepare.derived import steps_since
 from qin.prepare.encode import BatchEncoder
 from qin.raw.canonical import shown
 from qin.raw.hashing import hash_column
@@ -32,6 +33,7 @@ def build_impressions(
         log,
         key=impressions.key,
         compared=_compared(impressions, encoder),
+        distances=impressions.distances,
         folder=folder,
         batch_rows=knobs.batch_rows,
         num_threads=knobs.num_threads,
@@ -53,12 +55,16 @@ def impressions_of_batch(
         DataError: Naming the first bad value.
     """
     hashes = impression_hashes([hash_column(batch.column(name)) for name in impressions.key], first_row=0)
-    return impression_features(hashes, [number.values(file, 0, batch) for number in _compared(impressions, encoder)])
+    compared = [number.values(file, 0, batch) for number in _compared(impressions, encoder)]
+    return impression_features(hashes, compared, impressions.distances)
 
 
 def _compared(impressions: Impressions, encoder: BatchEncoder) -> list[Compared]:
     numbers = [_number(name, encoder) for name in impressions.columns]
-    return [*numbers, *(_hits(field, encoder) for field in impressions.histories)]
+    return [
+        *numbers,
+        *(_match(field, measure, encoder) for field in impressions.histories for measure in COMPARED_MATCHES),
+    ]
 
 
 def _number(name: str, encoder: BatchEncoder) -> Compared:
@@ -71,11 +77,12 @@ def _number(name: str, encoder: BatchEncoder) -> Compared:
     return Compared(name, (name,), values)
 
 
-def _hits(field: Field, encoder: BatchEncoder) -> Compared:
+def _match(field: Field, measure: str, encoder: BatchEncoder) -> Compared:
     def values(file: str, row: int, batch: pa.RecordBatch) -> Values:
-        return encoder.of_file(file).hits(row, batch, field).astype(np.float32)
+        matches = encoder.of_file(file).matches(row, batch, field)
+        return matches.hits.astype(np.float32) if measure == HITS else steps_since(matches).astype(np.float32)
 
-    return Compared(f"{field.name}.{HITS}", (field.name, field.vocabulary), values)
+    return Compared(f"{field.name}.{measure}", (field.name, field.vocabulary), values)
 
 
 def parsed(array: pa.Array, *, file: str, column: str, first_row: int) -> pa.Array:

@@ -40,8 +40,9 @@ def test_every_history_has_a_length_and_those_of_a_column_have_matches() -> None
 
 def test_impressions_compare_numbers_and_hits() -> None:
     assert names(derive(), "impression") == []
-    compared = ["price", "views", "recent.hits"]
+    compared = ["price", "views", "recent.hits", "recent.since"]
     expected = [f"impression.{name}.{measure}" for name in compared for measure in ("rank", "relative")]
+    expected += [f"impression.{name}.from_last.recent" for name in ("price", "views")]
     assert names(derive(**impression()), "impression") == ["impression.size", *expected]
     listed = names(derive(**impression(columns=["item"])), "impression")
     assert listed[1:3] == ["impression.item.rank", "impression.item.relative"]

@@ -10,6 +10,7 @@ import pytest
 
 from qin.features.impression import (
     Compared,
+    Distance,
     build_impression_features,
     feature_names,
     impression_features,
@@ -65,6 +66,31 @@ def test_features_are_those_of_a_loop(tmp_path: Path) -> None:
         spread = values.std()
         assert found[row, 1] == pytest.approx((smaller + ties / 2) / (values.size - 1) if values.size > 1 else 0.5)
         assert found[row, 2] == pytest.approx((price[row] - values.mean()) / spread if spread else 0.0, abs=1e-5)
+
+
+def test_numbers_are_compared_with_those_of_the_row_that_was_last_in_a_history(tmp_path: Path) -> None:
+    """Three hotels of one list, of which the second was looked at last; then a list of which none was."""
+    columns = {
+        "list": pa.array([1, 1, 1, 2, 2]),
+        "price": pa.array(np.array([90, 70, np.nan, 50, 60], np.float32), from_pandas=False),
+        "since": pa.array(np.array([4, 1, np.nan, np.nan, np.nan], np.float32), from_pandas=False),
+    }
+    file = str(tmp_path / "log.parquet")
+    pq.write_table(pa.table(columns), file)
+    compared, distances = [numbers("price"), numbers("since")], [Distance(0, 1, "apart")]
+    names = feature_names(["price", "since"], distances)
+    assert names[-1] == "apart"
+    features = build_impression_features(
+        file, key=["list"], compared=compared, distances=distances, folder=tmp_path, batch_rows=2, num_threads=1
+    )
+    out = np.empty((5, len(names)), np.float32)
+    features.read_into(0, out)
+    np.testing.assert_array_equal(out[:, -1], np.array([20, 0, np.nan, np.nan, np.nan], np.float32))
+    in_memory = np.empty_like(out)
+    hashes = impression_hashes([hash_column(columns["list"])], first_row=0)
+    values = [columns[name].to_numpy(zero_copy_only=False) for name in ("price", "since")]
+    impression_features(hashes, values, distances).read_into(0, in_memory)
+    np.testing.assert_array_equal(in_memory, out)
 
 
 def test_batches_and_threads_change_nothing(tmp_path: Path) -> None:

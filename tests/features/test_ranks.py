@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qin.features import ranks
-from qin.features.ranks import first_times, group_rows, rank_within, sizes
+from qin.features.ranks import difference_from_first, first_times, group_rows, rank_within, sizes
 
 VALUES = st.sampled_from([0.0, -0.0, 1.0, 2.5, -3.0, 1e30, float("nan")]) | st.floats(-9, 9, width=32)
 LOGS = st.lists(st.tuples(st.sampled_from([0, 1, 2**64 - 1, 7]), VALUES), min_size=1, max_size=60)
@@ -42,6 +42,24 @@ def test_the_order_of_rows_changes_nothing(log: list[tuple[int, float]], random:
     plain, moved = rank_within(group_rows(keys), values), rank_within(group_rows(keys[order]), values[order])
     for column, other in zip(plain, moved, strict=True):
         assert np.array_equal(column[order], other, equal_nan=True)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.sampled_from([0, 1, 7]), VALUES, VALUES), min_size=1, max_size=60), st.randoms())
+def test_differences_are_from_the_first_row_of_the_group(
+    log: list[tuple[int, float, float]], random: "np.random.Generator"
+) -> None:
+    keys = np.array([row[0] for row in log], np.uint64)
+    by, values = (np.array([row[at] for row in log], np.float32) for at in (1, 2))
+    found = difference_from_first(group_rows(keys), by, values)
+    for row, key in enumerate(keys):
+        both = [(by[i], values[i]) for i in np.flatnonzero(keys == key) if not np.isnan(by[i] + values[i])]
+        expected = values[row] - min(both)[1] if both else np.float32(np.nan)
+        assert found[row] == expected or (np.isnan(found[row]) and np.isnan(expected))
+    order = list(range(len(log)))
+    random.shuffle(order)
+    moved = difference_from_first(group_rows(keys[order]), by[order], values[order])
+    assert np.array_equal(moved, found[order], equal_nan=True)
 
 
 def test_large_groups_are_ranked_as_small_ones() -> None:

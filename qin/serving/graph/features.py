@@ -1,6 +1,6 @@
 """What prepare makes of raw values, and the statistics of the train fold, as tensor operations."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,6 +9,7 @@ from torch import nn
 from qin.columns.buckets import NULL_BUCKET, PADDING_BUCKET
 from qin.columns.schema import Field, Schema
 from qin.features.derived import HITS, LENGTH, SHARE, SINCE
+from qin.features.impression import Distance
 from qin.network.words import mix, signed
 from qin.raw.hashing import seed_of
 from qin.serving.graph.words import buckets_of, hash_of_integers
@@ -134,6 +135,22 @@ def impression_numbers(group: torch.Tensor, compared: list[torch.Tensor]) -> lis
         deviation = ((apart * apart).sum(dim=1) / size.clamp_min(1.0)).sqrt()
         relative = torch.where(equal == size, 0.0, (known - mean) / torch.where(deviation > 0, deviation, 1.0))
         out += [torch.where(values.isnan(), torch.nan, column).float() for column in (rank, relative)]
+    return out
+
+
+def impression_distances(
+    group: torch.Tensor, compared: list[torch.Tensor], distances: Sequence[Distance]
+) -> list[torch.Tensor]:
+    """What `qin.features.ranks.difference_from_first` gives, for each distance; see `impression_numbers`."""
+    same = group.unsqueeze(0) == group.unsqueeze(1)
+    out = []
+    for distance in distances:
+        since, value = compared[distance.since].double(), compared[distance.column].double()
+        may_be_first = same & ~(since.isnan() | value.isnan()).unsqueeze(0)
+        by = torch.where(may_be_first, since.unsqueeze(0), torch.inf)
+        is_first = may_be_first & (by == by.amin(dim=1, keepdim=True))
+        first = torch.where(is_first, value.unsqueeze(0), torch.inf).amin(dim=1)
+        out.append(torch.where(first.isinf(), torch.nan, value - first).float())
     return out
 
 

@@ -13,7 +13,14 @@ from qin.network.plain import PlainNetwork
 from qin.network.qin import QIN
 from qin.raw.hashing import hash_column
 from qin.serving.deployed import Deployed
-from qin.serving.graph.features import Categories, History, HistoryStatistic, ValueStatistic, impression_numbers
+from qin.serving.graph.features import (
+    Categories,
+    History,
+    HistoryStatistic,
+    ValueStatistic,
+    impression_distances,
+    impression_numbers,
+)
 from qin.serving.graph.trees import PlainTrees
 
 SIGNED_INTEGERS = (pa.int8(), pa.int16(), pa.int32(), pa.int64(), pa.uint8(), pa.uint16(), pa.uint32())
@@ -39,7 +46,8 @@ class WholeModel(nn.Module):
             for field in schema.sequences
         ]
         self.impressions = model.impressions
-        self.hits = (
+        self.distances = [] if model.impressions is None else model.impressions.distances
+        self.matched = (
             []
             if model.impressions is None
             else [[f.name for f in schema.sequences].index(f.name) for f in model.impressions.histories]
@@ -75,8 +83,10 @@ class WholeModel(nn.Module):
             numeric += [column.unsqueeze(1) for column in history.numbers(*part, (unseeded, is_null))]
         if self.impressions is not None:
             group, compared = rest.pop(0), list(rest.pop(0).unbind(dim=1))
-            compared += [self.histories[at].matches(*raw[at], (unseeded, is_null))[0] for at in self.hits]
-            numeric += [column.unsqueeze(1) for column in impression_numbers(group, compared)]
+            for at in self.matched:
+                compared += self.histories[at].matches(*raw[at], (unseeded, is_null))
+            shown = [*impression_numbers(group, compared), *impression_distances(group, compared, self.distances)]
+            numeric += [column.unsqueeze(1) for column in shown]
         for statistic in self.statistics:
             numeric.append(statistic(buckets, items) if isinstance(statistic, HistoryStatistic) else statistic(buckets))
         logit = self._blended(buckets, torch.cat(numeric, dim=1), items)
