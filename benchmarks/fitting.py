@@ -60,7 +60,9 @@ def open_log(project: Path, params: Params) -> PreparedLog:
 
 
 def fit_network(params: Params, log: PreparedLog, folder: Path) -> tuple[QIN, dict[str, Any]]:
-    """A fitted network in the form that suits the log, the first of as many as `model.seeds` says, and what it did; figures are of their mean.
+    """A fitted network in the form that suits the log, and what it did.
+
+    Of as many as `model.seeds` says it is the first, and the figures are of their mean.
 
     Args:
         params: Settings.

@@ -15,7 +15,7 @@ from qin.runtime.paths import MODEL, STATISTICS, VALIDATION
 from qin.runtime.progress import log
 from qin.runtime.provenance import code_fingerprint, library_versions
 from qin.shards.folds import TRAIN, read_folds, report_half
-from qin.train.fit import Trained, computed_by
+from qin.train.fit import computed_by
 from qin.train.networks import FittedNetworks, as_model, fit_models
 from qin.train.processes import output_of_first
 from qin.train.statistics import SharedFit

@@ -51,7 +51,8 @@ def write(
     folder: Path, params: Params, reader: RowReader, *, checkpoints: Path, earlier: Earlier | None = None
 ) -> tuple[Any, Any]:
     knobs: dict[str, Any] = {"checkpoints": checkpoints, "earlier": earlier}
-    runs, _ = fit_models(params, reader, FOLD, is_report=IS_REPORT, watch=Watch(), **knobs)
+    fitted, _ = fit_models(params, reader, FOLD, is_report=IS_REPORT, watch=Watch(), **knobs)
+    runs, params = fitted.runs, fitted.params
     refits = refit_models(params, reader, FOLD, heldout=runs, **knobs)
     folder.mkdir(parents=True)
     recorded: dict[str, Any] = {
@@ -108,10 +109,29 @@ def test_it_learns_on_and_gives_the_same_bytes_again(kept: Path, reader: ShardRe
     assert first[0][0].provenance["run"] == second[0][0].provenance["run"] != fresh[0].provenance["run"]
 
 
+def test_it_goes_on_in_the_form_that_it_has(kept: Path, reader: ShardReader, tmp_path: Path) -> None:
+    """Of several forms of the settings the earlier one's alone is trained, whichever would be best now."""
+    params = warm(kept)
+    model = params.model.model_copy(
+        update={"activation": "inside", "alternatives": [{"activation": "after", "dropout": 0.3}, {"norm": "rms"}]}
+    )
+    params = params.model_copy(update={"model": model})
+    earlier = opened(params)
+    assert earlier.form == params.model.forms[1]
+    fitted, _ = fit_models(
+        params, reader, FOLD, is_report=IS_REPORT, watch=Watch(), checkpoints=tmp_path, earlier=earlier
+    )
+    assert fitted.params.model.network == earlier.form
+    assert not fitted.others
+    other = params.model_copy(update={"model": model.model_copy(update={"alternatives": []})})
+    with pytest.raises(ConfigError, match=r"not the same model: model\.activation after there, inside here"):
+        open_earlier(other, SCHEMA, RULE)
+
+
 def in_processes(ranks: Ranks, log: Path, params: Params, folder: Path) -> list[float]:
     knobs: dict[str, Any] = {"checkpoints": folder, "ranks": ranks, "earlier": opened(params)}
-    runs, _ = fit_models(params, ShardReader(log), FOLD, is_report=IS_REPORT, watch=SILENT, **knobs)
-    return [float(value.double().sum()) for value in weights(runs[0]).values()]
+    fitted, _ = fit_models(params, ShardReader(log), FOLD, is_report=IS_REPORT, watch=SILENT, **knobs)
+    return [float(value.double().sum()) for value in weights(fitted.runs[0]).values()]
 
 
 def test_several_processes_start_from_it(kept: Path, reader: ShardReader, tmp_path: Path) -> None:
