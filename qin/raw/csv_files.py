@@ -29,7 +29,7 @@ from qin.runtime.files import atomic_file, fingerprint, read_exact_json, write_e
 from qin.runtime.paths import CSV
 from qin.sources import SourceFile, first_line
 
-_VERSION = 1
+_VERSION = 2
 _BLOCK_BYTES = 1 << 22
 _GROUP_BYTES = 1 << 25
 _NULL_WORDS = pa.array(["NA", "N/A", "NaN", "nan", "null", "NULL", "None", "\\N"])
@@ -52,25 +52,29 @@ def converted(files: Sequence[SourceFile], pool: Executor) -> dict[str, Path]:
         DataError: If one is missing or is no CSV file.
     """
     kinds: dict[str, str] = {}
-    for found in pool.map(_kinds_of, files):
+    headers: list[list[str]] = []
+    for names, found in pool.map(_known, files):
+        headers.append(names)
         for name, kind in found.items():
             kinds[name] = max(kinds.get(name, "null"), kind, key=_KINDS.index)
-    return dict(zip((file.name for file in files), pool.map(partial(_convert, kinds=kinds), files), strict=True))
+    places = pool.map(partial(_convert, kinds=kinds), files, headers)
+    return dict(zip((file.name for file in files), places, strict=True))
 
 
-def _kinds_of(file: SourceFile) -> Kinds:
-    """The narrowest kind of each column of a file."""
+def _known(file: SourceFile) -> tuple[list[str], Kinds]:
+    """The header of a file, and the narrowest kind of each of its columns."""
     known = _folder_of(file) / f"kinds-{_state_of(file)}.json"
     if known.exists():
-        return dict(read_exact_json(known)["kinds"])
+        tree = read_exact_json(known)
+        return list(tree["names"]), dict(tree["kinds"])
     names = _header(file)
     kinds = dict.fromkeys(names, "null")
     for batch in _rows(file, names):
         for name, column in zip(names, batch.columns, strict=True):
             kinds[name] = _widened(kinds[name], column)
     _make_room(known.parent, "kinds-*")
-    write_exact_json(known, {"kinds": kinds})
-    return kinds
+    write_exact_json(known, {"names": names, "kinds": kinds})
+    return names, kinds
 
 
 def _widened(kind: str, column: pa.Array) -> str:
@@ -86,8 +90,8 @@ def _widened(kind: str, column: pa.Array) -> str:
     return "text"
 
 
-def _convert(file: SourceFile, *, kinds: Kinds) -> Path:
-    state, names = _state_of(file), _header(file)
+def _convert(file: SourceFile, names: Sequence[str], *, kinds: Kinds) -> Path:
+    state = _state_of(file)
     place = _folder_of(file) / f"{fingerprint(state, [kinds[name] for name in names])}.parquet"
     if place.exists():
         return place

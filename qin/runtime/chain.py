@@ -25,7 +25,6 @@ each other wherever two name the same thing, though it be further back and not t
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,8 +32,9 @@ from typing import Any
 
 from qin.errors import ArtifactError, shortened
 from qin.runtime import paths
+from qin.runtime.checksums import file_checksum
 from qin.runtime.files import fingerprint, read_exact_json
-from qin.sources import Source, SourceFile, exists, list_files, source_name
+from qin.sources import Source, exists, list_files, source_name
 
 ORIGIN = "origin"
 
@@ -88,8 +88,6 @@ _NOT_RECORDED = (
     *("train.checkpoint_seconds", "train.checkpoint_steps", "train.device", "train.num_threads"),
     *("train.num_processes", "train.launcher", "train.max_restarts", "train.elastic"),
 )
-
-_WHOLE_BYTES, _BLOCK_BYTES, _NUM_BLOCKS, _TAIL_BYTES = 64 << 20, 1 << 20, 32, 16 << 20
 
 
 @dataclass(frozen=True)
@@ -264,26 +262,6 @@ def raw_checksum(source: Source) -> str:
         return file_checksum(files[0])
     lines = (f"{file.inside} {file_checksum(file)}\n" for file in files)
     return hashlib.sha256("".join(lines).encode()).hexdigest()[:16]
-
-
-def file_checksum(source: SourceFile) -> str:
-    """A name for the content of one file of a log; see `raw_checksum`."""
-    digest = hashlib.sha256()
-    with source.open() as file:
-        size = file.seek(0, os.SEEK_END)
-        digest.update(str(size).encode())
-        starts = (
-            range(0, size - _TAIL_BYTES, (size - _TAIL_BYTES) // _NUM_BLOCKS)
-            if size > _WHOLE_BYTES and not source.is_text
-            else ()
-        )
-        for start in starts:
-            file.seek(start)
-            digest.update(file.read(_BLOCK_BYTES))
-        file.seek(size - _TAIL_BYTES if starts else 0)
-        while block := file.read(_BLOCK_BYTES):
-            digest.update(block)
-    return digest.hexdigest()[:16]
 
 
 def _check_settings(artifact: Artifact, settings: Settings) -> None:

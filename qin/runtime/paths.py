@@ -33,6 +33,7 @@ PLOT_TEMPLATES = Path(".dvc/plots")
 SCRATCH = Path(".qin")
 CSV = SCRATCH / "csv"
 PARTS = SCRATCH / "prepared"
+CHECKSUMS = SCRATCH / "checksums"
 TRIALS = SCRATCH / "trials"
 TUNE = SCRATCH / "tune"
 BACKTEST = SCRATCH / "backtest"

@@ -80,7 +80,8 @@ def test_the_files_of_a_log_agree_on_a_type() -> None:
 def test_a_file_is_converted_again_only_when_it_has_changed(monkeypatch: pytest.MonkeyPatch) -> None:
     path = write("log.csv", column(["1", "2"]))
     first = open_log(path)
-    monkeypatch.setattr(csv_files, "_rows", lambda *_: pytest.fail("read again"))
+    for read in ("_rows", "_header"):
+        monkeypatch.setattr(csv_files, read, lambda *_: pytest.fail("read again"))
     assert open_log(path) == first
     monkeypatch.undo()
     monkeypatch.chdir(path.resolve().parent)

@@ -8,7 +8,7 @@ import pytest
 from qin.config import SplitParams, load_params
 from qin.config.strict_yaml import read_yaml
 from qin.errors import ArtifactError
-from qin.runtime import chain, paths
+from qin.runtime import chain, checksums, paths
 from qin.runtime.chain import (
     Artifact,
     Origin,
@@ -184,9 +184,9 @@ def test_raw_files_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     folder.mkdir()
     (folder / "0.parquet").write_bytes(content)
     for whole in (1 << 20, 1 << 10):  # read whole; then in blocks
-        monkeypatch.setattr(chain, "_WHOLE_BYTES", whole)
-        monkeypatch.setattr(chain, "_BLOCK_BYTES", 64)
-        monkeypatch.setattr(chain, "_TAIL_BYTES", 1 << 12)
+        monkeypatch.setattr(checksums, "_WHOLE_BYTES", whole)
+        monkeypatch.setattr(checksums, "_BLOCK_BYTES", 64)
+        monkeypatch.setattr(checksums, "_TAIL_BYTES", 1 << 12)
         path.write_bytes(content)
         before = raw_checksum(path)
         assert len(before) == 16
