@@ -10,7 +10,6 @@
 import csv
 import json
 import shutil
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -190,14 +189,10 @@ def _settings(before: Sequence[Day], rows: Path, sample: Path) -> dict[str, Any]
 
 
 def _run(trials: Trials, params: Params) -> tuple[Trial, dict[str, Any]]:
-    """The trial of a variant, and what its training took."""
-    trials.run(params, until="split")
-    started = time.monotonic()
-    trials.run(params, until="train")
-    seconds = time.monotonic() - started
+    """The trial of a variant, and how long it trained."""
     trial = trials.run(params, until="predict")
     train = trial.metrics("train")
-    return trial, {"train_seconds": seconds, "best_step": train["best_step"], "num_steps": train["num_steps"]}
+    return trial, {"best_step": train["best_step"], "num_steps": train["num_steps"]}
 
 
 def _logits(trial: Trial) -> npt.NDArray[np.float64]:
@@ -245,7 +240,6 @@ def _mean(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     for variant in (one for one in (FRESH, WARM) if one in results[0]):
         pairs = {name: [(day[variant][name], day[variant][f"{name}_se"]) for day in days] for name in METRICS}
         out[variant] = {name: _averaged(found) for name, found in pairs.items()}
-        out[variant]["train_seconds"] = sum(day[variant]["train_seconds"] for day in days) / len(days)
     if "warm_minus_fresh" in results[0]:
         changes = [day["warm_minus_fresh"] for day in days]
         out["warm_minus_fresh"] = {
@@ -275,18 +269,17 @@ def _line(result: Mapping[str, Any]) -> str:
 
 def table(report: Mapping[str, Any]) -> list[str]:
     """The walk for reading: a line per day and variant, then the means and what the start is worth."""
-    header = ("day", "model", "rows", "AP", "AUC", "WLL", "log loss", "predicted / observed", "steps", "seconds")
+    header = ("day", "model", "rows", "AP", "AUC", "WLL", "log loss", "predicted / observed", "steps")
     rows = [header]
     for day in report["days"]:
         for variant in report["variants"]:
             figures = day[variant]
             cells = [_with_error(figures[name], figures[f"{name}_se"]) for name in SHOWN]
-            steps, seconds = f"{figures['best_step']}", f"{figures['train_seconds']:.0f}"
-            rows.append((day["day"], variant, f"{day['rows']}", *cells, steps, seconds))
+            rows.append((day["day"], variant, f"{day['rows']}", *cells, f"{figures['best_step']}"))
     for variant in report["variants"]:
         mean = report["mean"][variant]
         cells = [_with_error(mean[name]["value"], mean[name]["se"]) for name in SHOWN]
-        rows.append((f"mean of {report['mean']['days']}", variant, "", *cells, "", f"{mean['train_seconds']:.0f}"))
+        rows.append((f"mean of {report['mean']['days']}", variant, "", *cells, ""))
     return [*aligned(rows), *_difference_lines(report)]
 
 
