@@ -26,6 +26,7 @@ PAGES = {
     "imbalance_settings": ROOT / "docs/results.md",
     "speed": ROOT / "docs/speed.md",
     "kernels": ROOT / "docs/speed.md",
+    "side_by_side": ROOT / "docs/speed.md",
     "scale": ROOT / "docs/scale.md",
     "few_clicks": ROOT / "docs/statistics.md",
 }
@@ -38,6 +39,7 @@ RUNS = {
 }
 PEERS_HEADER = ("log", "AUC", "boosted trees, same rows", "QIN as published", "best possible", "AP", "AP of trees")
 ACCURACY_HEADER = ("run", "AP", "over trees", "AUC", "over trees", "best possible AP / AUC")
+SIDE_BY_SIDE_HEADER = ("system", "preparing, rows/s", "training", "scoring", "CPU seconds", "peak memory, GiB", "AUC")
 COST_HEADER = ("run", "log loss", "WLL natural / balanced", "training rows/s", "peak memory, GiB")
 
 MEMBERS = ("network", "trees")
@@ -134,6 +136,7 @@ def tables() -> dict[str, str]:
         "ablation": _ablation_table(),
         "speed": _speed_table(_read("train_speed")),
         "kernels": _kernel_table(_read("kernels")),
+        "side_by_side": _side_by_side_table(_read("peers")),
         "scale": _scale_table(),
         "imbalance": _imbalance_table(_read("imbalance")),
         "imbalance_settings": _settings_table(_read("imbalance_settings")),
@@ -227,6 +230,16 @@ def _kernel_table(result: dict[str, Any]) -> str:
         cells[line.get("batch", 0), line.get("width", 0)] = f"{line['gain']:.1f} ({line['cpu_gain']:.1f})"
     for (kernel, profile), cells in found.items():
         rows.append((kernel, profile, *(cells.get(case, cells.get((0, 0), "")) for case in cases)))
+    return _markdown(rows)
+
+
+def _side_by_side_table(result: dict[str, Any]) -> str:
+    """Rates of each system on the same rows, and what its processes took; seconds of CPU include imports."""
+    rows: list[Sequence[str]] = [SIDE_BY_SIDE_HEADER]
+    for name, figures in result["systems"].items():
+        rates = [f"{figures[f'{step}_rows_per_second']:,.0f}" for step in ("prepare", "train", "score")]
+        memory = f"{figures['peak_memory_bytes'] / 2**30:.2f}"
+        rows.append((name, *rates, f"{figures['cpu_seconds']:.0f}", memory, f"{figures['auc']:.3f}"))
     return _markdown(rows)
 
 
