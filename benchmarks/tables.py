@@ -37,7 +37,7 @@ RUNS = {
     "kuairand_clicked": "KuaiRand `clicked`, 4-5 May",
     "kuairand_liked": "KuaiRand `liked`, 4-5 May",
 }
-PEERS_HEADER = ("log", "AUC", "boosted trees, same rows", "QIN as published", "best possible", "AP", "AP of trees")
+PEERS_HEADER = ("log", "AUC", "network alone", "trees alone", "QIN as published", "AP", "AP of trees")
 ACCURACY_HEADER = ("run", "AP", "over trees", "AUC", "over trees", "best possible AP / AUC")
 SIDE_BY_SIDE_HEADER = ("system", "preparing, rows/s", "training", "scoring", "CPU seconds", "peak memory, GiB", "AUC")
 COST_HEADER = ("run", "log loss", "WLL natural / balanced", "training rows/s", "peak memory, GiB")
@@ -64,7 +64,7 @@ CAPABILITY_HEADER = (
 )
 
 # The ablation that has the published model on a run's rows.
-PUBLISHED = {"kuairand_clicked": "ablation_clicked", "kuairand_liked": "ablation_liked"}
+PUBLISHED = {"clicked": "ablation_clicked", "liked": "ablation_liked"}
 
 ABLATIONS = {
     "ablation_clicked": "KuaiRand `clicked`, validation 4 and 5 May",
@@ -126,7 +126,7 @@ def tables() -> dict[str, str]:
     """Each table in Markdown, by name."""
     runs = {name: _read(name) for name in RUNS}
     return {
-        "peers": _markdown([PEERS_HEADER, *(_peers(name, run) for name, run in runs.items())]),
+        "peers": _markdown([PEERS_HEADER, *(_peers(name, _read("logs")[name]) for name in BARS)]),
         "results": "\n\n".join(
             _markdown([header, *((_run_title(name, run), *cells(run)) for name, run in runs.items())])
             for header, cells in ((ACCURACY_HEADER, _accuracy), (COST_HEADER, _cost))
@@ -305,18 +305,18 @@ def _markdown(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _peers(name: str, result: dict[str, Any]) -> tuple[str, ...]:
-    """A run beside others on the same validation rows; empty where there is none."""
+def _peers(name: str, run: dict[str, Any]) -> tuple[str, ...]:
+    """The default on a log beside its members and the published model; empty where that was not run."""
     published = _read(PUBLISHED[name])["summary"]["published"]["auc"] if name in PUBLISHED else None
-    limit = result.get("limit")
+    report, errors = run["report"], run["errors"]
     return (
-        _run_title(name, result),
-        f"{result['val_auc']:.4f} ± {result['val_auc_se']:.4f}",
-        f"{_trees(result)['auc']:.4f}",
+        BARS[name][0],
+        f"{report['blend']['auc']:.4f} ± {errors['auc']:.4f}",
+        f"{report['network']['auc']:.4f}",
+        f"{report['trees']['auc']:.4f}",
         "" if published is None else f"{published:.4f}",
-        f"{limit['auc']:.4f}" if limit else "unknown",
-        f"{result['val_ap']:.4f} ± {result['val_ap_se']:.4f}",
-        f"{_trees(result)['ap']:.4f}",
+        f"{report['blend']['ap']:.4f} ± {errors['ap']:.4f}",
+        f"{report['trees']['ap']:.4f}",
     )
 
 
