@@ -30,6 +30,7 @@ SMALL: dict[str, Any] = {
     "model.embedding_dim": 4,
     "model.attention_dim": 8,
     "model.num_layers": 1,
+    "model.alternatives": [],  # which would train two networks
     "train.num_threads": 1,
     "train.batch_size": 256,
     "train.epochs": 2,

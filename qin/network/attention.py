@@ -201,5 +201,9 @@ class _TakenRows(torch.autograd.Function):
 
 
 def bias_of_age(seq: int, bias: ScoreBias) -> torch.Tensor:
-    """Which score bias an item gets, by the number of valid items after it, int64, `(seq,)`."""
-    return recencies(torch.ones(1, seq, dtype=torch.bool))[0].flip(0) * (bias == "recency")
+    """Which score bias an item gets, by the number of valid items after it, int64, `(seq,)`.
+
+    What `recencies` gives, in whole numbers of Python: an exported graph holds the table, and needs no logarithm.
+    """
+    ages = [min((age + 1).bit_length() - 1, _NUM_RECENCIES - 1) if bias == "recency" else 0 for age in range(seq)]
+    return torch.tensor(ages)

@@ -55,6 +55,7 @@ def test_shown_commands_print_what_the_pages_show(tmp_path: Path, monkeypatch: p
     project = copy_repository(tmp_path / "project")
     for name in ("train.parquet", "test.parquet", "sample_submission.csv"):
         (project / f"data/{name}.dvc").unlink()  # of the default log
-    set_params(project / "params.yaml", SMALL)
+    small = {key: value for key, value in SMALL.items() if key != "model.alternatives"}  # a page changes them
+    set_params(project / "params.yaml", small)
     for page in PAGES:
         walked((ROOT / page).read_text(encoding="utf-8"), project)

@@ -20,7 +20,14 @@ from tests.project import ROOT
 SECTIONS = ("model", "imbalance", "hnm", "train")
 # What does not change the held-out run, whose checkpoint may so be resumed.
 HARMLESS = {
-    *("train.checkpoint_seconds", "train.checkpoint_steps", "train.refit", "model.members", "model.seeds"),
+    *(
+        "train.checkpoint_seconds",
+        "train.checkpoint_steps",
+        "train.refit",
+        "model.members",
+        "model.seeds",
+        "model.alternatives",
+    ),
     *(
         "train.keep_optimizer",
         "train.init_from",  # the content of both is in `start`
