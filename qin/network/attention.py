@@ -206,4 +206,4 @@ def bias_of_age(seq: int, bias: ScoreBias) -> torch.Tensor:
     What `recencies` gives, in whole numbers of Python: an exported graph holds the table, and needs no logarithm.
     """
     ages = [min((age + 1).bit_length() - 1, _NUM_RECENCIES - 1) if bias == "recency" else 0 for age in range(seq)]
-    return torch.tensor(ages)
+    return torch.tensor(ages, dtype=torch.int64)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from qin.network.attention import TargetAttention, recencies
+from qin.network.attention import TargetAttention, bias_of_age, recencies
 
 FIXTURE = Path(__file__).parents[3] / "shared/fixtures/qin_reference.npz"
 WEIGHTS = {"query": "W_q", "key": "W_k", "value": "W_v", "output": "W_o"}
@@ -206,6 +206,14 @@ def test_recencies_count_the_valid_positions_after() -> None:
             known for known in wanted if known is not None
         ]
     assert recencies(torch.ones(1, 1 << 17, dtype=torch.bool)).max() == 15
+
+
+def test_the_table_of_ages_is_what_recencies_gives() -> None:
+    seq = (1 << 16) + 9
+    expected = recencies(torch.ones(1, seq, dtype=torch.bool))[0].flip(0)
+    assert torch.equal(bias_of_age(seq, "recency"), expected)
+    assert torch.equal(bias_of_age(seq, "constant"), torch.zeros(seq, dtype=torch.int64))
+    assert bias_of_age(0, "recency").dtype == torch.int64
 
 
 @pytest.mark.parametrize(

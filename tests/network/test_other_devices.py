@@ -133,3 +133,14 @@ def test_a_network_frozen_for_a_gpu_gives_the_logits_of_the_frozen_one(name: str
     tolerance = 2e-6 if dtype == torch.float32 else 3e-2
     assert (found - expected).norm() <= tolerance * expected.norm()
     assert all(parameter.requires_grad for parameter in model.parameters()), "a check may come while it is trained"
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # PyTorch's own use of its trees
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_an_exported_network_is_made_of_what_every_runtime_has(variant: str) -> None:
+    """No operation that ONNX lacks, such as the parts of a float: a biased attention's ages are a table."""
+    categorical, numeric, sequences = make_batch(3)
+    arguments = (categorical.long(), numeric, [sequence.long() for sequence in sequences])
+    graph = torch.export.export(PlainNetwork(make_variant(**VARIANTS[variant]).eval()), arguments).run_decompositions()
+    names = {str(node.target) for node in graph.graph.nodes if node.op == "call_function"}
+    assert not [name for name in names if "frexp" in name or name.startswith("prims.")]
