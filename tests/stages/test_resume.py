@@ -172,6 +172,24 @@ def test_several_networks_resume_where_they_were(project: Path, monkeypatch: pyt
     assert not list((project / ".qin/checkpoints").iterdir())
 
 
+def test_a_second_form_resumes_where_it_was(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed in its training, the first form is not trained again, and the outputs are those of a whole run."""
+    changes = {"model.alternatives": [{"attention_scale": 2.0}], "train.epochs": 1, "train.checkpoint_seconds": 1e9}
+    set_params(project / "params.yaml", changes)
+    run_in_process("train")
+    whole = outputs(project)
+    figures = json.loads((project / "metrics/train.json").read_text())
+    assert [form["form"] for form in figures["forms"]] == ["as set", "attention_scale: 2.0"]
+    kept = next(number for number, form in enumerate(figures["forms"]) if form["is_kept"])
+    saved = json.loads((project / "artifacts/model/model.json").read_text())["params"]
+    assert saved["attention_scale"] == (1.0, 2.0)[kept]
+    killed_after(figures["num_steps"] + 1, monkeypatch)
+    assert len(checkpoints(project)) == 1
+    run_in_process("train")
+    assert outputs(project) == whole
+    assert not list((project / ".qin/checkpoints").iterdir())
+
+
 def steps_of_runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Which run each further step belongs to."""
     made = list[str]()
