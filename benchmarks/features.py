@@ -82,7 +82,7 @@ def part(name: str, folder: Path) -> None:
         build_impression_features(
             str(folder / "raw.parquet"),
             key=["request"],
-            compared=[Compared(column, (column,), _numbers(column)) for column in _NUMBERS],
+            compared=[Compared((column,), (column,), _numbers(column)) for column in _NUMBERS],
             folder=folder / "scratch",
             batch_rows=8192,
             num_threads=1,
@@ -132,7 +132,7 @@ def _matches(num_tokens: int) -> float:
 
 
 def _numbers(column: str) -> Any:
-    return lambda _file, _row, batch: pc.cast(batch.column(column), pa.float32()).to_numpy(zero_copy_only=False)
+    return lambda _file, _row, batch: [pc.cast(batch.column(column), pa.float32()).to_numpy(zero_copy_only=False)]
 
 
 def _write_prepared(folder: Path, rows: int, num_fields: int) -> None:

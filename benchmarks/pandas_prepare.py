@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 import typer
 
 from benchmarks.profile import ROOT
-from qin.columns.schema import Schema, resolve_schema
+from qin.columns.resolve import resolve_schema
+from qin.columns.schema import Schema
 from qin.config import load_params
 
 

@@ -5,7 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from qin.columns.schema import Schema, check_test_columns, resolve_schema
+from qin.columns.resolve import check_test_columns, resolve_schema
+from qin.columns.schema import Schema
 from qin.config import Params, load_params
 from qin.errors import DataError, QinError
 from qin.raw.log import open_log

@@ -9,7 +9,8 @@ from functools import partial
 import pyarrow as pa
 import typer
 
-from qin.columns.schema import Schema, check_test_columns, resolve_schema
+from qin.columns.resolve import check_test_columns, resolve_schema
+from qin.columns.schema import Schema
 from qin.config import DataParams, FeatureParams, load_params
 from qin.features.derived import Impressions, check_impression_columns, with_derived
 from qin.prepare.cache import PartCache

@@ -5,7 +5,7 @@ python -m stages split
 
 import typer
 
-from qin.columns.schema import scalar_columns
+from qin.columns.resolve import scalar_columns
 from qin.config import load_params
 from qin.raw.log import open_log
 from qin.runtime import paths

@@ -8,7 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from qin.columns.schema import Schema, resolve_schema
+from qin.columns.resolve import resolve_schema
+from qin.columns.schema import Schema
 from qin.config import DataParams, FeatureParams, SequenceParams, SplitParams
 
 SHOP_BUCKETS, ITEM_BUCKETS, SEQ_BUCKETS = 12, 40, 70000

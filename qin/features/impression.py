@@ -33,17 +33,18 @@ Values = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Compared:
-    """A number of each row that is compared within impressions.
+    """Numbers of each row that are compared within impressions, made together.
 
     Attributes:
-        name: Of a numeric field, or of a column whose text is numbers.
-        columns: Columns of the file that it is made from.
-        values: Numbers `(n,)` of a batch, NaN where missing, given its file, the number of its first row there, and it.
+        names: Of numeric fields, of columns whose text is numbers, or of measures of a history.
+        columns: Columns of the file that they are made from.
+        values: The numbers `(n,)` of a batch in the order of `names`, NaN where missing, given its file, the number of
+            its first row there, and it.
     """
 
-    name: str
+    names: tuple[str, ...]
     columns: tuple[str, ...]
-    values: Callable[[str, int, pa.RecordBatch], Values]
+    values: Callable[[str, int, pa.RecordBatch], Sequence[Values]]
 
 
 class Distance(NamedTuple):
@@ -122,18 +123,19 @@ def build_impression_features(
         DataError: Naming the first bad value.
     """
     log = open_log(source)
-    names = feature_names([number.name for number in compared], distances)
-    numbers = ColumnFile(folder / "compared.bin", log.num_rows, len(compared))
+    compared_names = [name for numbers in compared for name in numbers.names]
+    names = feature_names(compared_names, distances)
+    numbers = ColumnFile(folder / "compared.bin", log.num_rows, len(compared_names))
     features = ColumnFile(folder / "impression.bin", log.num_rows, len(names))
     groups = group_rows(_read(log, key, compared, numbers, batch_rows=batch_rows, num_threads=num_threads))
     features.write(0, 0, sizes(groups))
-    with Progress(len(compared) + len(distances), label=f"impressions of {log}", unit="columns") as progress:
-        for number in range(len(compared)):
+    with Progress(len(compared_names) + len(distances), label=f"impressions of {log}", unit="columns") as progress:
+        for number in range(len(compared_names)):
             ranked = rank_within(groups, numbers.read_column(number))
             features.write(1 + 2 * number, 0, ranked.rank)
             features.write(2 + 2 * number, 0, ranked.relative)
             progress.advance(1)
-        for number, distance in enumerate(distances, start=1 + 2 * len(compared)):
+        for number, distance in enumerate(distances, start=1 + 2 * len(compared_names)):
             since, column = numbers.read_column(distance.since), numbers.read_column(distance.column)
             features.write(number, 0, difference_from_first(groups, since, column))
             progress.advance(1)
@@ -155,7 +157,8 @@ def _read(
     def encode(chunk: Chunk) -> tuple[Hashes, list[Values]]:
         keys = [hash_column(chunk.batch.column(name)) for name in key]
         place = (chunk.part.name, chunk.row, chunk.batch)
-        return impression_hashes(keys, first_row=chunk.first_row), [number.values(*place) for number in compared]
+        values = [column for numbers in compared for column in numbers.values(*place)]
+        return impression_hashes(keys, first_row=chunk.first_row), values
 
     out = np.empty(numbers.num_rows, np.uint64)
     columns = list(dict.fromkeys([*key, *(name for number in compared for name in number.columns)]))

@@ -12,7 +12,7 @@ from qin.columns.types import is_string
 from qin.config import PrepareParams
 from qin.errors import DataError
 from qin.features.columns import ColumnFile, ColumnTable
-from qin.features.derived import COMPARED_MATCHES, HITS, Impressions
+from qin.features.derived import COMPARED_MATCHES, Impressions
 from qin.features.impression import Compared, build_impression_features, impression_features, impression_hashes
 from qin.prepare.derived import steps_since
 from qin.prepare.encode import BatchEncoder
@@ -55,34 +55,34 @@ def impressions_of_batch(
         DataError: Naming the first bad value.
     """
     hashes = impression_hashes([hash_column(batch.column(name)) for name in impressions.key], first_row=0)
-    compared = [number.values(file, 0, batch) for number in _compared(impressions, encoder)]
+    compared = [column for numbers in _compared(impressions, encoder) for column in numbers.values(file, 0, batch)]
     return impression_features(hashes, compared, impressions.distances)
 
 
 def _compared(impressions: Impressions, encoder: BatchEncoder) -> list[Compared]:
     numbers = [_number(name, encoder) for name in impressions.columns]
-    return [
-        *numbers,
-        *(_match(field, measure, encoder) for field in impressions.histories for measure in COMPARED_MATCHES),
-    ]
+    return [*numbers, *(_matches(field, encoder) for field in impressions.histories)]
 
 
 def _number(name: str, encoder: BatchEncoder) -> Compared:
-    def values(file: str, row: int, batch: pa.RecordBatch) -> Values:
+    def values(file: str, row: int, batch: pa.RecordBatch) -> list[Values]:
         out = np.empty(batch.num_rows, np.float32)
         numbers = parsed(batch.column(name), file=file, column=name, first_row=row)
         encoder.of_file(file).numeric(numbers, name, row, out)
-        return out
+        return [out]
 
-    return Compared(name, (name,), values)
+    return Compared((name,), (name,), values)
 
 
-def _match(field: Field, measure: str, encoder: BatchEncoder) -> Compared:
-    def values(file: str, row: int, batch: pa.RecordBatch) -> Values:
+def _matches(field: Field, encoder: BatchEncoder) -> Compared:
+    """`COMPARED_MATCHES` of a history, which is searched once for all of them."""
+
+    def values(file: str, row: int, batch: pa.RecordBatch) -> list[Values]:
         matches = encoder.of_file(file).matches(row, batch, field)
-        return matches.hits.astype(np.float32) if measure == HITS else steps_since(matches).astype(np.float32)
+        return [matches.hits.astype(np.float32), steps_since(matches).astype(np.float32)]
 
-    return Compared(f"{field.name}.{measure}", (field.name, field.vocabulary), values)
+    names = tuple(f"{field.name}.{measure}" for measure in COMPARED_MATCHES)
+    return Compared(names, (field.name, field.vocabulary), values)
 
 
 def parsed(array: pa.Array, *, file: str, column: str, first_row: int) -> pa.Array:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from qin.columns.patterns import expanded
-from qin.columns.schema import Field, FieldKind, Schema, type_problems
+from qin.columns.resolve import type_problems
+from qin.columns.schema import Field, FieldKind, Schema
 from qin.columns.types import is_groupable, may_differ, type_name, type_of
 from qin.features.derived import Impressions
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from qin.columns.schema import resolve_schema
+from qin.columns.resolve import resolve_schema
 from qin.config import load_params
 from qin.errors import ConfigError, DataError
 from qin.raw.log import open_log

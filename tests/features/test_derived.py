@@ -5,7 +5,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from qin.columns.schema import Schema, resolve_schema
+from qin.columns.resolve import resolve_schema
+from qin.columns.schema import Schema
 from qin.config import FeatureParams, ImpressionParams
 from qin.errors import SchemaError
 from qin.features.derived import Impressions, check_impression_columns, with_derived

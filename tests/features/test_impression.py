@@ -22,9 +22,10 @@ NUM_ROWS = 500
 
 
 def numbers(name: str) -> Compared:
-    return Compared(
-        name, (name,), lambda _file, _row, batch: batch.column(name).to_numpy(zero_copy_only=False).astype(np.float32)
-    )
+    def values(_file: str, _row: int, batch: pa.RecordBatch) -> list[np.ndarray]:
+        return [batch.column(name).to_numpy(zero_copy_only=False).astype(np.float32)]
+
+    return Compared((name,), (name,), values)
 
 
 def build(folder: Path, columns: dict[str, Any], key: list[str], **changes: Any) -> np.ndarray:

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from qin.columns.schema import resolve_schema
+from qin.columns.resolve import resolve_schema
 from qin.config import ImpressionParams, PrepareParams
 from qin.errors import DataError
 from qin.features.derived import Impressions, with_derived

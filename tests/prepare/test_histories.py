@@ -6,7 +6,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from qin.columns.schema import Field, resolve_schema
+from qin.columns.resolve import resolve_schema
+from qin.columns.schema import Field
 from qin.config import SequenceParams
 from qin.prepare.histories import bad_token, inspect_histories
 from tests.logs import data_params, feature_params, make_log, write_log

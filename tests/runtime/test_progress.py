@@ -7,12 +7,17 @@ import pytest
 from qin.runtime.progress import Progress, followed
 
 
+def at_moments(monkeypatch: pytest.MonkeyPatch, *seconds: float) -> None:
+    """Let the clock show these, one after the other; lines go to a file."""
+    now = iter(seconds)
+    monkeypatch.setattr("qin.runtime.progress.time.monotonic", lambda: next(now))
+    monkeypatch.setattr("qin.runtime.progress._on_terminal", lambda: False)
+
+
 def test_a_line_says_the_rate_and_the_time_left(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    now = iter([0.0, 5.0, 20.0])
-    monkeypatch.setattr("qin.runtime.progress.time.monotonic", lambda: next(now))
-    monkeypatch.setattr("qin.runtime.progress._on_terminal", lambda: False)
+    at_moments(monkeypatch, 0.0, 5.0, 20.0)
     with caplog.at_level(logging.INFO, logger="qin"), Progress(1000, label="prepare", unit="rows") as bar:
         bar.advance(50)
         bar.advance(50, note="loss 0.1")
@@ -22,9 +27,7 @@ def test_a_line_says_the_rate_and_the_time_left(
 def test_what_is_followed_counts_when_it_is_done(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    now = iter([0.0, 12.0, 24.0])
-    monkeypatch.setattr("qin.runtime.progress.time.monotonic", lambda: next(now))
-    monkeypatch.setattr("qin.runtime.progress._on_terminal", lambda: False)
+    at_moments(monkeypatch, 0.0, 12.0, 24.0)
     with caplog.at_level(logging.INFO, logger="qin"):
         assert list(followed({"a": 1, "b": 2}.items(), label="curves", unit="curves")) == [("a", 1), ("b", 2)]
     assert caplog.messages == [

@@ -12,6 +12,7 @@ from safetensors.torch import load
 from qin.train.checkpoint import CheckpointStore
 from qin.train.loop import TrainingLoop, save_interval
 from tests.project import copy_project, set_params
+from tests.stages.killing import KilledError, killed_after
 from tests.stages.run import run_in_process
 
 OUTPUTS = ("artifacts", "metrics/train.json", "plots/train.csv")
@@ -49,10 +50,6 @@ TWO_PASSES = {
 }
 
 
-class KilledError(Exception):
-    """Stands for kill -9: nothing after it runs."""
-
-
 @pytest.fixture
 def project(tmp_path: Path, small_log: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = copy_project(tmp_path / "project", log=small_log)
@@ -79,24 +76,6 @@ def _files(folder: Path) -> Iterator[Path]:
 
 def checkpoints(project: Path) -> list[Path]:
     return list((project / ".qin/checkpoints").rglob("*.pt"))
-
-
-def killed_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run the train stage and stop it after a number of steps."""
-    done = 0
-    step = TrainingLoop._train_step
-
-    def counting(self: TrainingLoop, batch: Any) -> None:
-        nonlocal done
-        if done == steps:
-            raise KilledError
-        done += 1
-        step(self, batch)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(TrainingLoop, "_train_step", counting)
-        with pytest.raises(KilledError):
-            run_in_process("train")
 
 
 @pytest.mark.parametrize(

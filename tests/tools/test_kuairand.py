@@ -9,7 +9,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from qin.columns.schema import resolve_schema
+from qin.columns.resolve import resolve_schema
 from qin.config import load_params
 from qin.config.strict_yaml import read_yaml
 from qin.errors import DataError

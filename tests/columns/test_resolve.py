@@ -7,7 +7,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from qin.columns.schema import FieldKind, Schema, check_test_columns, resolve_schema, scalar_columns
+from qin.columns.resolve import check_test_columns, resolve_schema, scalar_columns
+from qin.columns.schema import FieldKind, Schema
 from qin.config import SequenceParams
 from qin.errors import SchemaError
 from tests.logs import data_params, feature_params, log_schema, make_log
