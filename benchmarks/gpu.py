@@ -365,12 +365,12 @@ def run(plan: Plan, out: Path) -> dict[str, Any]:
         began = time.monotonic()
         if began - started > plan.seconds:
             found[name] = {"skipped": "the time was over"}
-            continue
-        with nullcontext() if plan.has_gpu or name == "accuracy" else as_other_devices():
-            result = _guarded(lambda: section(plan))  # noqa: B023
-        found[name] = {"seconds": time.monotonic() - began, "result": result}
+        else:
+            with nullcontext() if plan.has_gpu or name == "accuracy" else as_other_devices():
+                result = _guarded(lambda: section(plan))  # noqa: B023
+            found[name] = {"seconds": time.monotonic() - began, "result": result}
+            print(f"{name}: {time.monotonic() - began:.1f} s", json.dumps(result)[:2000], flush=True)
         (out / "gpu.json").write_text(json.dumps(found, indent=2) + "\n")
-        print(f"{name}: {time.monotonic() - began:.1f} s", json.dumps(result)[:2000], flush=True)
     return found
 
 

@@ -17,7 +17,7 @@ from qin.model.artifact import check_same_schema, load_model
 from qin.model.build import Computing, place
 from qin.model.scoring import Scorable, for_scoring, mean_logit, score_all, score_batch
 from qin.runtime import paths
-from qin.runtime.folded import fold_places
+from qin.runtime.folded import place_of_fold
 from qin.runtime.progress import Progress
 from qin.shards.files import RowReader
 from qin.shards.loader import Batch, iterate_in_order
@@ -85,9 +85,7 @@ class Members:
         """
         blend = read_blends(folder / paths.BLEND.name)[fold - 1]
         used = {name for name, member in blend.members.items() if member.weight}
-        places = {
-            name: fold_places(paths.MEMBERS[name], at=folder / paths.MEMBERS[name].name)[fold - 1] for name in used
-        }
+        places = {name: place_of_fold(paths.MEMBERS[name], fold, at=folder / paths.MEMBERS[name].name) for name in used}
         if heldout:
             places = {name: paths.heldout(place) for name, place in places.items()}
         networks: tuple[Scorable, ...] = ()

@@ -28,7 +28,7 @@ from qin.report.page import write_report
 from qin.runtime import paths
 from qin.runtime.chain import ORIGIN, origin_of
 from qin.runtime.files import fingerprint, write_csv, write_json
-from qin.runtime.folded import fold_places
+from qin.runtime.folded import fold_places, place_of_fold
 from qin.runtime.parent import end_with_dvc
 from qin.runtime.replacing import put_back
 from qin.runtime.stage import run_stage
@@ -66,7 +66,7 @@ def main() -> None:
         importance = []
         if knobs.importance_rows:
             last = len(folds)  # of several folds' models, one alone: they need not have the same statistics
-            reader = open_rows(paths.PREPARED_TRAIN, paths.heldout(fold_places(paths.STATISTICS)[last - 1]))
+            reader = open_rows(paths.PREPARED_TRAIN, paths.heldout(place_of_fold(paths.STATISTICS, last)))
             try:
                 importance = field_importance(params, halves[-1], reader=reader, fold=last)
             except FewClicksError as error:  # a submission must be possible however few they are

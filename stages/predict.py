@@ -3,6 +3,7 @@
 python -m stages predict
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -23,11 +24,11 @@ from qin.predict.submission import write_submission
 from qin.prior import shift_prior
 from qin.raw.log import open_log
 from qin.raw.sample_ids import match_ids, read_sample_ids
-from qin.raw.segments import read_segments
+from qin.raw.segments import Segments, read_segments
 from qin.runtime import paths
 from qin.runtime.closing import log_summary
 from qin.runtime.files import write_csv, write_json
-from qin.runtime.folded import fold_places
+from qin.runtime.folded import place_of_fold
 from qin.runtime.parent import end_with_dvc
 from qin.runtime.progress import log
 from qin.runtime.stage import run_stage
@@ -63,7 +64,8 @@ def main() -> None:
         at, ids = partial(_at, data.test, data.id), read_ids(paths.PREPARED_TEST)
         rows = match_ids(wanted, ids, file=data.sample_submission, column=data.id, test=data.test_name, at=at)
         calibrations, deployed = read_calibrations(paths.CALIBRATOR), read_deployed_folds(paths.BLEND)
-        scored = [_scored(params, fold, calibrations[fold - 1]) for fold in deployed]
+        segments = _segments(calibrations, data.test, num_rows=reader.num_rows)
+        scored = [_scored(params, fold, calibrations[fold - 1], segments) for fold in deployed]
         logit = averaged([one.shifted for one in scored])
         drift = _drift(scored[0], fold=deployed[0])
         if drift["large"]:
@@ -93,11 +95,15 @@ class _Scored:
     base_rate: float
 
 
-def _scored(params: Params, fold: int, calibration: CalibrationReport) -> _Scored:
+def _segments(calibrations: Sequence[CalibrationReport], test: Source, *, num_rows: int) -> Segments | None:
+    """The column that calibrators shift by, which is one of the raw file, whatever the number of folds."""
+    shifts = next((one.deployed.segments for one in calibrations if one.deployed.segments is not None), None)
+    return None if shifts is None else read_segments(test, shifts.column, np.arange(num_rows))
+
+
+def _scored(params: Params, fold: int, calibration: CalibrationReport, segments: Segments | None) -> _Scored:
     """Score the test file by the members of a fold; the first is 1."""
-    reader = open_rows(paths.PREPARED_TEST, fold_places(paths.STATISTICS)[fold - 1])
-    shifts, every_row, test = calibration.deployed.segments, np.arange(reader.num_rows), params.data.test
-    segments = None if shifts is None or test is None else read_segments(test, shifts.column, every_row)
+    reader = open_rows(paths.PREPARED_TEST, place_of_fold(paths.STATISTICS, fold))
     model = Members.load(params, reader, heldout=False, fold=fold)
     logit = model.logit(reader, batch_size=params.predict.batch_size)
     calibrated = calibration.deployed.apply(logit, segments)
@@ -108,7 +114,7 @@ def _scored(params: Params, fold: int, calibration: CalibrationReport) -> _Score
 def _drift(scored: _Scored, *, fold: int) -> dict[str, Any]:
     """How the rows to predict differ from those of training, their scores by a fold's members among it."""
     reader = ShardReader(paths.PREPARED_TEST)
-    scores = ScoreReference.of(ScoredRows.read(fold_places(paths.SCORED)[fold - 1]).logit)
+    scores = ScoreReference.of(ScoredRows.read(place_of_fold(paths.SCORED, fold)).logit)
     drift = FileDrift(reader.schema, Reference.read(paths.STATISTICS), scores)
     for arrays in chunks(reader):
         drift.update(arrays)

@@ -107,11 +107,6 @@ class _Stage:
     inputs: list[Artifact]
     fitting: SharedFit
 
-    @property
-    def origin(self) -> Origin:
-        """What the outputs are made from, but for the statistics."""
-        return origin_of("train", self.settings, artifacts=self.inputs)
-
     def origin_with(self, *artifacts: Artifact) -> Origin:
         """What an output is made from, besides the stage's inputs."""
         return origin_of("train", self.settings, artifacts=[*self.inputs, *artifacts])
@@ -183,7 +178,7 @@ def _train_folds(run: _Stage, tracking: Tracking) -> None:
     if params.train.refit == "all":
         text = "split.num_folds %d: the folds' models are deployed, as they were judged; train.refit is not read"
         log.info(text, len(folds))
-    store = open_store(params, run.origin, checkpoints=paths.CHECKPOINTS, ranks=ranks)
+    store = open_store(params, run.origin_with(), checkpoints=paths.CHECKPOINTS, ranks=ranks)
     fit_folds(
         params,
         fitting,
@@ -195,7 +190,7 @@ def _train_folds(run: _Stage, tracking: Tracking) -> None:
     )
     if ranks.rank > 0:
         return
-    facts = [store.facts(number) for number in range(1, len(folds) + 1)]
+    facts = store.all_facts(len(folds))
     fold = read_folds(folds[-1], num_rows=fitting.reader.num_rows)
     # Drawn folds have seen all rows together; of time, the latest model alone is deployed.
     reference = fit_reference(fitting.reader, fold, with_validation=params.split.method != "time")

@@ -78,14 +78,14 @@ def _fit_folds(report: StageReport, params: Params, settings: dict[str, Any], in
     for number, (fold, statistics) in enumerate(folds, start=1):
         if store.has(number):
             log.info("fold %d of %d: finished before", number, len(folds))
-            report.warnings += [text for text in store.facts(number)["warnings"] if text not in report.warnings]
+            store.take_warnings(number, report.warnings)
             continue
         log.info("fold %d of %d", number, len(folds))
         known = len(report.warnings)
         with atomic_directory(store.place(number)) as folder:
             facts = _fit_fold(params, fold, statistics, folder)
             store.write_facts(folder, {**facts, "warnings": report.warnings[known:]})
-    told = [store.facts(number) for number in range(1, len(folds) + 1)]
+    told = store.all_facts(len(folds))
     report.check_inputs()
     with atomic_directory(paths.TREES) as trees, atomic_directory(paths.TREES_VALIDATION) as scored:
         for place, folder in zip(_OUTPUTS, (trees, scored), strict=True):

@@ -25,7 +25,7 @@ from qin.errors import ArtifactError, QinError
 from qin.experiments.links import link_outputs
 from qin.experiments.reasons import reason_of
 from qin.runtime import paths
-from qin.runtime.chain import raw_checksum, recorded_keys
+from qin.runtime.chain import description_of, raw_checksum, recorded_keys, setting_at
 from qin.runtime.claim import claimed
 from qin.runtime.files import fingerprint, read_json
 from qin.runtime.parent import ENDS_WITH_PARENT
@@ -140,7 +140,7 @@ class Trials:
             recorded = [*recorded, *recorded_keys("statistics", settings)]
         raw = {name: settings["data"][name] for name in _RAW.get(stage, ()) if settings["data"][name] is not None}
         return {
-            "settings": {key: _value(settings, key) for key in recorded},
+            "settings": {key: setting_at(settings, key) for key in recorded},
             "raw": {name: self._checksum(source) for name, source in raw.items()},
             # it decides which statistics there are, and those are all that trees read of training
             "earlier": _earlier_model(settings["train"]["init_from"]) if stage in ("train", "trees") else None,
@@ -203,17 +203,12 @@ def _earlier_model(folder: str | None) -> str | None:
     """A name for the content of the model that training starts from; one that is not there is the stage's to report."""
     if folder is None:
         return None
-    files = [Path(folder, name) for name in ("model.json", f"{paths.MODEL.name}/model.json")]
+    files = [description_of(paths.MODEL, at=place) for place in (Path(folder), Path(folder, paths.MODEL.name))]
     return next((fingerprint(read_json(file)) for file in files if file.is_file()), None)
 
 
 def _section(name: str, settings: Mapping[str, Any]) -> list[str]:
     return [f"{name}.{key}" for key in settings[name]]
-
-
-def _value(settings: Mapping[str, Any], key: str) -> Any:
-    section, _, name = key.partition(".")
-    return settings[section][name]
 
 
 def _write_params(folder: Path, params: Params) -> None:

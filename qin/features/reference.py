@@ -166,7 +166,7 @@ def values_of(schema: Schema, arrays: Arrays) -> Iterator[tuple[Field, npt.NDArr
 
 
 def fit_reference(reader: ShardReader, fold: Folds, *, with_validation: bool) -> Reference:
-    """Look at the fitted rows, in two passes of bounded memory.
+    """Look at the fitted rows, in bounded memory: one pass over each fold, and one over a sample's numbers.
 
     Args:
         reader: Prepared train file.
@@ -176,16 +176,17 @@ def fit_reference(reader: ShardReader, fold: Folds, *, with_validation: bool) ->
     schema, is_train, is_held = reader.schema, fold == TRAIN, fold == VALIDATION
     is_fitted = is_train | is_held if with_validation else is_train
     used = {name: np.zeros(size, np.bool_) for name, size in schema.vocabularies.items()}
-    for arrays in chunks(reader, is_train):
+    groups = ("categorical", *(f"sequence.{field.name}" for field in schema.sequences))
+    fitted, held = ValueCounter(schema, used), ValueCounter(schema, used)
+    for arrays in chunks(reader, is_train, groups=groups):
         _mark(schema, arrays, used)
-    held, known = ValueCounter(schema, used), {name: column.copy() for name, column in used.items()}
-    for arrays in chunks(reader, is_held):
+        fitted.update(arrays)
+    known = {name: column.copy() for name, column in used.items()}
+    for arrays in chunks(reader, is_held, groups=groups):
         held.update(arrays)
         if with_validation:
             _mark(schema, arrays, known)
-    fitted = ValueCounter(schema, known)
-    for arrays in chunks(reader, is_fitted):
-        fitted.update(arrays)
+            fitted.update(arrays)
     fields = (*schema.categorical, *schema.sequences)
     return Reference(
         num_rows=fitted.num_rows,

@@ -115,6 +115,11 @@ def divided_tables(model: nn.Module) -> dict[str, ShardedEmbedding]:
     return {name: module for name, module in model.named_modules() if isinstance(module, ShardedEmbedding)}
 
 
+def divided_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """This process's parts of the divided tables, in the same order."""
+    return [table.embedding_table for table in divided_tables(model).values()]
+
+
 def without_rows(model: nn.Module) -> torch.Tensor | None:
     """What a process without a row of the batch does while the others read: it hands out its own rows.
 

@@ -192,7 +192,7 @@ def origin_of(
         artifacts: Those that it reads.
         files: Raw files that it reads, by their key in params.yaml.
     """
-    values = {key: _value(settings, key) for key in recorded_keys(stage, settings)}
+    values = {key: setting_at(settings, key) for key in recorded_keys(stage, settings)}
     made_from = {key: raw_checksum(file) for key, file in (files or {}).items() if file is not None}
     for artifact in artifacts:
         values = {**artifact.origin.settings, **values}
@@ -269,7 +269,7 @@ def _check_settings(artifact: Artifact, settings: Settings) -> None:
     if "split.method" in recorded:
         recorded = {_FOLDS: 1, **recorded}
     for key, value in recorded.items():
-        now = json.loads(json.dumps(_value(settings, key)))
+        now = json.loads(json.dumps(setting_at(settings, key)))
         if key == _FOLDS:
             now = now or 1  # settings of before there were folds
         if now != value:
@@ -287,7 +287,8 @@ def _check_raw_file(key: str, file: Source, artifacts: Sequence[Artifact]) -> No
             )
 
 
-def _value(settings: Settings, key: str) -> Any:
+def setting_at(settings: Settings, key: str) -> Any:
+    """The value of a dotted key; None where it is not there."""
     section, _, name = key.partition(".")
     return settings.get(section, {}).get(name)
 

@@ -55,7 +55,6 @@ def _kept(source: SourceFile, state: tuple[int, ...]) -> str:
     if {name: tree.get(name) for name in expected} == expected:
         return str(tree["content"])
     checksum = _checksum(source)
-    place.parent.mkdir(parents=True, exist_ok=True)
     write_exact_json(place, {**expected, "content": checksum})
     return checksum
 

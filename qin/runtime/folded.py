@@ -52,15 +52,31 @@ def fold_places(place: Path, *, at: Path | None = None) -> list[Path]:
         ArtifactError: If a description is missing or damaged, or a fold is not of this output.
     """
     folder = at or place
-    names = read_exact_json(description_of(place, at=folder)).get(_FOLDS)
+    names = _names(place, folder)
     if names is None:
         return [folder]
-    places = [fold_place(folder, number) for number in range(1, len(names) + 1)]
-    for part, name in zip(places, names, strict=True):
-        file = description_of(place, at=part)
-        if fingerprint(read_exact_json(file)) != name:
-            raise ArtifactError(f"{file}: of another run than {folder}; run `dvc repro`")
-    return places
+    return [_checked(place, folder, number, name) for number, name in enumerate(names, start=1)]
+
+
+def place_of_fold(place: Path, number: int, *, at: Path | None = None) -> Path:
+    """Where one fold's part of an output is, the first being 1; see `fold_places`. The others are not checked."""
+    folder = at or place
+    names = _names(place, folder)
+    return folder if names is None else _checked(place, folder, number, names[number - 1])
+
+
+def _names(place: Path, folder: Path) -> list[str] | None:
+    """The folds' fingerprints by an output's description; None where it has no folds."""
+    names: list[str] | None = read_exact_json(description_of(place, at=folder)).get(_FOLDS)
+    return names
+
+
+def _checked(place: Path, folder: Path, number: int, name: str) -> Path:
+    part = fold_place(folder, number)
+    file = description_of(place, at=part)
+    if fingerprint(read_exact_json(file)) != name:
+        raise ArtifactError(f"{file}: of another run than {folder}; run `dvc repro`")
+    return part
 
 
 def of_folds(figures: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -102,6 +118,14 @@ class FoldStore:
     def facts(self, number: int) -> dict[str, Any]:
         """The figures of a finished fold."""
         return read_json(self.place(number) / _FACTS)
+
+    def all_facts(self, num_folds: int) -> list[dict[str, Any]]:
+        """The figures of every fold, in order."""
+        return [self.facts(number) for number in range(1, num_folds + 1)]
+
+    def take_warnings(self, number: int, warned: list[str]) -> None:
+        """Add what a finished fold has warned of, so that it stands in the metrics."""
+        warned += [text for text in self.facts(number)["warnings"] if text not in warned]
 
     def hand_over(self, name: str, folder: Path, *, num_folds: int) -> None:
         """Move a part of every fold into an output that is being written: it takes no room twice.

@@ -25,7 +25,7 @@ from qin.raw.segments import segments_of
 from qin.runtime import paths
 from qin.runtime.chain import Artifact, check_links, read_artifact
 from qin.runtime.files import fingerprint
-from qin.runtime.folded import fold_places
+from qin.runtime.folded import place_of_fold
 from qin.serving.columns import Column, columns_of, problems_of
 from qin.serving.encoding import BATCH_ROWS, RowEncoder, batches_of_folds, without_statistics
 from qin.shards.loader import Batch
@@ -200,7 +200,7 @@ def read_deployed(folder: Path, *, num_threads: int, precision: str | None) -> D
 
 
 def _fold_model(folder: Path, computing: OnCpu, number: int) -> FoldModel:
-    tables = fold_places(paths.STATISTICS, at=folder / paths.STATISTICS.name)[number - 1]
+    tables = place_of_fold(paths.STATISTICS, number, at=folder / paths.STATISTICS.name)
     return FoldModel(
         number,
         Members.read(folder, computing, fold=number),

@@ -9,7 +9,7 @@ from qin.features.reference import Reference
 from qin.members import arrays_of
 from qin.raw.log import open_log
 from qin.runtime import paths
-from qin.runtime.folded import fold_places
+from qin.runtime.folded import place_of_fold
 from qin.runtime.progress import Progress
 from qin.scored import ScoredRows
 from qin.serving.deployed import read_deployed
@@ -34,14 +34,13 @@ def log_drift(folder: Path, source: Source, *, num_threads: int) -> dict[str, An
         ArtifactError: If an artifact is missing or damaged.
     """
     model, log = read_deployed(folder, num_threads=num_threads, precision=None).alone(), open_log(source)
-    places = fold_places(paths.SCORED, at=folder / paths.SCORED.name)
     check_log(model, log.schema, source=log.name)
-    scores = ScoreReference.of(ScoredRows.read(places[model.folds[0].number - 1]).logit)
+    place = place_of_fold(paths.SCORED, model.folds[0].number, at=folder / paths.SCORED.name)
+    scores = ScoreReference.of(ScoredRows.read(place).logit)
     drift = FileDrift(model.schema, Reference.read(folder / paths.STATISTICS.name), scores)
-    names = [name for name in model.columns if name in set(log.schema.names)]
     with (
         Progress(log.num_rows, label=f"compare {log}") as progress,
-        closing(encoded_batches(model, log, names, num_threads=num_threads)) as batches,
+        closing(encoded_batches(model, log, list(model.columns), num_threads=num_threads)) as batches,
     ):
         for batch, encoded, segment in batches:
             drift.update(arrays_of(encoded, model.schema))

@@ -30,7 +30,7 @@ from qin.raw.hashing import seed_of
 from qin.raw.log import open_log, read_sample
 from qin.runtime import paths
 from qin.runtime.files import atomic_directory, write_json
-from qin.runtime.folded import fold_places
+from qin.runtime.folded import place_of_fold
 from qin.serving.deployed import Deployed, FoldModel, read_deployed
 from qin.serving.graph.feeds import Feeds, feeds_of
 from qin.serving.graph.formats import FORMATS, OPSET, OUTPUTS, run
@@ -91,7 +91,7 @@ def _networks(artifacts: Path, model: FoldModel) -> Sequence[QIN]:
     """The networks of a model as they were trained; none where they have no weight."""
     if not model.members.networks:
         return ()
-    return load_model(fold_places(paths.MODEL, at=artifacts / paths.MODEL.name)[model.number - 1]).networks
+    return load_model(place_of_fold(paths.MODEL, model.number, at=artifacts / paths.MODEL.name)).networks
 
 
 def _golden(model: Deployed, rows: Source) -> pa.Table:

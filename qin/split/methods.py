@@ -118,14 +118,14 @@ def grouped(
         used = dict(thresholds)
     details = {
         "num_groups": groups.size,
-        "num_groups_val": int(_placegroups_of(groups, used).sum()),
+        "num_groups_val": int(_place_groups(groups, used).sum()),
         "largest_group": int(counts.max(initial=0)),
     }
     fold = np.empty(group_hash.size, np.uint8)
     for start in range(0, fold.size, CHUNK_ROWS):
         rows = slice(start, start + CHUNK_ROWS)
         position = group_hash[rows] >> POSITION_SHIFT
-        fold[rows] = _placegroups_of(position, used)
+        fold[rows] = _place_groups(position, used)
         if is_missing is not None:
             fold[rows][is_missing[rows]] = position[is_missing[rows]] < np.uint64(_frozen(used, _MISSING))
     return Assignment(fold, used, details)
@@ -177,7 +177,7 @@ def _nearest(cumulative: npt.NDArray[np.int64], room: float) -> int:
     return above if room - below <= cumulative[above] - room else above + 1
 
 
-def _placegroups_of(position: Hashes, thresholds: Mapping[str, int]) -> Folds:
+def _place_groups(position: Hashes, thresholds: Mapping[str, int]) -> Folds:
     """The fold of each group by its position."""
     fold = (position < np.uint64(_frozen(thresholds, "group"))).astype(np.uint8)
     large = {int(name[len(_LARGE) :], 16): value for name, value in thresholds.items() if name.startswith(_LARGE)}

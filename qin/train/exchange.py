@@ -6,7 +6,7 @@ from torch import nn
 from qin.distributed.ranks import Ranks
 from qin.network.embedding import sparse_tables
 from qin.network.kernels.row_gradient import from_rows, merged, sum_by_row
-from qin.network.sharded import divided_tables
+from qin.network.sharded import divided_parameters
 
 
 class GradientSum:
@@ -28,7 +28,7 @@ class GradientSum:
     def __init__(self, model: nn.Module, ranks: Ranks) -> None:
         self._ranks = ranks
         tables, self._dense = sparse_tables(model)
-        divided = [table.embedding_table for table in divided_tables(model).values()]
+        divided = divided_parameters(model)
         self._tables = [table for table in tables if not any(table is other for other in divided)]
 
     def __call__(self, figures: torch.Tensor) -> torch.Tensor:

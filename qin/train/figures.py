@@ -17,12 +17,15 @@ class StepFigures:
 
     Args:
         device: That computes.
+
+    Attributes:
+        num_steps: Added since the last read.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._sums = torch.zeros(4, dtype=torch.float64, device=device)  # of losses, of weights; last loss, good steps
         self._is_good = torch.ones((), dtype=torch.bool, device=device)
-        self._first_step = self._num_steps = 0
+        self._first_step = self.num_steps = 0
 
     @torch.no_grad()
     def add(self, loss: torch.Tensor, weight: torch.Tensor, *, batch_weight: float) -> None:
@@ -41,9 +44,9 @@ class StepFigures:
 
     def count(self, step: int) -> None:
         """Say that a step, of this number, has been added."""
-        if self._num_steps == 0:
+        if self.num_steps == 0:
             self._first_step = step
-        self._num_steps += 1
+        self.num_steps += 1
 
     def read(self) -> tuple[float, float, float]:
         """Sums of the losses and of the weights, and the last loss; the sums start again. Waits for the device.
@@ -52,10 +55,10 @@ class StepFigures:
             TrainingError: If a loss was not finite.
         """
         total, weights, last, num_good = self._sums.tolist()
-        if num_good < self._num_steps:
+        if num_good < self.num_steps:
             assert not math.isfinite(last)
             raise TrainingError(f"the loss is {last} at step {self._first_step + int(num_good)}; {HINT_DIVERGED}")
         self._sums[:2] = 0.0
         self._sums[3] = 0.0
-        self._num_steps = 0
+        self.num_steps = 0
         return total, weights, last

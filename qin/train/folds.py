@@ -66,7 +66,7 @@ def fit_folds(
         if fitting.ranks.from_first(lambda number=number: store.has(number)):  # type: ignore[misc]
             log.info("fold %d of %d: finished before", number, len(folds))
             if fitting.ranks.rank == 0:
-                warned += [text for text in store.facts(number)["warnings"] if text not in warned]
+                store.take_warnings(number, warned)
             continue
         log.info("fold %d of %d", number, len(folds))
         known = len(warned)

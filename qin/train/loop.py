@@ -308,7 +308,7 @@ class TrainingLoop:
     def _save_if_due(self) -> None:
         every = self._params.checkpoint_steps
         is_due = every is not None and self._state.step - self._last_saved_step >= every
-        if self._divided.agreed(is_due or time.monotonic() - self._last_save >= self._save_interval):
+        if is_due or self._divided.agreed(time.monotonic() - self._last_save >= self._save_interval):
             self._save()
 
     def _save(self) -> None:

@@ -1,7 +1,5 @@
 """One training step: loss, gradients of all processes, clipping, the optimizer, the moving average."""
 
-from functools import partial
-
 import numpy as np
 import torch
 from torch.optim.swa_utils import AveragedModel
@@ -10,7 +8,7 @@ from qin.config import TrainParams
 from qin.network.embedding import sparse_tables
 from qin.network.kernels.choice import has_kernels
 from qin.network.qin import QIN
-from qin.network.sharded import divided_tables
+from qin.network.sharded import divided_parameters
 from qin.network.threads import one_thread
 from qin.runtime.seeds import Stream
 from qin.shards.loader import Batch
@@ -21,7 +19,7 @@ from qin.train.imbalance import TrainingRows
 from qin.train.losses import forward_ensemble, weighted_logistic_loss
 from qin.train.mining import HardNegatives, mined_loss, selection_generator
 from qin.train.optimizers import Optimizers, clip_grad_norm
-from qin.train.recorded import RecordedStep, record_on_gpu
+from qin.train.recorded import RecordedStep, Step, record_on_gpu
 
 _READ_EVERY = 50  # steps, on a GPU
 
@@ -58,11 +56,11 @@ class TrainingStep:
         self._model, self._optimizer, self._rows, self._params = model, optimizer, rows, params
         self._hard_negatives, self._average, self._ranks = hard_negatives, average, rows.ranks
         self._sum_gradients = GradientSum(model, rows.ranks)
-        self._divided = [table.embedding_table for table in divided_tables(model).values()]
+        self._divided = divided_parameters(model)
         self._device = next(model.parameters()).device
         self._figures = StepFigures(self._device)
         self._found: tuple[float, float, float] | None = None
-        self._num_unread, self._number = 0, 0
+        self._number = 0
         self.grad_norm: torch.Tensor | None = None
         self._move = self._in_form(form)
 
@@ -81,7 +79,6 @@ class TrainingStep:
         # Dropout depends on the step, so that there is no state to save; the CPU's generator gives all keys.
         torch.default_generator.manual_seed(step_seed(self._params.seed, number))
         self._move(batch)
-        self._num_unread += 1
         if self._average is not None:
             with one_thread():  # vector registers round otherwise than the rest of a thread's share
                 self._average.update_parameters(self._model)
@@ -89,25 +86,27 @@ class TrainingStep:
     @property
     def is_read_due(self) -> bool:
         """Whether so many steps were made that their figures should be read."""
-        return self._reads_each_step or self._num_unread >= _READ_EVERY
+        return self._reads_each_step or self._figures.num_steps >= _READ_EVERY
 
     def read(self) -> tuple[float, float, float]:
         """Sums of losses and weights of the steps since the last read, and the last loss; see `StepFigures.read`."""
         found = self._found or self._figures.read()
-        self._found, self._num_unread = None, 0
+        self._found = None
         return found
 
     @property
     def _reads_each_step(self) -> bool:
         return has_kernels(next(self._model.parameters()))
 
-    def _in_form(self, form: Form) -> "RecordedStep | partial[None]":
+    def _in_form(self, form: Form) -> Step:
+        if form == EAGER:
+            return self._plain
         if form.compiled:
             compile_parts(self._model)
         tables, _ = sparse_tables(self._model)
         can_be_recorded = self._ranks.world == 1 and self._hard_negatives is None and not tables
         if not form.compiled and not (form.recorded and can_be_recorded):
-            return partial(self._plain)
+            return self._plain
         record = record_on_gpu if form.recorded and can_be_recorded else None
         return RecordedStep(self._plain, self._device, record=record)
 

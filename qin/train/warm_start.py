@@ -24,12 +24,12 @@ from qin.config import NetworkParams, Params
 from qin.errors import ArtifactError, ConfigError
 from qin.features.artifact import Statistic
 from qin.features.joined import with_statistics
-from qin.model.artifact import Description, optimizer_file, read_description, weights_file
+from qin.model.artifact import MODEL, Description, optimizer_file, read_description, weights_file
 from qin.model.build import resolve_preset
 from qin.network.qin import QIN
 from qin.prior import TrainingPrior
 from qin.runtime import paths
-from qin.runtime.chain import recorded_keys
+from qin.runtime.chain import recorded_keys, setting_at
 from qin.runtime.files import check_file
 from qin.runtime.progress import log
 from qin.shards.folds import FoldRule
@@ -174,7 +174,7 @@ def read_earlier(params: Params) -> Earlier | None:
         return None
     deployed = model_folder(named)
     heldout = paths.heldout(deployed)
-    descriptions = {folder: _read(named, folder) for folder in (deployed, heldout)}
+    descriptions = {folder: _read(named, folder) for folder in dict.fromkeys((deployed, heldout))}
     differences = [(list(_settings_differ(descriptions[deployed].params, form)), form) for form in params.model.forms]
     problems, form = next((pair for pair in differences if not pair[0]), differences[0])
     num_networks = len(descriptions[deployed].weights_crc32)
@@ -225,10 +225,9 @@ def model_folder(named: str) -> Path:
     Raises:
         ConfigError: If there is none, or DVC would remove it before the stage runs.
     """
-    folder = Path(named)
-    if not (folder / "model.json").is_file():
-        folder /= paths.MODEL.name
-    if not (folder / "model.json").is_file():
+    folders = (Path(named), Path(named) / paths.MODEL.name)
+    folder = next((one for one in folders if (one / MODEL).is_file()), None)
+    if folder is None:
         raise ConfigError(f"params.yaml: train.init_from: {named}: no model.json there, nor in its folder model")
     if folder.resolve().is_relative_to(paths.ARTIFACTS.resolve()):
         raise ConfigError(
@@ -284,7 +283,7 @@ def _keeps_folds(earlier: Description, params: Params, rule: FoldRule) -> bool:
         return _is_not_later(earlier.folds.boundary, rule.boundary)
     now = params.model_dump(mode="json")
     keys, settings = set(recorded_keys("split", now)) - {"split.thresholds", "split.val_ratio"}, earlier.settings
-    return earlier.folds == rule and all(settings.get(key) == _value(now, key) for key in keys)
+    return earlier.folds == rule and all(settings.get(key) == setting_at(now, key) for key in keys)
 
 
 def _is_not_later(before: str | float | None, now: str | float | None) -> bool:
@@ -295,8 +294,3 @@ def _is_not_later(before: str | float | None, now: str | float | None) -> bool:
     if isinstance(before, str) or isinstance(now, str) or before is None or now is None:
         return False
     return before <= now
-
-
-def _value(settings: Mapping[str, Any], key: str) -> Any:
-    section, _, name = key.partition(".")
-    return settings[section][name]
