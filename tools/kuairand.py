@@ -140,7 +140,7 @@ def read_log(files: Sequence[Path], source: Path) -> Log:
     columns = {name: table[name].to_numpy() for name in _LOG}
     order = np.lexsort((columns["time_ms"], columns["user_id"]))  # stable: rows of one moment stay in the files' order
     columns = {name: values[order] for name, values in columns.items()}
-    is_first = np.diff(columns["user_id"], prepend=columns["user_id"][0] - 1) != 0
+    is_first = np.diff(columns["user_id"], prepend=columns["user_id"][:1] - 1) != 0
     is_new = is_first | (np.diff(columns["time_ms"], prepend=0) != 0)
     return Log(columns, _start_of(is_first), _start_of(is_new), np.flatnonzero(columns["long_view"]))
 

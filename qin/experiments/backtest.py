@@ -8,7 +8,6 @@
 """
 
 import csv
-import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -34,9 +33,11 @@ from qin.raw.segments import read_clusters
 from qin.raw.values import encode_label
 from qin.runtime import paths
 from qin.runtime.chain import raw_checksum
+from qin.runtime.claim import claimed
 from qin.runtime.files import atomic_directory, fingerprint, read_json, write_json
 from qin.runtime.progress import log
 from qin.runtime.provenance import code_fingerprint
+from qin.runtime.stage import STAGES
 
 FRESH, WARM = "fresh", "warm"
 SHOWN = ("ap", "auc", "wll", "log_loss", "calibration_ratio")
@@ -68,6 +69,11 @@ class Walk:
         """Days that are scored."""
         return self.days[self.first :]
 
+    @property
+    def name(self) -> str:
+        """Of what is scored: variants and the first day; results and kept models of another walk are not its own."""
+        return f"{'-'.join(self.variants)}.{self.days[self.first].name}"
+
 
 def open_walk(params: Params, *, num_days: int | None, variants: Sequence[str], root: Path = paths.BACKTEST) -> Walk:
     """Divide the log, or find it divided.
@@ -88,7 +94,8 @@ def open_walk(params: Params, *, num_days: int | None, variants: Sequence[str], 
     if params.train.init_from is not None:
         raise ConfigError("params.yaml: train.init_from: a backtest starts from models of its own; set it to null")
     settings = {name: part for name, part in params.model_dump(mode="json").items() if name not in _LEFT_OUT}
-    code = {stage: code_fingerprint(f"stages/{stage}.py") for stage in ("prepare", "split", "train", "predict")}
+    entries = [*(f"stages/{stage}.py" for stage in STAGES if stage != "evaluate"), "qin/experiments/backtest.py"]
+    code = [code_fingerprint(entry) for entry in entries]
     folder = root / fingerprint(settings, raw_checksum(params.data.train), code)
     if not (folder / "days").is_dir():
         with atomic_directory(folder / "days") as staging:
@@ -114,19 +121,18 @@ def walk_forward(walk: Walk, tell: Callable[[str], None]) -> dict[str, Any]:
         JSON values: `days`, each with the figures of its variants and their paired difference, and `mean`.
 
     Raises:
-        QinError: If a stage fails.
+        QinError: If a stage fails, or another process walks over this log.
     """
     results = []
-    for position in range(walk.first, len(walk.days)):
-        day = walk.days[position]
-        file = walk.root / "results" / f"{'-'.join(walk.variants)}.{walk.days[walk.first].name}" / f"{day.name}.json"
-        if not file.exists():
-            figures = _score_day(walk, position)
-            file.parent.mkdir(parents=True, exist_ok=True)
-            write_json(file, figures)
-            _forget(walk, keep=day)
-        results.append(read_json(file))
-        tell(_line(results[-1]))
+    with claimed("backtest", folder=walk.root / "locks"):  # walks over one log share the folder of its trials
+        for position in range(walk.first, len(walk.days)):
+            day = walk.days[position]
+            file = walk.root / "results" / walk.name / f"{day.name}.json"
+            if not file.exists():
+                write_json(file, _score_day(walk, position))
+                _forget(walk, keep=day)
+            results.append(read_json(file))
+            tell(_line(results[-1]))
     return {
         "train_days_before_first": walk.first,
         "variants": list(walk.variants),
@@ -212,7 +218,7 @@ def _labels(day: Day, params: Params) -> npt.NDArray[np.uint8]:
 
 
 def _kept(walk: Walk, day: Day) -> Path:
-    return walk.root / "kept" / f"{walk.days[walk.first].name}" / day.name
+    return walk.root / "kept" / walk.name / day.name
 
 
 def _keep(walk: Walk, day: Day, trial: Trial) -> None:
@@ -297,6 +303,5 @@ def _with_error(value: float, error: float | None) -> str:
 
 def write_backtest(report: Mapping[str, Any], path: Path) -> None:
     """Write the walk as JSON."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, json.loads(json.dumps(report)))
+    write_json(path, report)
     log.info("%s: written", path)

@@ -1,6 +1,5 @@
 """The figures of a walk forward as charts by day, on one page that needs no network."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from qin.experiments.backtest import SHOWN
 from qin.metrics.intervals import NORMAL_975
 from qin.report.library import drawing_library
+from qin.report.page import in_script
 from qin.runtime.files import atomic_file
 
 _NAMES = {
@@ -87,7 +87,6 @@ def chart(report: Mapping[str, Any]) -> dict[str, Any]:
 
 def write_page(report: Mapping[str, Any], path: Path) -> None:
     """Write the page; equal reports give equal bytes."""
-    spec = json.dumps(chart(report), sort_keys=True).replace("</", "<\\/")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    spec = in_script(chart(report))
     with atomic_file(path) as staging:
         staging.write_text(_HTML.replace("SPEC", spec).replace("LIBRARY", drawing_library()), encoding="utf-8")

@@ -5,6 +5,7 @@ Vizier, section 3.2.2, for the median rule.
 """
 
 import json
+import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 _FIRST_TRIALS, _FIRST_CHECKS = 5, 2
 # Drawn at random before TPE has something to learn from.
 _RANDOM_TRIALS = 10
+_STEP_ERROR = 1e-8  # of a value on a grid, as Optuna has it
 _INTERRUPTED, _DEFAULT, _ERROR = "interrupted", "default", "error"
 
 
@@ -209,9 +211,9 @@ class Search:
         if isinstance(one, Choice):
             found = kinds.CategoricalDistribution([json.dumps(value) for value in one.values])
         elif one.is_whole:
-            found = kinds.IntDistribution(int(one.low), int(one.high), log=one.is_log, step=int(one.step or 1))
+            found = kinds.IntDistribution(int(one.low), int(_last(one)), log=one.is_log, step=int(one.step or 1))
         else:
-            found = kinds.FloatDistribution(one.low, one.high, log=one.is_log, step=one.step)
+            found = kinds.FloatDistribution(one.low, _last(one), log=one.is_log, step=one.step)
         return found
 
     def _decoded(self, drawn: Mapping[str, Any]) -> dict[str, Any]:
@@ -232,11 +234,25 @@ class Search:
         }
 
 
+def _last(one: Range) -> float:
+    """The largest value of a range, which the last step may not reach."""
+    if one.step is None:
+        return one.high
+    num_steps = math.floor((one.high - one.low) / one.step + _STEP_ERROR)
+    return round(one.low + num_steps * one.step, 12)
+
+
 def _holds(one: Range | Choice, value: Any) -> bool:
     """Whether a value could have been drawn."""
     if isinstance(one, Choice):
         return json.dumps(value) in [json.dumps(known) for known in one.values]
-    return isinstance(value, int | float) and not isinstance(value, bool) and one.low <= value <= one.high
+    if not isinstance(value, int | float) or isinstance(value, bool) or not one.low <= value <= one.high:
+        return False
+    step = one.step or (1 if one.is_whole else None)
+    if step is None or one.is_log:
+        return not one.is_whole or value == int(value)
+    num_steps = (value - one.low) / step
+    return abs(num_steps - round(num_steps)) < _STEP_ERROR
 
 
 def settings_of(base: Params, keys: Mapping[str, Any]) -> dict[str, Any]:
@@ -245,7 +261,7 @@ def settings_of(base: Params, keys: Mapping[str, Any]) -> dict[str, Any]:
     for dotted in keys:
         node: Any = tree
         for key in dotted.split("."):
-            node = node[key]
+            node = node.get(key) if isinstance(node, dict) else None  # one of a mapping's own keys may not be there
         found[dotted] = node
     return found
 

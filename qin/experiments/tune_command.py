@@ -67,11 +67,13 @@ def tune(
         is_grid=grid,
         as_experiments=experiments,
     )
-    tuned = run(base, read_space(set_param or [], space, base), plan)
+    found = read_space(set_param or [], space, base)
+    tuned = run(base, found, plan)
     typer.echo(json.dumps(tuned_json(tuned), indent=2, allow_nan=False) if as_json else tuned_text(tuned))
     if apply and tuned.best.settings:
-        apply_values(tuned.best.settings, params=PARAMS)
-        log.info("%s: %s", PARAMS, in_line(tuned.best.settings))
+        best = {**found.fixed, **tuned.best.settings}  # what held in every trial is a part of what was measured
+        apply_values(best, params=PARAMS)
+        log.info("%s: %s", PARAMS, in_line(best))
     elif apply:
         log.info("%s: stays, nothing was better on the selection half", PARAMS)
     for error in tuned.errors:

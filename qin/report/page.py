@@ -103,10 +103,10 @@ def _missing(stage: str) -> Table:
 
 def _template() -> Any:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["script"] = _in_script
+    environment.filters["script"] = in_script
     return environment.from_string(files("qin.report").joinpath("report.html").read_text(encoding="utf-8"))
 
 
-def _in_script(value: Any) -> str:
+def in_script(value: Any) -> str:
     """A value as JSON that may stand inside a `<script>` element."""
     return json.dumps(value, ensure_ascii=False, sort_keys=True).replace("</", "<\\/")

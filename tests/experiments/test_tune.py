@@ -97,6 +97,20 @@ def test_a_search_finds_what_is_best_and_says_what_it_is_worth(base: Params, spa
     assert f"best on the selection half: {tuned.best.name}" in text
 
 
+@pytest.mark.parametrize("step", ["0.0..0.5:step=0.2", "0.0..0.5:step=0.1"])
+def test_the_default_may_lie_between_the_steps_of_a_range(base: Params, step: str, tmp_path: Path) -> None:
+    """The shipped dropout of 0.1 is a point of the second grid alone; Optuna refuses the others."""
+    tuned = tune(base, read_space([f"model.dropout={step}"], None, base), plan(3), folder=tmp_path, run=FakeRun(base))
+    assert base.model.dropout == 0.1
+    assert len(tuned.tried) == 3
+
+
+def test_a_key_of_a_mapping_may_be_new(base: Params, tmp_path: Path) -> None:
+    space = read_space(["features.num_buckets_of.gender=1000,5000"], None, base)
+    tuned = tune(base, space, plan(2), folder=tmp_path, run=FakeRun(base))
+    assert {one["features.num_buckets_of.gender"] for one in settings(tuned)} <= {1000, 5000}
+
+
 def test_losing_trials_are_stopped_and_no_finalists(base: Params, space: Space, tmp_path: Path) -> None:
     tuned = tune(base, space, plan(25), folder=tmp_path, run=FakeRun(base))
     states = [one.state for one in tuned.tried]
