@@ -10,12 +10,14 @@ from typing import Any
 
 import typer
 
+from qin.calibrate.blend import BlendChoice
 from qin.calibrate.folds import CalibratedFold, deployed_folds
 from qin.calibrate.holdout import CalibrationRows, CalibratorSpec, fit_calibration
 from qin.calibrate.members import blend_members, describe_choice
+from qin.calibrate.report import CalibrationReport
 from qin.config import Params, load_params
 from qin.errors import DataError
-from qin.raw.segments import read_segments
+from qin.raw.segments import Segments, read_segments_of_folds
 from qin.runtime import paths
 from qin.runtime.chain import Artifact, Origin, origin_entry, origin_of, read_artifact
 from qin.runtime.files import atomic_directory, write_exact_json, write_json
@@ -37,7 +39,7 @@ def main() -> None:
         members = {name: paths.SCORED_BY[name] for name in params.model.members}
         inputs = report.reads(*members.values(), settings=settings, files={"data.train": params.data.train})
         places = zip(*(fold_places(place) for place in members.values()), strict=True)
-        folds = [_calibrated(params, dict(zip(members, of_fold, strict=True))) for of_fold in places]
+        folds = _calibrated(params, [dict(zip(members, of_fold, strict=True)) for of_fold in places])
         report.check_inputs()
         _write(folds, settings, inputs)
         figures = of_folds([fold.headline() for fold in folds])
@@ -45,27 +47,45 @@ def main() -> None:
         report.num_rows = sum(fold.scored.label.size for fold in folds)
 
 
-def _calibrated(params: Params, members: Mapping[str, Path]) -> CalibratedFold:
-    """Blend and calibrate the members' logits of one validation fold."""
+def _calibrated(params: Params, folds: Sequence[Mapping[str, Path]]) -> list[CalibratedFold]:
+    """Blend and calibrate the members' logits of each validation fold, given where they are."""
     knobs, by = params.calibration, params.calibration.by
+    spec = CalibratorSpec(knobs.method if knobs.temperature_scaling else "identity", knobs.objective, by)
+    blended = [_blended(members) for members in folds]
+    rows = [scored.row for scored, _ in blended]
+    segments = [None] * len(folds) if by is None else read_segments_of_folds(params.data.train, by, rows)
+    return [
+        CalibratedFold(scored, choice, _calibration(scored, of_rows, spec, members))
+        for (scored, choice), of_rows, members in zip(blended, segments, folds, strict=True)
+    ]
+
+
+def _blended(members: Mapping[str, Path]) -> tuple[ScoredRows, BlendChoice]:
     of_members: dict[str, ScoredRows] = {name: ScoredRows.read(path) for name, path in members.items()}
     try:
         scored, choice = blend_members(of_members)
-        for line in describe_choice(choice):
-            log.info(line)
-        segments = None if by is None else read_segments(params.data.train, by, scored.row)
-        method = knobs.method if knobs.temperature_scaling else "identity"
-        calibration = fit_calibration(
-            CalibrationRows(scored.logit, scored.label, segments),
-            is_report=scored.is_report == 1,
-            prior=scored.prior,
-            spec=CalibratorSpec(method, knobs.objective, by),
-        )
     except ValueError as error:
-        raise DataError(f"{', '.join(map(str, members.values()))}: the logits cannot be calibrated: {error}") from error
-    for warning in calibration.warnings():
+        raise _not_calibrated(members, error) from error
+    for line in describe_choice(choice):
+        log.info(line)
+    return scored, choice
+
+
+def _calibration(
+    scored: ScoredRows, segments: Segments | None, spec: CalibratorSpec, members: Mapping[str, Path]
+) -> CalibrationReport:
+    rows = CalibrationRows(scored.logit, scored.label, segments)
+    try:
+        found = fit_calibration(rows, is_report=scored.is_report == 1, prior=scored.prior, spec=spec)
+    except ValueError as error:
+        raise _not_calibrated(members, error) from error
+    for warning in found.warnings():
         log.warning(warning)
-    return CalibratedFold(scored, choice, calibration)
+    return found
+
+
+def _not_calibrated(members: Mapping[str, Path], error: ValueError) -> DataError:
+    return DataError(f"{', '.join(map(str, members.values()))}: the logits cannot be calibrated: {error}")
 
 
 def _write(folds: Sequence[CalibratedFold], settings: dict[str, Any], inputs: Sequence[Artifact]) -> None:

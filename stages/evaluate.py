@@ -5,9 +5,10 @@ python -m stages evaluate
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import typer
 
 from qin.calibrate.report import read_calibrations
@@ -22,7 +23,7 @@ from qin.evaluate.slices import CALIBRATION_COLUMNS
 from qin.features.joined import open_rows
 from qin.metrics.logits import Float64Array
 from qin.network.threads import fix_threads
-from qin.raw.segments import read_clusters, read_segments
+from qin.raw.segments import Segments, read_clusters, read_segments, read_segments_of_folds
 from qin.report.card import write_card
 from qin.report.page import write_report
 from qin.runtime import paths
@@ -54,8 +55,7 @@ def main() -> None:
         fix_threads(params.train.num_threads)
         train = params.data.train
         folds = [ScoredRows.read(place) for place in fold_places(paths.SCORED)]
-        halves = _report_halves(params, folds)
-        half = _all_reported(params, halves, folds)
+        halves, half = _reported(params, folds)
         knobs = params.evaluate
         slices_of = {column: read_segments(train, column, half.scored.row) for column in knobs.slices}
         slices, points = evaluate_slices(half, slices_of)
@@ -92,24 +92,24 @@ def main() -> None:
         report.num_rows = half.is_reported.size
 
 
-def _report_halves(params: Params, folds: Sequence[ScoredRows]) -> list[ReportHalf]:
-    """The report half of each validation fold; most often there is one."""
+def _reported(params: Params, folds: Sequence[ScoredRows]) -> tuple[list[ReportHalf], Reported]:
+    """The report half of each validation fold, and the rows that every figure is of: the only one's, or those of all.
+
+    The log is read once for each column that groups its rows.
+    """
     train, key = params.data.train, params.split.group_key
+    calibrations, rows = read_calibrations(paths.CALIBRATOR), [scored.row for scored in folds]
+    segments: list[Segments] | list[None] = [None] * len(folds)
+    shifts = next((one.deployed.segments for one in calibrations if one.deployed.segments is not None), None)
+    if shifts is not None:
+        segments = read_segments_of_folds(train, shifts.column, rows)
+    every = np.sort(np.concatenate(rows))
+    cluster = None if key is None else read_clusters(train, key, every)
     halves = []
-    for scored, calibration in zip(folds, read_calibrations(paths.CALIBRATOR), strict=True):
-        shifts = calibration.deployed.segments
-        segments = None if shifts is None else read_segments(train, shifts.column, scored.row)
-        cluster = None if key is None else read_clusters(train, key, scored.row)
-        halves.append(ReportHalf.of(scored, calibration, segments=segments, cluster=cluster))
-    return halves
-
-
-def _all_reported(params: Params, halves: Sequence[ReportHalf], folds: Sequence[ScoredRows]) -> Reported:
-    """The rows that every figure is of: the only report half, or those of all folds."""
-    if len(folds) == 1:
-        return halves[0]
-    half, key = out_of_fold(halves, folds), params.split.group_key
-    return half if key is None else replace(half, cluster=read_clusters(params.data.train, key, half.scored.row))
+    for scored, calibration, own in zip(folds, calibrations, segments, strict=True):
+        clusters = None if cluster is None else cluster[np.searchsorted(every, scored.row)]
+        halves.append(ReportHalf.of(scored, calibration, segments=own, cluster=clusters))
+    return halves, halves[0] if len(halves) == 1 else out_of_fold(halves, folds, cluster=cluster)
 
 
 def _natural(place: Path) -> Float64Array:

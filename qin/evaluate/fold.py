@@ -60,34 +60,39 @@ class ReportHalf(Reported):
             cluster: Codes of the validation rows' clusters; None for rows.
         """
         kept = np.ones(scored.row.size, np.bool_) if report.reports_all else scored.is_report == 1
-        clusters = None if cluster is None else np.unique(cluster[kept], return_inverse=True)[1]
         return cls(
             scored=scored.where(kept),
             report=report,
             calibrated=report.heldout.apply(scored.logit, segments)[kept],
             base_rate=report.heldout_base_rate,
             segments=None if segments is None else segments.where(kept),
-            cluster=clusters,
+            cluster=_of_rows(cluster, kept),
             is_reported=kept,
         )
 
 
-def out_of_fold(halves: Sequence[ReportHalf], folds: Sequence[ScoredRows]) -> Reported:
+def out_of_fold(
+    halves: Sequence[ReportHalf], folds: Sequence[ScoredRows], *, cluster: IntArray | None = None
+) -> Reported:
     """The report halves of several folds as one, in the order of the train file: each row from the model of its fold.
 
     Args:
         halves: Of the folds.
         folds: The whole folds.
-
-    Returns:
-        The rows, without clusters, which are another's when rows of more folds are drawn.
+        cluster: Codes of their rows' clusters, in the order of the train file; None for rows.
     """
     scored = [half.scored for half in halves]
     order = rows_in_order(scored)
+    is_reported = np.concatenate([half.is_reported for half in halves])[rows_in_order(folds)]
     return Reported(
         scored=pooled(scored),
         calibrated=np.concatenate([half.calibrated for half in halves])[order],
         base_rate=reported_base_rate([half.report for half in halves]),
-        cluster=None,
-        is_reported=np.concatenate([half.is_reported for half in halves])[rows_in_order(folds)],
+        cluster=_of_rows(cluster, is_reported),
+        is_reported=is_reported,
     )
+
+
+def _of_rows(cluster: IntArray | None, kept: BoolArray) -> IntArray | None:
+    """The clusters of some rows, numbered without gaps."""
+    return None if cluster is None else np.unique(cluster[kept], return_inverse=True)[1]

@@ -27,7 +27,7 @@ from qin.experiments.days import Day, divide, write_unlabelled
 from qin.experiments.trial import Trial, Trials
 from qin.metrics.definitions import METRICS, Rows, estimates
 from qin.metrics.intervals import NORMAL_975
-from qin.metrics.paired import compare_logits
+from qin.metrics.paired import paired_difference
 from qin.metrics.standard_errors import values_with_errors
 from qin.raw.segments import read_clusters
 from qin.raw.values import encode_label
@@ -41,6 +41,7 @@ from qin.runtime.stage import STAGES
 
 FRESH, WARM = "fresh", "warm"
 SHOWN = ("ap", "auc", "wll", "log_loss", "calibration_ratio")
+COMPARED = ("ap", "auc", "log_loss", "wll")
 
 _MIN_HISTORY = 2  # days before the first that is scored: one trains, one validates
 _LEFT_OUT = ("track", "evaluate", "predict", "prepare")  # sections that change no figure here
@@ -152,29 +153,33 @@ def _score_day(walk: Walk, position: int) -> dict[str, Any]:
     label, cluster = _labels(day, walk.params), None
     if walk.params.split.group_key is not None:
         cluster = read_clusters(day.file, walk.params.split.group_key, np.arange(day.num_rows))
-    trials, logits = Trials(walk.root / "trials"), dict[str, npt.NDArray[np.float64]]()
+    trials = Trials(walk.root / "trials")
     figures: dict[str, Any] = {}
+    compared: dict[str, Any] = {}  # estimates, which hold a number per row, so few are kept
     for variant in walk.variants:
         earlier = None if variant == FRESH or position == walk.first else _kept(walk, before[-1])
         params = base if earlier is None else changed(base, {"train.init_from": str(earlier.absolute())})
         if earlier is not None or not figures:  # the first warm day is the fresh one
             trial, facts = _run(trials, params)
-        logits[variant] = _logits(trial)
-        scored = Rows(logits[variant], label, base_rate=read_calibrations(trial.folder / paths.CALIBRATOR)[0].base_rate)
-        found = estimates(METRICS.values(), scored)
-        figures[variant] = {**values_with_errors(found, scored.is_positive, cluster=cluster), **facts}
+            base_rate = read_calibrations(trial.folder / paths.CALIBRATOR)[0].base_rate
+            scored = Rows(_logits(trial), label, base_rate=base_rate)
+            found = estimates(METRICS.values(), scored)
+            values = {**values_with_errors(found, scored.is_positive, cluster=cluster), **facts}
+            kept = {name: found[name] for name in COMPARED}
+        figures[variant], compared[variant] = values, kept
         if variant == WARM:
             _keep(walk, day, trial)
-    clicks = int(label.sum())
-    result = {
+    result: dict[str, Any] = {
         "day": day.name,
         "rows": day.num_rows,
-        "clicks": clicks,
+        "clicks": int(label.sum()),
         "train_rows": sum(one.num_rows for one in before),
     }
-    if len(logits) > 1:
-        changes = compare_logits(logits[FRESH], logits[WARM], label, cluster=cluster)
-        result["warm_minus_fresh"] = {name: asdict(change) for name, change in changes.items()}
+    if len(compared) > 1:
+        result["warm_minus_fresh"] = {
+            name: asdict(paired_difference(fresh, compared[WARM][name], is_positive=label == 1, cluster=cluster))
+            for name, fresh in compared[FRESH].items()
+        }
     return {**result, **figures}
 
 

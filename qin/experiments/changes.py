@@ -1,7 +1,7 @@
-"""Settings with some values changed, by dotted key, and checked again."""
+"""Settings by dotted key, and with some of their values changed and checked again."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pydantic import ValidationError
@@ -9,6 +9,20 @@ from pydantic import ValidationError
 from qin.config import Params
 from qin.config.problems import problem_lines
 from qin.errors import ConfigError
+
+
+def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of sections by dotted key, in their order; a section without keys is a value, an empty one.
+
+    Args:
+        tree: Sections of sections.
+        prefix: Of every key.
+    """
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def changed(base: Params, changes: Mapping[str, Any]) -> Params:

@@ -18,7 +18,7 @@ from qin.metrics.gauc import grouped_auc
 from qin.metrics.intervals import NORMAL_975, NORMAL_9995
 from qin.metrics.logits import Float64Array, IntArray, LabelArray
 from qin.metrics.paired import Difference, paired_difference
-from qin.raw.segments import read_clusters, read_segments
+from qin.raw.segments import Segments, read_clusters, read_segments_of_folds
 from qin.scored import rows_in_order
 from qin.sources import Source
 
@@ -74,8 +74,13 @@ def shared_rows(first: Run, second: Run, *, train: Source | None = None) -> Shar
     if not row.size:
         raise DataError(f"{first.name} and {second.name} report no row in common: their folds are disjoint")
     places = [reported[number][found[number]] for number in range(2)]
-    _check_labels(runs, row, places)
-    label = scored[0].label[places[0]]
+    label, other = (one.label[place] for one, place in zip(scored, places, strict=True))
+    if not np.array_equal(label, other):
+        at = int(np.argmax(label != other))
+        raise DataError(
+            f"row {row[at]}: label {label[at]} in {first.name}, {other[at]} in {second.name}; the runs are not of the "
+            "same log"
+        )
     if label.min() == label.max():
         raise DataError(f"the {label.size} rows that both runs report are all of label {label[0]}")
     calibrated = [calibrated_logits(run, train=train)[place] for run, place in zip(runs, places, strict=True)]
@@ -89,16 +94,6 @@ def shared_rows(first: Run, second: Run, *, train: Source | None = None) -> Shar
     )
 
 
-def _check_labels(runs: tuple[Run, Run], row: IntArray, places: list[IntArray]) -> None:
-    labels = [run.scored.label[place] for run, place in zip(runs, places, strict=True)]
-    if not np.array_equal(labels[0], labels[1]):
-        at = int(np.argmax(labels[0] != labels[1]))
-        raise DataError(
-            f"row {row[at]}: label {labels[0][at]} in {runs[0].name}, {labels[1][at]} in {runs[1].name}; "
-            "the runs are not of the same log"
-        )
-
-
 def calibrated_logits(run: Run, *, train: Source | None) -> Float64Array:
     """The logits of all of a run's rows, from the calibrators that the report halves did not fit.
 
@@ -109,13 +104,16 @@ def calibrated_logits(run: Run, *, train: Source | None) -> Float64Array:
     Raises:
         ConfigError: If there are shifts and no raw log.
     """
-    parts = []
-    for scored, report in zip(run.folds, run.reports, strict=True):
-        shifts = report.heldout.segments
-        if shifts is not None and train is None:
+    segments: list[Segments] | list[None] = [None] * len(run.folds)
+    column = next((one.heldout.segments.column for one in run.reports if one.heldout.segments is not None), None)
+    if column is not None:
+        if train is None:
             raise ConfigError("params.yaml: file not found; shifts by segment need its data.train")
-        segments = None if shifts is None or train is None else read_segments(train, shifts.column, scored.row)
-        parts.append(report.heldout.apply(scored.logit, segments))
+        segments = read_segments_of_folds(train, column, [scored.row for scored in run.folds])
+    parts = [
+        report.heldout.apply(scored.logit, own)
+        for scored, report, own in zip(run.folds, run.reports, segments, strict=True)
+    ]
     return np.concatenate(parts)[rows_in_order(run.folds)]
 
 

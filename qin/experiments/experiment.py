@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from qin.errors import ArtifactError, ConfigError
+from qin.experiments.git import git
 from qin.experiments.reasons import reason_of
 from qin.runtime.files import fingerprint
 from qin.runtime.paths import CHECKPOINTS, TUNE
@@ -36,8 +37,8 @@ def run_experiment(settings: Mapping[str, Any]) -> str:
     """
     name = f"tune-{fingerprint(dict(settings))}"
     reference = _reference(name)
-    if _git("rev-parse", "-q", "--verify", reference) is not None:
-        _git("update-ref", "-d", reference)
+    if git("rev-parse", "-q", "--verify", reference) is not None:
+        git("update-ref", "-d", reference)
     lines = _run_dvc(name, [f"{key}={json.dumps(value)}" for key, value in settings.items()])
     if lines is not None:
         raise ArtifactError(reason_of(lines))
@@ -46,16 +47,10 @@ def run_experiment(settings: Mapping[str, Any]) -> str:
 
 def _reference(name: str) -> str:
     """Where git keeps an experiment of the current commit."""
-    commit = _git("rev-parse", "-q", "--verify", "HEAD")
+    commit = git("rev-parse", "-q", "--verify", "HEAD")
     if commit is None:
         raise ConfigError("an experiment starts from a commit; run it in a git repository that has one")
     return f"refs/exps/{commit[:2]}/{commit[2:]}/{name}"
-
-
-def _git(*arguments: str) -> str | None:
-    """What git prints, or None if it fails."""
-    done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
-    return None if done.returncode else done.stdout.strip()
 
 
 def _run_dvc(name: str, changes: Sequence[str]) -> list[str] | None:

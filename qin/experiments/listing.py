@@ -6,14 +6,15 @@ stand in one.
 
 import json
 import re
-import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from qin.config.strict_yaml import parse_yaml
 from qin.errors import ArtifactError, ConfigError, shortened
 from qin.experiments.aligned import aligned
+from qin.experiments.changes import leaves
+from qin.experiments.git import git
 from qin.runtime.files import read_json
 from qin.runtime.paths import HEADLINE, PARAMS
 
@@ -48,13 +49,13 @@ def listed_runs(*, everywhere: bool) -> list[Listed]:
         ConfigError: If this is no git repository with a commit.
         ArtifactError: If a file in the workspace is damaged.
     """
-    commit = _git("rev-parse", "-q", "--verify", "HEAD")
+    commit = git("rev-parse", "-q", "--verify", "HEAD")
     if commit is None:
         raise ConfigError("there are no runs to list: this is no git repository with a commit")
     start = Listed("HEAD", *_of_revision("HEAD"))
     figures = read_json(HEADLINE) if HEADLINE.exists() else {}
     text = PARAMS.read_text(encoding="utf-8") if PARAMS.exists() else ""
-    here = Listed(_WORKSPACE, figures, _flat(parse_yaml(text, source=str(PARAMS))))
+    here = Listed(_WORKSPACE, figures, _settings_of(text, source=str(PARAMS)))
     runs = [start] if (figures, here.settings) == (start.figures, start.settings) else [start, here]
     for name, reference in _experiments(None if everywhere else commit):
         runs.append(Listed(name, *_of_revision(reference)))
@@ -79,7 +80,7 @@ def runs_json(runs: list[Listed]) -> dict[str, Any]:
 
 def _experiments(commit: str | None) -> Iterator[tuple[str, str]]:
     """Name and reference of the experiments of a commit, or of all, the oldest first."""
-    found = _git("for-each-ref", "--sort=creatordate", "--format=%(refname)", "refs/exps") or ""
+    found = git("for-each-ref", "--sort=creatordate", "--format=%(refname)", "refs/exps") or ""
     for line in found.splitlines():
         match = _EXPERIMENT.fullmatch(line)
         if match and (commit is None or match["commit"].replace("/", "") == commit):
@@ -87,31 +88,17 @@ def _experiments(commit: str | None) -> Iterator[tuple[str, str]]:
 
 
 def _of_revision(revision: str) -> tuple[dict[str, float], dict[str, Any]]:
-    figures, settings = (_git("show", f"{revision}:./{file.as_posix()}") for file in (HEADLINE, PARAMS))
+    figures, settings = (git("show", f"{revision}:./{file.as_posix()}") for file in (HEADLINE, PARAMS))
     try:
         found = json.loads(figures or "{}")
     except json.JSONDecodeError as error:
         raise ArtifactError(f"{revision}: {HEADLINE}: not valid JSON: {error}") from error
-    return found, _flat(parse_yaml(settings or "", source=f"{revision}: {PARAMS}"))
+    return found, _settings_of(settings or "", source=f"{revision}: {PARAMS}")
 
 
-def _git(*arguments: str) -> str | None:
-    """What git prints, or None if it fails or is not there."""
-    try:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        return None
-    return None if done.returncode else done.stdout.strip()
-
-
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """The values of sections by dotted key."""
-    if not isinstance(tree, Mapping):
-        return {}
-    found: dict[str, Any] = {}
-    for key, value in tree.items():
-        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {prefix + key: value}
-    return found
+def _settings_of(text: str, *, source: str) -> dict[str, Any]:
+    tree = parse_yaml(text, source=source)
+    return dict(leaves(tree)) if isinstance(tree, dict) else {}
 
 
 def _shown(value: Any) -> str:

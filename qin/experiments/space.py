@@ -15,7 +15,7 @@ logarithm, `:step=8` in steps. A single value holds in every trial, that of the 
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -24,7 +24,7 @@ from typing import Any
 from qin.config import Params
 from qin.config.strict_yaml import parse_yaml, read_yaml
 from qin.errors import ConfigError
-from qin.experiments.changes import changed
+from qin.experiments.changes import changed, leaves
 
 _NUMBER = r"[-+]?(?:\d+(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?"
 _RANGE = re.compile(rf"(?P<low>{_NUMBER})\.\.(?P<high>{_NUMBER})(?P<how>:.*)?")
@@ -148,18 +148,10 @@ def _of_file(file: Path | None) -> Iterator[tuple[str, str, list[Any]]]:
     if file is None:
         return
     tree = read_yaml(file)
-    if not isinstance(tree, dict) or not all(isinstance(keys, dict) for keys in tree.values()):
+    if not isinstance(tree, dict) or not all(isinstance(keys, dict) and keys for keys in tree.values()):
         raise ConfigError(f"{file}: expected sections such as `train:` with keys and ranges or lists")
-    for key, values in _leaves(tree):
+    for key, values in leaves(tree):
         yield str(file), key, values if isinstance(values, list) else [values]
-
-
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
 
 
 def _of_option(option: str) -> tuple[str, str, list[Any]]:

@@ -1,13 +1,13 @@
 """The workspace's headline figures beside a revision's, each difference with what it means."""
 
 import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
 from qin.errors import ArtifactError, QinError
 from qin.experiments.aligned import aligned
 from qin.experiments.compare import compared
+from qin.experiments.git import git
 from qin.runtime.files import read_json
 from qin.runtime.paths import HEADLINE
 
@@ -35,12 +35,8 @@ def summary_lines(revision: str, *, params: Path) -> list[str]:
 
 
 def _headline_of(revision: str) -> dict[str, Any] | None:
-    command = ["git", "show", f"{revision}:./{HEADLINE.as_posix()}"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except FileNotFoundError:  # no git
-        return None
-    return json.loads(done.stdout) if done.returncode == 0 else None
+    found = git("show", f"{revision}:./{HEADLINE.as_posix()}")
+    return None if found is None else json.loads(found)
 
 
 def _verdicts(revision: str, params: Path) -> tuple[dict[str, str], list[str]]:

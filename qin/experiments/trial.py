@@ -105,7 +105,7 @@ class Trials:
             QinError: If a stage fails; the message is the stage's.
         """
         params = self._placed(params)
-        keys = self.keys(params, until=until)
+        keys = self._keys(params, until=until)
         made: dict[str, Path] = {}
         ran = []
         for stage, key in keys.items():
@@ -124,11 +124,14 @@ class Trials:
             params: Settings.
             until: The last stage.
         """
-        settings = self._placed(params).model_dump(mode="json")
+        return self._keys(self._placed(params), until=until)
+
+    def _keys(self, placed: Params, *, until: str) -> dict[str, str]:
+        settings = placed.model_dump(mode="json")
         stages = STAGES[: STAGES.index(until) + 1]
         keys: dict[str, str] = {}
         for stage in stages:
-            if stage == "trees" and stage not in params.model.members:
+            if stage == "trees" and stage not in placed.model.members:
                 continue
             keys[stage] = fingerprint(stage, self._code(stage), self._decides(stage, settings, keys))
         return keys

@@ -11,6 +11,7 @@ Memory is 36 bytes per row, whatever the number of columns.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
@@ -135,10 +136,12 @@ def build_impression_features(
             features.write(1 + 2 * number, 0, ranked.rank)
             features.write(2 + 2 * number, 0, ranked.relative)
             progress.advance(1)
-        for number, distance in enumerate(distances, start=1 + 2 * len(compared_names)):
-            since, column = numbers.read_column(distance.since), numbers.read_column(distance.column)
-            features.write(number, 0, difference_from_first(groups, since, column))
-            progress.advance(1)
+        numbered = enumerate(distances, start=1 + 2 * len(compared_names))
+        for at, of_history in groupby(numbered, key=lambda each: each[1].since):
+            since = numbers.read_column(at)
+            for number, distance in of_history:
+                features.write(number, 0, difference_from_first(groups, since, numbers.read_column(distance.column)))
+                progress.advance(1)
     numbers.path.unlink(missing_ok=True)
     return features
 

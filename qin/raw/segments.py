@@ -1,6 +1,6 @@
 """Columns of a raw file that group rows without being inputs of the model: segments by name, clusters by number."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,6 +61,33 @@ def read_segments(source: Source | RawLog, column: str, rows: Rows) -> Segments:
     rank = np.empty(len(names), np.int32)
     rank[[number[name] for name in names]] = np.arange(len(names))
     return Segments(tuple(names), rank[code])
+
+
+def read_segments_of_folds(source: Source | RawLog, column: str, folds: Sequence[Rows]) -> list[Segments]:
+    """Read a column's values at the rows of several folds, in one pass over the log.
+
+    Args:
+        source: The log.
+        column: Its name.
+        folds: Row numbers of each, ascending; folds may share rows.
+
+    Returns:
+        Of each fold what `read_segments` gives.
+
+    Raises:
+        SchemaError: As of `read_segments`.
+        DataError: As of `read_segments`.
+    """
+    if len(folds) == 1:
+        return [read_segments(source, column, folds[0])]
+    rows = np.unique(np.concatenate(folds))
+    found = read_segments(source, column, rows)
+    return [_with_own_names(found.where(np.searchsorted(rows, own))) for own in folds]
+
+
+def _with_own_names(segments: Segments) -> Segments:
+    used, code = np.unique(segments.code, return_inverse=True)
+    return Segments(tuple(segments.names[number] for number in used), code.astype(np.int32))
 
 
 def segments_of(values: pa.Array) -> Segments:

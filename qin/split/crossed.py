@@ -9,7 +9,7 @@ tests of forecasting accuracy (rolling origin, expanding window).
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -94,7 +94,21 @@ def stratified_folds(label: npt.NDArray[np.uint8], row_hash: Hashes, *, num_fold
     return number
 
 
-def grouped_folds(group_hash: Hashes, *, num_folds: int, is_missing: Mask | None = None) -> Numbers:
+class GroupedFolds(NamedTuple):
+    """Whole groups in folds.
+
+    Attributes:
+        number: The fold that validates each row, from 0 on, `(num_rows,)`.
+        placed: The fold of each group, `(num_groups,)`.
+        counts: Rows of each group, `(num_groups,)`.
+    """
+
+    number: Numbers
+    placed: Numbers
+    counts: npt.NDArray[np.int32]
+
+
+def grouped_folds(group_hash: Hashes, *, num_folds: int, is_missing: Mask | None = None) -> GroupedFolds:
     """Whole groups, about the same number of rows in each fold, and rows without a group one by one.
 
     Groups above `LARGE_GROUP_SHARE` of the rows are placed first, the largest first, each where most room is left; the
@@ -104,9 +118,6 @@ def grouped_folds(group_hash: Hashes, *, num_folds: int, is_missing: Mask | None
         group_hash: `(num_rows,)`, a seeded hash of each row's group, or of the row where it has none.
         num_folds: How many.
         is_missing: `(num_rows,)`, whether the row has no group; None where all have one.
-
-    Returns:
-        The fold that validates each row, from 0 on, `(num_rows,)`.
     """
     is_missing = np.zeros(group_hash.size, np.bool_) if is_missing is None else is_missing
     groups, counts = groups_of(group_hash[~is_missing])
@@ -117,7 +128,7 @@ def grouped_folds(group_hash: Hashes, *, num_folds: int, is_missing: Mask | None
         position = group_hash[rows][~is_missing[rows]] >> POSITION_SHIFT
         number[rows][~is_missing[rows]] = placed[np.searchsorted(groups, position)]
     number[is_missing] = _equal_parts(group_hash[is_missing] >> POSITION_SHIFT, num_folds)
-    return number
+    return GroupedFolds(number, placed, counts)
 
 
 def _place_groups(counts: npt.NDArray[np.int32], num_folds: int) -> Numbers:
@@ -162,18 +173,16 @@ def _divide_stratified(columns: SplitColumns, split: SplitParams) -> list[Assign
 
 def _divide_groups(columns: SplitColumns, split: SplitParams, *, key: str) -> list[Assignment]:
     is_missing = None if key == "impression" else columns.missing[key]
-    number = grouped_folds(columns.keys[key], num_folds=split.num_folds, is_missing=is_missing)
-    is_grouped = np.ones(number.size, np.bool_) if is_missing is None else ~is_missing
-    groups, counts = groups_of(columns.keys[key][is_grouped])
+    found = grouped_folds(columns.keys[key], num_folds=split.num_folds, is_missing=is_missing)
     details = [
         {
-            "num_groups": int(groups.size),
-            "num_groups_val": int(groups_of(columns.keys[key][is_grouped & (number == part)])[0].size),
-            "largest_group": int(counts.max(initial=0)),
+            "num_groups": found.counts.size,
+            "num_groups_val": int(np.count_nonzero(found.placed == part)),
+            "largest_group": int(found.counts.max(initial=0)),
         }
         for part in range(split.num_folds)
     ]
-    return _drawn(number, details)
+    return _drawn(found.number, details)
 
 
 def _walk_forward(columns: SplitColumns, split: SplitParams) -> list[Assignment]:

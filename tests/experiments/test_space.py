@@ -79,9 +79,12 @@ def test_a_file_has_the_sections_of_the_settings(base: Params, tmp_path: Path) -
         "trees.l2": Choice((1, 5)),
     }
     assert space.fixed == {"train.epochs": 3}
-    file.write_text("[1]\n")
-    with pytest.raises(ConfigError, match=r"space\.yaml: expected sections such as `train:`"):
-        read_space([], file, base)
+    file.write_text("features:\n  num_buckets_of: {}\n")
+    assert read_space([], file, base).fixed == {"features.num_buckets_of": {}}  # an empty mapping is a value
+    for text in ("[1]\n", "train: 1\n", "train: {}\n"):
+        file.write_text(text)
+        with pytest.raises(ConfigError, match=r"space\.yaml: expected sections such as `train:`"):
+            read_space([], file, base)
 
 
 @pytest.mark.parametrize(

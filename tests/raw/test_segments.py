@@ -1,6 +1,8 @@
 """Segments and clusters of a raw file's rows."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import numpy as np
@@ -9,7 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from qin.errors import DataError, SchemaError
-from qin.raw.segments import read_clusters, read_segments
+from qin.raw import segments as module
+from qin.raw.log import Chunk, RawLog, read_batches
+from qin.raw.segments import read_clusters, read_segments, read_segments_of_folds
 
 _COLUMNS: dict[str, pa.Array] = {
     "text": pa.array(["b", None, "10", "a", "b", "9"]),
@@ -35,6 +39,22 @@ def test_segments_are_the_columns_values(
         segments = read_segments(file, column, np.array(rows, np.int64))
         assert [segments.names[code] for code in segments.code] == [values[row] for row in rows]
         assert list(segments.names) == sorted({values[row] for row in rows})
+
+
+def test_folds_are_read_in_one_pass_as_each_alone(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folds = [np.array(rows, np.int64) for rows in ([0, 3, 5], [1, 3, 4], [])]
+    alone = [read_segments(file, "text", rows) for rows in folds]
+    passes: list[RawLog] = []
+
+    def counted(log: RawLog, **options: Any) -> Iterator[Chunk]:
+        passes.append(log)
+        return read_batches(log, **options)
+
+    monkeypatch.setattr(module, "read_batches", counted)
+    together = read_segments_of_folds(file, "text", folds)
+    assert [one.names for one in together] == [one.names for one in alone]
+    assert [one.code.tolist() for one in together] == [one.code.tolist() for one in alone]
+    assert len(passes) == 1
 
 
 def test_rows_of_a_key_share_a_cluster_and_null_rows_do_not(file: Path) -> None:

@@ -59,16 +59,16 @@ def test_stratified_folds_are_exact_in_each_class(num_rows: int, base_rate: floa
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=60), FOLDS, st.integers(0, 99))
 def test_groups_are_never_divided_and_order_does_not_matter(sizes: list[int], num_folds: int, seed: int) -> None:
     group_hash = random_groups(sizes, seed=seed)
-    number = grouped_folds(group_hash, num_folds=num_folds)
+    number = grouped_folds(group_hash, num_folds=num_folds).number
     for group in np.unique(group_hash):
         assert np.unique(number[group_hash == group]).size == 1
     order = np.random.default_rng(seed).permutation(group_hash.size)
-    assert grouped_folds(group_hash[order], num_folds=num_folds).tolist() == number[order].tolist()
+    assert grouped_folds(group_hash[order], num_folds=num_folds).number.tolist() == number[order].tolist()
 
 
 @pytest.mark.parametrize("sizes", [[1] * 3000, [7] * 900, [2000, 900, 900, *[3] * 700], [4000, *[1] * 4000]])
 def test_folds_of_groups_have_about_the_same_number_of_rows(sizes: list[int]) -> None:
-    number = grouped_folds(random_groups(sizes, seed=4), num_folds=4)
+    number = grouped_folds(random_groups(sizes, seed=4), num_folds=4).number
     wanted = max(sum(sizes) / 4, sizes[0])  # a group that is larger than a fold fills one alone
     assert np.bincount(number, minlength=4).max() <= wanted + max(0.003 * sum(sizes), 7)
 
@@ -76,7 +76,7 @@ def test_folds_of_groups_have_about_the_same_number_of_rows(sizes: list[int]) ->
 def test_rows_without_a_group_are_divided_evenly_by_themselves() -> None:
     group_hash, is_missing = random_hashes(400, seed=5), np.arange(400) < 200
     group_hash[~is_missing] = group_hash[-1]  # all the others are one user
-    number = grouped_folds(group_hash, num_folds=4, is_missing=is_missing)
+    number = grouped_folds(group_hash, num_folds=4, is_missing=is_missing).number
     assert np.bincount(number[is_missing]).tolist() == [50] * 4
     assert np.unique(number[~is_missing]).size == 1
 
@@ -91,6 +91,19 @@ def test_drawn_folds_judge_every_row_once_and_pass_the_audit(method: str) -> Non
         assert set(assignment.fold.tolist()) == {TRAIN, VALIDATION}
         check(audit(columns, assignment, method=method), file="f")
     check_cover(assignments, method=method, file="f")
+
+
+@pytest.mark.parametrize(("method", "key"), [("group_user", "group"), ("group_session", "session")])
+def test_groups_are_counted_in_all_and_in_each_fold(method: str, key: str) -> None:
+    columns = columns_of(3000, seed=1)
+    is_grouped = ~columns.missing[key]
+    groups, counts = np.unique(columns.keys[key][is_grouped], return_counts=True)
+    for assignment in divide(columns, split_of(method, 4), file="f"):
+        assert assignment.details == {
+            "num_groups": groups.size,
+            "num_groups_val": np.unique(columns.keys[key][is_grouped & (assignment.fold == VALIDATION)]).size,
+            "largest_group": counts.max(),
+        }
 
 
 def test_one_fold_is_the_split_as_ever() -> None:

@@ -128,6 +128,7 @@ def test_a_scorer_has_all_models(project: Path) -> None:
     np.testing.assert_allclose(probability, submitted, rtol=1e-6)
     assert (scorer.score(rows.slice(7, 3)) == probability[7:10]).all()
     assert scorer.logits(rows).shape == (400, NUM_FOLDS)
+    assert scorer.logits(rows.slice(0, 0)).shape == (0, NUM_FOLDS)
     assert scorer.score(rows.slice(0, 0)).shape == (0,)
     of_item = load_params(paths.PARAMS).features.target
     user, items = rows.slice(0, 1).drop_columns(of_item), rows.select(of_item).slice(0, 9)
@@ -141,6 +142,8 @@ def test_a_log_is_scored_and_compared(project: Path, tmp_path: Path) -> None:
     score_file(model, "data/test.parquet", tmp_path / "scores.parquet", Output(), num_threads=1)
     scores = pq.read_table(tmp_path / "scores.parquet").column("probability").to_numpy()
     assert (scores == Scorer.load("artifacts").score(pq.read_table("data/test.parquet"))).all()
+    assert len(model.folds) == NUM_FOLDS
+    assert len(read_deployed(Path("artifacts"), num_threads=1, precision=None, num_folds=1).folds) == 1
     found, submitted = log_drift(Path("artifacts"), "data/test.parquet", num_threads=1), read_json(paths.DRIFT)
     assert found["num_rows"] == submitted["num_rows"]
     assert found["scores"]["psi"] == pytest.approx(submitted["scores"]["psi"], rel=1e-4)
