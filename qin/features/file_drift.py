@@ -23,6 +23,7 @@ LARGE_SHARE = 0.1  # of rows or values that are new, or null, beyond what there 
 _NUM_ERRORS = 4.0
 
 Floats = npt.NDArray[np.floating[Any]]
+_Compared = tuple[str, dict[str, Any], list[str]]  # a column, its figures, its large differences
 
 
 class _Moments:
@@ -34,10 +35,10 @@ class _Moments:
         self.num_rows = 0
         self._total = 0.0
 
-    def update(self, values: Floats, *, num_rows: int) -> None:
-        self.counts += bin_counts(values.astype(np.float64), self.cuts)
+    def update(self, values: Float64Array, *, num_rows: int) -> None:
+        self.counts += bin_counts(values, self.cuts)
         self.num_rows += num_rows
-        self._total += float(values.sum(dtype=np.float64))
+        self._total += float(values.sum())
 
     @property
     def num_values(self) -> int:
@@ -109,7 +110,10 @@ class FileDrift:
         Args:
             base_rate: Click rate that the probabilities are calibrated to.
         """
-        columns = {**self._with_buckets(), **self._with_numbers()}
+        columns, found = dict[str, dict[str, Any]](), list[str]()
+        for name, facts, large in (*self._with_buckets(), *self._with_numbers()):
+            columns[name] = facts
+            found += large
         scores = {
             "psi": index_of_counts(self._scores.counts, self._logit.counts),
             "mean_logit": self._logit.mean,
@@ -117,41 +121,38 @@ class FileDrift:
             "mean_probability": self._probability / max(self._logit.num_rows, 1),
             "base_rate": base_rate,
         }
-        found = [line for name, facts in columns.items() for line in _large_of(name, facts)]
         noise = _index_noise(self._scores.counts, self._logit.counts)
-        if scores["psi"] - noise > LARGE_INDEX:
-            found.append(f"scores moved (PSI {scores['psi']:.2f})")
-        for facts in columns.values():
-            facts.pop("noise", None)
+        found += [f"scores {line}" for line in _large_index(scores["psi"], noise=noise)]
         return {"num_rows": self._values.num_rows, "large": found, "scores": scores, "columns": columns}
 
-    def _with_buckets(self) -> dict[str, dict[str, Any]]:
-        reference, counter, out = self._reference, self._values, {}
+    def _with_buckets(self) -> Iterator[_Compared]:
+        reference, counter = self._reference, self._values
         for field in (*self._schema.categorical, *self._schema.sequences):
             facts: dict[str, Any] = {
                 "new": counter.new_share(field),
                 "new_in_validation": reference.new_share[field.name],
                 "null": counter.null_share(field),
                 "null_in_train": reference.null_share[field.name],
-                "noise": _share_noise(counter.num_rows, reference.num_held),
             }
             if field.name in reference.mean_length:
                 facts |= {"length": counter.mean_length(field), "length_in_train": reference.mean_length[field.name]}
-            out[field.name] = facts
-        return out
+            new = _large_new(facts, noise=_share_noise(counter.num_rows, reference.num_held))
+            null = _large_null(facts, noise=_share_noise(counter.num_rows, reference.num_rows))
+            yield field.name, facts, [f"{field.name} {line}" for line in (*new, *null)]
 
-    def _with_numbers(self) -> dict[str, dict[str, Any]]:
-        out = {}
+    def _with_numbers(self) -> Iterator[_Compared]:
         for name, moments in self._numbers.items():
             known = self._reference.numbers[name]
-            out[name] = {
-                "psi": index_of_counts(np.array(known.counts), moments.counts),
+            counts = np.array(known.counts)
+            facts: dict[str, Any] = {
+                "psi": index_of_counts(counts, moments.counts),
                 "shift": _shift(known, moments),
                 "null": 1.0 - moments.num_values / max(moments.num_rows, 1),
                 "null_in_train": known.null_share,
-                "noise": _index_noise(np.array(known.counts), moments.counts),
             }
-        return out
+            moved = _large_index(facts["psi"], noise=_index_noise(counts, moments.counts))
+            null = _large_null(facts, noise=_share_noise(moments.num_rows, self._reference.num_sampled))
+            yield name, facts, [f"{name} {line}" for line in (*moved, *null)]
 
 
 def _shift(known: Numbers, moments: _Moments) -> float | None:
@@ -159,9 +160,9 @@ def _shift(known: Numbers, moments: _Moments) -> float | None:
     return (moments.mean - known.mean) / known.std if known.std and moments.num_values else None
 
 
-def _share_noise(num_rows: int, num_held: int) -> float:
-    """What a share of so many rows may differ by chance."""
-    return _NUM_ERRORS * 0.5 * math.sqrt(1.0 / max(num_rows, 1) + 1.0 / max(num_held, 1))
+def _share_noise(num_rows: int, num_known: int) -> float:
+    """What a share of so many rows may differ by chance from that of the known ones."""
+    return _NUM_ERRORS * 0.5 * math.sqrt(1.0 / max(num_rows, 1) + 1.0 / max(num_known, 1))
 
 
 def _index_noise(early: npt.NDArray[np.int64], late: npt.NDArray[np.int64]) -> float:
@@ -170,15 +171,20 @@ def _index_noise(early: npt.NDArray[np.int64], late: npt.NDArray[np.int64]) -> f
     return (freedom + _NUM_ERRORS * math.sqrt(2.0 * freedom)) * rows
 
 
-def _large_of(name: str, facts: dict[str, Any]) -> Iterator[str]:
-    if "psi" in facts and facts["psi"] - facts["noise"] > LARGE_INDEX:
-        yield f"{name} moved (PSI {facts['psi']:.2f})"
-    new, usual = facts.get("new"), facts.get("new_in_validation")
-    if new is not None and usual is not None and new - usual > LARGE_SHARE + facts["noise"]:
-        yield f"{name} {new:.0%} new ({usual:.0%} in validation)"
-    noise = facts["noise"] if "new" in facts else 0.0
+def _large_index(psi: float, *, noise: float) -> Iterator[str]:
+    if psi - noise > LARGE_INDEX:
+        yield f"moved (PSI {psi:.2f})"
+
+
+def _large_new(facts: dict[str, Any], *, noise: float) -> Iterator[str]:
+    new, usual = facts["new"], facts["new_in_validation"]
+    if new is not None and usual is not None and new - usual > LARGE_SHARE + noise:
+        yield f"{new:.0%} new ({usual:.0%} in validation)"
+
+
+def _large_null(facts: dict[str, Any], *, noise: float) -> Iterator[str]:
     if abs(facts["null"] - facts["null_in_train"]) > LARGE_SHARE + noise:
-        yield f"{name} {facts['null']:.0%} null ({facts['null_in_train']:.0%} in train)"
+        yield f"{facts['null']:.0%} null ({facts['null_in_train']:.0%} in train)"
 
 
 def in_one_line(large: Sequence[str], *, most: int = 5) -> str:

@@ -78,6 +78,11 @@ class Reference:
     mean_length: dict[str, float]
     numbers: dict[str, Numbers]
 
+    @property
+    def num_sampled(self) -> int:
+        """Rows that the numbers are taken from."""
+        return min(self.num_rows, _SAMPLED_ROWS)
+
     def write(self, folder: Path) -> None:
         """Write it as one file into an existing folder."""
         packed = {

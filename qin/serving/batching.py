@@ -27,14 +27,14 @@ class MicroBatcher(Generic[Work, Answer]):
     A lone request is scored at once; under load, batches grow by themselves up to the limit.
 
     Args:
-        score: Answers several works, in order, each by itself or with an exception; runs in the thread.
+        score: Answers several works, in order; runs in the thread. What it raises, all of them hear.
         most_rows: Of a batch, and a single work may have more.
         most_waiting: Rows that may wait; beyond, `BusyError`.
     """
 
     def __init__(
         self,
-        score: Callable[[Sequence[Work]], Sequence[Answer | Exception]],
+        score: Callable[[Sequence[Work]], Sequence[Answer]],
         *,
         most_rows: int,
         most_waiting: int,
@@ -82,17 +82,15 @@ class MicroBatcher(Generic[Work, Answer]):
             if not self._waiting:  # closing, and all is answered
                 return
             batch = self._taken()
-            works = [waiting.work for waiting in batch]
             try:
-                answers: Sequence[Answer | Exception] = await loop.run_in_executor(self._pool, self._score, works)
+                answers = await loop.run_in_executor(self._pool, self._score, [waiting.work for waiting in batch])
             except Exception as error:
-                answers = [error] * len(batch)
+                for waiting in batch:
+                    if not waiting.answer.cancelled():  # its client has gone
+                        waiting.answer.set_exception(error)
+                continue
             for waiting, answer in zip(batch, answers, strict=True):
-                if waiting.answer.cancelled():  # its client has gone
-                    continue
-                if isinstance(answer, Exception):
-                    waiting.answer.set_exception(answer)
-                else:
+                if not waiting.answer.cancelled():
                     waiting.answer.set_result(answer)
 
     def _taken(self) -> list[_Waiting[Work, Answer]]:

@@ -1,7 +1,7 @@
 """What a folder of artifacts deploys: members, statistics, calibrator, and what of the settings scoring needs."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -87,14 +87,6 @@ class Deployed:
         """Click rate that probabilities of the natural prior refer to; of several folds the mean."""
         return sum(fold.calibration.base_rate for fold in self.folds) / len(self.folds)
 
-    def shape_of(self, num_rows: int) -> tuple[int, ...]:
-        """The shape of the logits of so many rows."""
-        return (num_rows,) if len(self.folds) == 1 else (num_rows, len(self.folds))
-
-    def alone(self) -> "Deployed":
-        """The same with the first fold's model alone."""
-        return replace(self, folds=self.folds[:1])
-
     @cached_property
     def columns(self) -> dict[str, Column]:
         """The columns that raw rows must have, by name."""
@@ -107,8 +99,9 @@ class Deployed:
 
     def completed(self, rows: Tabular) -> Tabular:
         """The columns that are read, in order, of rows without problems; those that are missing are null."""
+        there = set(rows.schema.names)  # Arrow makes a new list of them each time
         for name in self.columns:
-            if rows.schema.get_field_index(name) < 0:
+            if name not in there:
                 rows = rows.append_column(name, pa.nulls(rows.num_rows))
         return rows.select(list(self.columns))
 
@@ -162,13 +155,14 @@ class OnCpu:
     device: str = "cpu"
 
 
-def read_deployed(folder: Path, *, num_threads: int, precision: str | None) -> Deployed:
+def read_deployed(folder: Path, *, num_threads: int, precision: str | None, num_folds: int | None = None) -> Deployed:
     """Read a folder of artifacts and check that they belong together.
 
     Args:
         folder: `artifacts` of a repository, or a copy of it.
         num_threads: To score with.
         precision: Of the network's products; None for that of the predict stage, which is recorded.
+        num_folds: The models of the first so many folds alone; None for all that are deployed.
 
     Raises:
         ArtifactError: If a file is missing or damaged, or they are of different runs.
@@ -176,7 +170,8 @@ def read_deployed(folder: Path, *, num_threads: int, precision: str | None) -> D
     artifacts = [_artifact(place, folder) for place in _ALWAYS]
     settings = artifacts[-1].origin.settings
     computing = OnCpu(num_threads, precision or settings.get("train.precision", "auto"))
-    folds = tuple(_fold_model(folder, computing, number) for number in read_deployed_folds(folder / paths.BLEND.name))
+    numbers = read_deployed_folds(folder / paths.BLEND.name)[:num_folds]
+    folds = tuple(_fold_model(folder, computing, number) for number in numbers)
     weighted = [fold.members.blend.members.items() for fold in folds]
     used = dict.fromkeys(name for members in weighted for name, member in members if member.weight)
     artifacts += [_artifact(paths.MEMBERS[name], folder) for name in used]

@@ -33,7 +33,7 @@ def log_drift(folder: Path, source: Source, *, num_threads: int) -> dict[str, An
         DataError: Naming the first bad value, or where the log cannot be read.
         ArtifactError: If an artifact is missing or damaged.
     """
-    model, log = read_deployed(folder, num_threads=num_threads, precision=None).alone(), open_log(source)
+    model, log = read_deployed(folder, num_threads=num_threads, precision=None, num_folds=1), open_log(source)
     check_log(model, log.schema, source=log.name)
     place = place_of_fold(paths.SCORED, model.folds[0].number, at=folder / paths.SCORED.name)
     scores = ScoreReference.of(ScoredRows.read(place).logit)

@@ -224,8 +224,6 @@ class Scorer:
     def logits_of(self, requests: Sequence[PreparedRows]) -> list[Logits]:
         """The members' logits of encoded requests, which are scored together."""
         batches = [batch for request in requests for batch in request.batches]
-        if not batches:
-            return [np.empty(self._deployed.shape_of(0), np.float32) for _ in requests]
         logit = self._deployed.logit(_joined(batches), num_threads=self._num_threads)
         stops = np.cumsum([request.num_rows for request in requests])
         return np.split(logit, stops[:-1])

@@ -96,6 +96,16 @@ def test_a_few_rows_alarm_no_one(reference: Reference, later: Arrays) -> None:
     assert compared(reference, few, scores()[:12])["large"] == []
 
 
+def test_nulls_are_compared_with_the_fitted_rows_however_few_validated(reference: Reference, later: Arrays) -> None:
+    """A share of nulls is of all fitted rows; only that of new values is of the validation fold."""
+    number, field = SCHEMA.numeric[0].name, SCHEMA.categorical[0].name
+    later["numeric"][::3, 0] = np.nan
+    later["categorical"][::3, 0] = 1
+    large = compared(replace(reference, num_held=3), later, scores())["large"]
+    assert [line.split()[0] for line in large if " null (" in line] == [field, number]
+    assert not any(" null (" in line for line in compared(replace(reference, num_rows=3), later, scores())["large"])
+
+
 def test_one_line_names_the_first() -> None:
     assert in_one_line(["a moved", "b moved"]) == "a moved, b moved"
     assert in_one_line([f"c{i}" for i in range(9)]) == "c0, c1, c2, c3, c4, and 4 more"

@@ -13,7 +13,7 @@ from qin.serving.batching import MicroBatcher
 def test_closing_answers_what_was_taken_and_what_waits(num_waiting: int) -> None:
     begun, may_end = threading.Event(), threading.Event()
 
-    def score(works: Sequence[int]) -> list[int | Exception]:
+    def score(works: Sequence[int]) -> list[int]:
         begun.set()
         may_end.wait(60)
         return [10 * work for work in works]
