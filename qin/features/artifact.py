@@ -5,11 +5,11 @@ values that the fitted file's own rows were given, one column of float32 after t
 one read per column. `manifest.json` says what they are and what they were made from.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,8 @@ from qin.errors import ArtifactError
 from qin.features.columns import ColumnFile
 from qin.features.counting import KeyCounts, Keys
 from qin.features.histories import HistoryPair, rates_of_keys
-from qin.features.rates import Prior, Values, find, measure
+from qin.features.lookups import HistoryLookup, Lookups, ValueLookup
+from qin.features.rates import Prior, measure
 from qin.runtime.chain import Origin, origin_entry
 from qin.runtime.files import file_crc32, fingerprint, read_array, read_exact_json, write_array, write_exact_json
 from qin.shards.files import ShardReader
@@ -95,55 +96,15 @@ class KeyMaker:
     def __init__(self, schema: Schema, fields: Sequence[str]) -> None:
         position = {field.name: column for column, field in enumerate(schema.categorical)}
         self.columns = [position[name] for name in fields]
-        self._num_buckets = [schema.categorical[column].num_buckets for column in self.columns]
+        self.num_buckets = [schema.categorical[column].num_buckets for column in self.columns]
 
     def __call__(self, buckets: Sequence[npt.NDArray[Any]]) -> Keys:
         """Keys `(n,)` from the buckets of each field, `(n,)` each; bucket numbers stay below 2^31, so pairs fit."""
         key = buckets[0].astype(np.uint64)
-        for column, num_buckets in zip(buckets[1:], self._num_buckets[1:], strict=True):
+        for column, num_buckets in zip(buckets[1:], self.num_buckets[1:], strict=True):
             key *= np.uint64(num_buckets)
             key += column.astype(np.uint64)
         return key
-
-
-class _Lookup(Protocol):
-    """A statistic ready to be looked up."""
-
-    def columns(self, arrays: Mapping[str, npt.NDArray[Any]]) -> Iterable[Values]:
-        """Its measures of rows by their groups, `(n, width)` each."""
-        ...
-
-
-@dataclass(frozen=True)
-class _ValueLookup:
-    """By value: keys `(num_keys,)`, and the values of each measure after that of no key."""
-
-    make_keys: KeyMaker
-    keys: Keys
-    values: list[Values]
-
-    @classmethod
-    def of(cls, statistic: Statistic, table: Table, schema: Schema, prior: Prior, num_fitted: int) -> "_ValueLookup":
-        rows_so_far = np.array([num_fitted])
-        values = [measure(name, table.counts, rows_so_far, prior) for name in statistic.measures]
-        nothing = np.zeros(1, np.float32)  # at the end, where position -1 points
-        return cls(KeyMaker(schema, statistic.fields), table.keys, [np.append(column, nothing) for column in values])
-
-    def columns(self, arrays: Mapping[str, npt.NDArray[Any]]) -> Iterable[Values]:
-        buckets = [arrays["categorical"][:, column] for column in self.make_keys.columns]
-        position = find(self.keys, self.make_keys(buckets))
-        return [values[position] for values in self.values]
-
-
-@dataclass(frozen=True)
-class _HistoryLookup:
-    """By value and history: the rate of each slot."""
-
-    pair: HistoryPair
-    rates: Values
-
-    def columns(self, arrays: Mapping[str, npt.NDArray[Any]]) -> Iterable[Values]:
-        return [self.pair.mean_rates(arrays, self.rates)]
 
 
 def write_manifest(
@@ -270,21 +231,28 @@ class Statistics:
 
     def look_up(self, arrays: Mapping[str, npt.NDArray[Any]], out: npt.NDArray[np.float32]) -> None:
         """Fill `out (n, num_names)` for rows of another file by their `groups`, `(n, width)` each."""
-        columns = (column for lookup in self.lookups for column in lookup.columns(arrays))
-        for number, column in enumerate(columns):
-            out[:, number] = column
+        self._all.fill(arrays, out)
 
     @cached_property
-    def lookups(self) -> list[_Lookup]:
-        """What looks each statistic up, in order."""
-        return [self._lookup(number) for number in range(len(self.statistics))]
+    def _all(self) -> Lookups:
+        by_value = [statistic for statistic in self.statistics if not statistic.is_history]
+        num_values = sum(len(statistic.measures) * (statistic.num_keys + 1) for statistic in by_value)
+        num_keys = sum(statistic.num_keys for statistic in by_value)
+        return Lookups(self.lookups(), num_keys=num_keys, num_values=num_values)
 
-    def _lookup(self, number: int) -> _Lookup:
-        statistic, table = self.statistics[number], self._table(number)
-        if statistic.is_history:
-            pair = HistoryPair.of(self._encoding, *statistic.fields)
-            return _HistoryLookup(pair, rates_of_keys(table.keys, table.counts, self._prior))
-        return _ValueLookup.of(statistic, table, self._encoding, self._prior, self._num_fitted)
+    def lookups(self) -> Iterator[ValueLookup | HistoryLookup]:
+        """What looks each statistic up, in order."""
+        for number, statistic in enumerate(self.statistics):
+            table = self._table(number)
+            if statistic.is_history:
+                pair = HistoryPair.of(self._encoding, *statistic.fields)
+                yield HistoryLookup(pair, rates_of_keys(table.keys, table.counts, self._prior))
+                continue
+            make_keys, rows_so_far = KeyMaker(self._encoding, statistic.fields), np.array([self._num_fitted])
+            values = [measure(name, table.counts, rows_so_far, self._prior) for name in statistic.measures]
+            nothing = np.zeros(1, np.float32)
+            with_nothing = [np.append(column, nothing) for column in values]
+            yield ValueLookup(make_keys.columns, make_keys.num_buckets, table.keys, with_nothing)
 
     def _table(self, number: int) -> Table:
         statistic = self.statistics[number]

@@ -51,16 +51,24 @@ def _fill_shares(rows: Counts, rows_so_far: npt.NDArray[np.int64], out: Values) 
         out[i] = _share(rows[i], rows_so_far[i if rows_so_far.size > 1 else 0])
 
 
+@njit(nogil=True, inline="always")
+def position_of(keys: Keys, wanted: np.uint64) -> Any:
+    """The position of a key among ascending ones, -1 if it is not there.
+
+    A bisection without branches that depend on the keys, which the processor would guess wrong half the time.
+    """
+    start, length = 0, keys.size
+    while length > 1:
+        half = length // 2
+        start += half if keys[start + half - 1] < wanted else 0
+        length -= half
+    return start if keys.size > 0 and keys[start] == wanted else -1
+
+
 @njit(nogil=True)
 def _find(keys: Keys, wanted: Keys, out: npt.NDArray[np.int64]) -> None:
-    """A bisection without branches that depend on the keys, which the processor would guess wrong half the time."""
     for i in range(wanted.size):
-        start, length = 0, keys.size
-        while length > 1:
-            half = length // 2
-            start += half if keys[start + half - 1] < wanted[i] else 0
-            length -= half
-        out[i] = start if keys.size > 0 and keys[start] == wanted[i] else -1
+        out[i] = position_of(keys, wanted[i])
 
 
 @dataclass(frozen=True)

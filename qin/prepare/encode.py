@@ -1,10 +1,10 @@
 """Encoding of record batches: raw columns to the arrays that shards hold. Stateless, so nothing is fitted here."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,16 +19,37 @@ from qin.prepare.derived import DerivedNumbers
 from qin.prepare.histories import bad_token
 from qin.prepare.matches import Matches
 from qin.prepare.sequences import BadTokenError, encode_sequence
-from qin.raw.hashing import bucket_of, hash_values, seed_of
-from qin.raw.values import encode_label, refuse_rounded
+from qin.raw.hashing import bucket_of, hash_column, hash_values, hash_whole_floats, seed_of, with_seed
+from qin.raw.values import FIRST_ROUNDED, encode_label, refuse_rounded
 from qin.runtime.jit import njit
 from qin.shards.files import Arrays, Group
 
+_FLOATS = (pa.float32(), pa.float64())
+
 
 @njit(nogil=True)
-def _to_buckets(hashes: Any, is_null: Any, num_values: np.uint64, out: Any) -> None:
-    for i in range(out.size):
-        out[i] = np.uint64(NULL_BUCKET) if is_null[i] else bucket_of(hashes[i], num_values)
+def _to_buckets(hashes: Any, is_null: Any, seeds: Any, num_values: Any, out: Any) -> None:
+    """Give each field's hashes `(fields, n)` its seed, in place, and fill `out (n, fields)` with their buckets."""
+    for field in range(seeds.size):
+        for i in range(out.shape[0]):
+            hashes[field, i] = with_seed(hashes[field, i], seeds[field])
+            is_value = not is_null[field, i]
+            out[i, field] = bucket_of(hashes[field, i], num_values[field]) if is_value else np.uint64(NULL_BUCKET)
+
+
+@njit(nogil=True)
+def _copy_columns(values: Any, places: Any, out: Any, num_missing: Any) -> bool:
+    """Copy columns to their places and count what is NaN of each; False where a value is infinite as 32 bits."""
+    is_finite = True
+    for i in range(out.shape[0]):
+        for column in range(places.size):
+            value = np.float32(values[i, column])
+            out[i, places[column]] = value
+            if np.isnan(value):
+                num_missing[places[column]] += 1
+            elif np.isinf(value):
+                is_finite = False
+    return is_finite
 
 
 @njit(nogil=True)
@@ -63,6 +84,44 @@ class EncodedBatch:
     num_missing: npt.NDArray[np.int64]
 
 
+class _Floats(NamedTuple):
+    """Columns of a batch that hold floats of 32 or 64 bits, which Arrow gives all at once, and those that do not.
+
+    Attributes:
+        columns: Of the batch.
+        places: Of their fields among those of their kind.
+        others: Places of the other fields.
+        limits: From where on whole numbers may have been rounded.
+    """
+
+    columns: list[int]
+    places: npt.NDArray[np.int64]
+    others: list[int]
+    limits: npt.NDArray[np.float64]
+
+    @classmethod
+    def of(cls, schema: pa.Schema, fields: Sequence[Field]) -> "_Floats":
+        at = {name: position for position, name in enumerate(schema.names)}
+        found = [(at[field.name], schema.field(field.name).type) for field in fields]
+        is_float = np.array([kind in _FLOATS for _, kind in found], np.bool_)
+        limits = [FIRST_ROUNDED[kind.bit_width // 8] for _, kind in found if kind in _FLOATS]
+        columns = [column for column, kind in found if kind in _FLOATS]
+        return cls(columns, np.flatnonzero(is_float), np.flatnonzero(~is_float).tolist(), np.array(limits, np.float64))
+
+    def read(self, batch: pa.RecordBatch) -> npt.NDArray[Any]:
+        """Their values `(n, columns)`, NaN where null."""
+        values: npt.NDArray[Any] = batch.select(self.columns).to_tensor(null_to_nan=True, row_major=True).to_numpy()
+        return values
+
+
+class _Layout(NamedTuple):
+    """Where batches of a schema have what is encoded."""
+
+    schema: pa.Schema
+    categorical: _Floats
+    numbers: _Floats
+
+
 class BatchEncoder:
     """Encodes the batches of a log; safe to call from several threads.
 
@@ -78,7 +137,10 @@ class BatchEncoder:
         self._groups = {group.name: group for group in groups}
         self._file, self._offset = file, 0
         self._seeds = {name: seed_of(name, schema.hash_seed) for name in schema.vocabularies}
+        self._field_seeds = np.array([self._seeds[field.vocabulary] for field in schema.categorical], np.uint64)
+        self._num_values = np.array([f.num_buckets - FIRST_VALUE_BUCKET for f in schema.categorical], np.uint64)
         self._derived = DerivedNumbers(schema, self._seeds, None)
+        self._layout: _Layout | None = None
 
     def with_impressions(self, features: RowColumns) -> "BatchEncoder":
         """The same encoder for a file whose features of impressions are known."""
@@ -99,17 +161,8 @@ class BatchEncoder:
             DataError: Naming the first row that breaks a rule, in the first column that has one.
         """
         arrays = {name: group.empty(batch.num_rows) for name, group in self._groups.items()}
-        hashes = {}
-        for position, field in enumerate(self._schema.categorical):
-            column = batch.column(field.name)
-            values, is_null = self._categorical(column, field, first_row)
-            num_values = np.uint64(field.num_buckets - FIRST_VALUE_BUCKET)
-            _to_buckets(values, is_null, num_values, arrays["categorical"][:, position])
-            hashes[field.name] = (values, is_null)
-        missing = np.zeros(len(self._numbers), np.int64)
-        for position, field in enumerate(self._numbers):
-            out = arrays["numeric"][:, position]
-            missing[position] = self.numeric(batch.column(field.name), field.name, first_row, out)
+        hashes = self._fill_categorical(first_row, batch, arrays["categorical"])
+        missing = self._fill_numbers(first_row, batch, arrays["numeric"])
         lengths = {
             field.name: self._sequence(batch.column(field.name), field, first_row, arrays[f"sequence.{field.name}"])
             for field in self._schema.sequences
@@ -119,6 +172,41 @@ class BatchEncoder:
             label = batch.column(self._schema.label)
             arrays["label"][:, 0] = encode_label(label, file=self._file, column=self._schema.label, first_row=first_row)
         return EncodedBatch(arrays, hashes, lengths, missing)
+
+    def _fill_categorical(
+        self, first_row: int, batch: pa.RecordBatch, out: npt.NDArray[Any]
+    ) -> dict[str, tuple[npt.NDArray[np.uint64], npt.NDArray[np.bool_]]]:
+        """Fill the buckets; returns each field's hashes, and which values are null."""
+        fields, floats = self._schema.categorical, self._layout_of(batch).categorical
+        hashes, is_null = np.empty((len(fields), len(out)), np.uint64), np.empty((len(fields), len(out)), np.bool_)
+        others = floats.others
+        if floats.columns and batch.num_rows:
+            is_done = hash_whole_floats(floats.read(batch), floats.limits, floats.places, hashes, is_null)
+            others = sorted([*others, *floats.places[~is_done].tolist()])
+        for position in others:
+            column = batch.column(fields[position].name)
+            refuse_rounded(column, file=self._file, column=fields[position].name, first_row=first_row)
+            hashes[position], is_null[position] = hash_column(column)
+        _to_buckets(hashes, is_null, self._field_seeds, self._num_values, out)
+        return {field.name: (hashes[position], is_null[position]) for position, field in enumerate(fields)}
+
+    def _fill_numbers(self, first_row: int, batch: pa.RecordBatch, out: npt.NDArray[np.float32]) -> Any:
+        """Fill the numbers; returns how many of each are missing."""
+        floats, num_missing = self._layout_of(batch).numbers, np.zeros(len(self._numbers), np.int64)
+        others = floats.others
+        if floats.columns and batch.num_rows and not _copy_columns(floats.read(batch), floats.places, out, num_missing):
+            others = list(range(len(self._numbers)))  # again, one by one, to name the first column that is wrong
+        for place in others:
+            name = self._numbers[place].name
+            num_missing[place] = self.numeric(batch.column(name), name, first_row, out[:, place])
+        return num_missing
+
+    def _layout_of(self, batch: pa.RecordBatch) -> _Layout:
+        layout, schema = self._layout, batch.schema
+        if layout is None or layout.schema != schema:  # batches are mostly of one schema
+            categorical, numbers = (_Floats.of(schema, fields) for fields in (self._schema.categorical, self._numbers))
+            layout = self._layout = _Layout(schema, categorical, numbers)
+        return layout
 
     def _categorical(
         self, column: pa.Array, field: Field, first_row: int

@@ -38,7 +38,7 @@ from qin.prepare.tokens import (
     trimmed,
     unquoted,
 )
-from qin.raw.hashing import bucket_of, hash_int, hash_text, hash_values, utf8_buffers
+from qin.raw.hashing import bucket_of, hash_int, hash_text, hash_values, nulls_of, utf8_buffers
 from qin.runtime.jit import njit
 
 _ZERO = 48
@@ -318,8 +318,9 @@ def encode_sequence(array: pa.Array, field: Field, *, seed: np.uint64, out: npt.
     if is_list(array.type):
         _encode_lists(array, rules, out, lengths)
         return lengths
-    is_null = array.is_null().to_numpy(zero_copy_only=False)
-    small = np.empty(_SMALL_VALUES, out.dtype)  # item ids are mostly small: looking their bucket up beats hashing it
+    is_null = nulls_of(array)
+    # Item ids are mostly small: looking their bucket up beats hashing it, where there are more of them than of buckets.
+    small = np.empty(_SMALL_VALUES if out.size > _SMALL_VALUES else 0, out.dtype)
     _small_buckets(rules, small)
     data, offsets = utf8_buffers(array)
     bad = np.full(3, -1, np.int64)

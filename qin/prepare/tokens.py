@@ -5,6 +5,7 @@ sign and leading zeros; a fraction of zeros (`12.0`, of a column that once had g
 as text columns are, so `00042` is another value than `42`.
 """
 
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -48,6 +49,7 @@ class TokenRules(NamedTuple):
     num_values: np.uint64
 
 
+@cache
 def token_rules(field: Field, seed: np.uint64) -> TokenRules:
     """The rules of a sequence field.
 

@@ -12,8 +12,7 @@ Source: FNV-1a (Fowler, Noll, Vo) over bytes; the finalizer is SplitMix64 (Steel
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +25,7 @@ from qin.runtime.jit import njit
 from qin.runtime.seeds import GOLDEN, mix, unmix
 
 UInt64Array = npt.NDArray[np.uint64]
+_Flags = npt.NDArray[np.bool_]
 
 _FNV_BASIS = np.uint64(0xCBF29CE484222325)
 _FNV_PRIME = np.uint64(0x100000001B3)
@@ -171,10 +171,52 @@ def _unseeded_whole_floats(values: Any, out: UInt64Array, is_other: Any) -> int:
 
 
 @njit(nogil=True)
+def _fill_whole_floats(values: Any, limits: Any, places: Any, out: Any, is_null: Any, is_done: _Flags) -> None:
+    for i in range(values.shape[0]):
+        for column in range(places.size):
+            value, place = np.float64(values[i, column]), places[column]
+            is_null[place, i] = np.isnan(value)
+            if abs(value) < limits[column] and value == np.floor(value):
+                out[place, i] = _unseeded_int(np.int64(value))
+            elif not np.isnan(value):
+                is_done[column] = False
+
+
+def hash_whole_floats(
+    values: npt.NDArray[np.floating[Any]],
+    limits: npt.NDArray[np.float64],
+    places: npt.NDArray[np.int64],
+    out: UInt64Array,
+    is_null: _Flags,
+) -> _Flags:
+    """Hash columns of floats that are whole numbers, all at once, as `hash_column` hashes each.
+
+    Args:
+        values: `(n, columns)`, NaN where null.
+        limits: Of each column, above which its values are left.
+        places: Of each column in what is filled.
+        out: Hashes before any seed to fill, `(places, n)`; arbitrary where null.
+        is_null: To fill, `(places, n)`.
+
+    Returns:
+        Which columns were nothing else, `(columns,)`; the others are left for `hash_column`.
+    """
+    is_done = np.ones(places.size, np.bool_)
+    _fill_whole_floats(values, limits, places, out, is_null, is_done)
+    return is_done
+
+
+@njit(nogil=True, inline="always")
+def with_seed(unseeded: np.uint64, seed: np.uint64) -> np.uint64:
+    """The hash of a value whose own part is known."""
+    return mix(unseeded ^ seed)
+
+
+@njit(nogil=True)
 def _seeded(values: UInt64Array, seed: np.uint64) -> UInt64Array:
     out = np.empty_like(values)
     for i in range(values.size):
-        out[i] = mix(values[i] ^ seed)
+        out[i] = with_seed(values[i], seed)
     return out
 
 
@@ -207,8 +249,7 @@ def utf8_buffers(array: pa.Array) -> tuple[npt.NDArray[np.uint8], npt.NDArray[An
     return data, offsets
 
 
-@dataclass(frozen=True)
-class HashedColumn:
+class HashedColumn(NamedTuple):
     """A column's hashes before any seed.
 
     Attributes:
@@ -234,6 +275,14 @@ def hash_values(array: pa.Array, seed: np.uint64) -> tuple[UInt64Array, npt.NDAr
     return _seeded(column.unseeded, seed), column.is_null
 
 
+def nulls_of(array: pa.Array) -> npt.NDArray[np.bool_]:
+    """Which values are null, `(num_rows,)`."""
+    if not array.null_count:
+        return np.zeros(len(array), np.bool_)
+    is_null: npt.NDArray[np.bool_] = array.is_null().to_numpy(zero_copy_only=False)
+    return is_null
+
+
 def hash_column(array: pa.Array) -> HashedColumn:
     """The part of hashing that does not depend on a seed.
 
@@ -247,7 +296,7 @@ def hash_column(array: pa.Array) -> HashedColumn:
         return _hash_dictionary(array)
     if pa.types.is_floating(kind):
         return _hash_floats(array)
-    is_null = array.is_null().to_numpy(zero_copy_only=False)
+    is_null = nulls_of(array)
     out = np.empty(len(array), np.uint64)
     if pa.types.is_integer(kind) and kind != pa.uint64():
         _unseeded_ints(array.fill_null(0).to_numpy(zero_copy_only=False), out)
@@ -257,6 +306,8 @@ def hash_column(array: pa.Array) -> HashedColumn:
 
 
 def _hash_dictionary(array: pa.Array) -> HashedColumn:
+    if len(array) < len(array.dictionary):  # a few rows of a table bring its whole dictionary
+        return hash_column(array.dictionary.take(array.indices))
     # Each distinct value is hashed once. A row is null by its code or by the value that its code names.
     values = hash_column(array.dictionary)
     codes = array.indices.fill_null(0).to_numpy(zero_copy_only=False)

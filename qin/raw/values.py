@@ -9,7 +9,7 @@ from qin.columns.types import is_list, is_number
 from qin.errors import DataError
 
 # Whole numbers from here on are not all floats of so many bytes, so that two ids may have become one.
-_FIRST_ROUNDED = {2: 2**11, 4: 2**24, 8: 2**53}
+FIRST_ROUNDED = {2: 2**11, 4: 2**24, 8: 2**53}
 
 
 def encode_label(array: pa.Array, *, file: str, column: str, first_row: int) -> npt.NDArray[np.uint8]:
@@ -54,7 +54,7 @@ def refuse_rounded(array: pa.Array, *, file: str, column: str, first_row: int) -
         return
     values = array.flatten() if is_list(array.type) else array
     size = np.abs(values.to_numpy(zero_copy_only=False))
-    limit = _FIRST_ROUNDED[size.itemsize]
+    limit = FIRST_ROUNDED[size.itemsize]
     if not (size >= limit).any():  # NaN is not
         return
     position = int(np.flatnonzero(size >= limit)[0])

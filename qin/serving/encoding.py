@@ -41,7 +41,7 @@ class RowEncoder:
         self._encoder = BatchEncoder(schema, layout(schema, with_label=False), file=name)
 
     def __call__(self, table: pa.Table) -> Iterator[Batch]:
-        """Yield a table's rows in order, some thousands at a time; impressions lie whole in the table.
+        """Yield a table's rows in order, some thousands at a time, at least one batch; impressions lie whole in it.
 
         Raises:
             DataError: Naming the first bad value of a column.
@@ -49,7 +49,7 @@ class RowEncoder:
         row, encoder = 0, self
         if self._impressions is not None and table.num_rows:
             encoder = self.with_impressions(self._features(table, self._impressions))
-        for batch in table.to_batches(max_chunksize=BATCH_ROWS):
+        for batch in table.to_batches(max_chunksize=BATCH_ROWS) or [_without_rows(table)]:
             yield encoder.encode(row, batch)
             row += batch.num_rows
 
@@ -117,6 +117,10 @@ def batches_of_folds(batch: Batch, statistics: Sequence[Statistics]) -> list[Bat
         batches.append(batch.with_tensors([categorical, joined, *rest]))
         start += width
     return batches
+
+
+def _without_rows(table: pa.Table) -> pa.RecordBatch:
+    return pa.RecordBatch.from_arrays([column.combine_chunks() for column in table.columns], schema=table.schema)
 
 
 def columns_of_impressions(impressions: Impressions) -> list[str]:

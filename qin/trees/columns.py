@@ -6,6 +6,7 @@ statistics of the train fold, which are numeric fields of the rows.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy.typing as npt
 
 from qin.columns.buckets import PADDING_BUCKET
 from qin.columns.schema import Schema
+from qin.runtime.jit import njit
 from qin.shards.files import Arrays, RowReader
 
 CHUNK_ROWS = 16384
@@ -20,6 +22,8 @@ CHUNK_ROWS = 16384
 # Buckets of a field in the train fold up to which each is a category of its own. LightGBM sorts the categories of a
 # node by their gradients, which finds a good division but fits noise where each has a handful of rows.
 MAX_CATEGORIES = 64
+
+_FIRST = np.zeros(1, np.int64)
 
 Matrix = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -86,19 +90,37 @@ class TreeColumns:
             schema: Of the rows.
             arrays: The groups of a prepared file, `(num_rows, width)` each; sequences that are not read may be missing.
         """
+        own = arrays["numeric"]
+        out = np.empty((len(own), len(self.names)))
+        out[:, : own.shape[1]] = own
+        at, num_fields = own.shape[1], len(self.categorical)
         position = {field.name: column for column, field in enumerate(schema.categorical)}
-        categories = [(arrays["categorical"][:, position[name]], known) for name, known in self.categorical.items()]
-        categories += [(_last_items(arrays[f"sequence.{name}"]), known) for name, known in self.last_items.items()]
-        return np.column_stack(
-            [arrays["numeric"].astype(np.float64), *(_codes(buckets, known) for buckets, known in categories)]
-        )
+        columns = np.array([position[name] for name in self.categorical], np.int64)
+        known, starts = self._known
+        _fill_codes(arrays["categorical"], columns, known, starts, out[:, at : at + num_fields])
+        for number, name in enumerate(self.last_items, start=num_fields):
+            last = _last_items(arrays[f"sequence.{name}"])[:, None]
+            _fill_codes(last, _FIRST, known, starts[number:], out[:, at + number : at + number + 1])
+        return out
+
+    @cached_property
+    def _known(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """The known buckets of all categories, one after the other, and where those of each begin and end."""
+        known = [*self.categorical.values(), *self.last_items.values()]
+        starts = np.cumsum([0, *map(len, known)])
+        return np.array([bucket for buckets in known for bucket in buckets], np.int64), starts
 
 
-def _codes(buckets: npt.NDArray[np.integer[Any]], known: tuple[int, ...]) -> Matrix:
+@njit(nogil=True)
+def _fill_codes(buckets: Any, columns: Any, known: Any, starts: Any, out: Any) -> None:
     """Number of each bucket among the known ones, NaN for others: LightGBM wants categories without gaps."""
-    values = np.array(known)
-    place = np.minimum(np.searchsorted(values, buckets), values.size - 1)
-    return np.where(values[place] == buckets, place.astype(np.float64), np.nan)
+    for i in range(out.shape[0]):
+        for number in range(columns.size):
+            bucket = np.int64(buckets[i, columns[number]])
+            values = known[starts[number] : starts[number + 1]]
+            place = np.searchsorted(values, bucket)
+            is_known = place < values.size and values[place] == bucket
+            out[i, number] = np.float64(place) if is_known else np.nan
 
 
 def row_ranges(num_rows: int) -> Iterator[tuple[int, int]]:

@@ -8,6 +8,7 @@ import pytest
 from qin.errors import ArtifactError
 from qin.features.artifact import COLUMNS, MANIFEST, Statistics
 from qin.features.joined import JoinedRows
+from qin.features.lookups import ValueLookup
 from qin.features.past import Earlier
 from qin.shards.files import ShardReader
 from tests.features.logs import fit, write_buckets
@@ -47,6 +48,23 @@ def test_statistics_are_the_last_numeric_fields(train: ShardReader, joined: Join
     assert joined.schema.categorical == train.schema.categorical
     assert {g.name: g.width for g in joined.groups} == {g.name: g.width for g in train.groups} | {"numeric": 7}
     assert joined.manifest != train.manifest
+
+
+def test_rows_of_another_file_are_given_what_a_table_says(train: ShardReader, folder: Path, tmp_path: Path) -> None:
+    """Found by key, one statistic after the other, and 0 for a value that was never fitted."""
+    columns = {name: np.append(values, 31) for name, values in buckets(7, "shop", "item").items()}
+    statistics = Statistics(folder)
+    out = np.full((NUM_ROWS + 1, 6), np.nan, np.float32)
+    for dtype in (np.uint16, np.int32):
+        statistics.look_up({"categorical": np.column_stack(list(columns.values())).astype(dtype)}, out)
+        keys = [columns["shop"], columns["item"], columns["shop"] * 70_000 + columns["item"]]
+        for number, (lookup, wanted) in enumerate(zip(statistics.lookups(), keys, strict=True)):
+            assert isinstance(lookup, ValueLookup)
+            at = {int(key): position for position, key in enumerate(lookup.keys)}
+            for measure, values in enumerate(lookup.values):
+                expected = [values[at[key]] if key in at else 0.0 for key in wanted.tolist()]
+                assert out[:, 2 * number + measure].tolist() == expected
+    assert out[-1].tolist() == [0.0] * 6
 
 
 @pytest.mark.parametrize("rows", [(0, NUM_ROWS), (990, 1010), (1999, 2001), (7, 7)])

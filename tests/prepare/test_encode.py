@@ -120,6 +120,43 @@ def test_decimals_are_the_floats_of_their_value() -> None:
         numeric(pa.array([Decimal(10) ** 70], pa.decimal256(76)))
 
 
+def numbers_of(columns: dict[str, pa.Array]) -> Any:
+    fields = [Field("c", FieldKind.CATEGORICAL, vocabulary="c", num_buckets=9)]
+    fields += [Field(name, FieldKind.NUMERIC) for name in columns]
+    schema = Schema(fields=tuple(fields), target=("c",), label="y", id="ID", hash_seed=0)
+    num_rows = len(next(iter(columns.values())))
+    batch = pa.record_batch({"more": pa.array([0.5] * num_rows), **columns, "c": pa.array([1] * num_rows)})
+    return BatchEncoder(schema, layout(schema, with_label=False), file="log")(10, batch)
+
+
+def test_numbers_of_several_types_are_each_what_they_are_alone() -> None:
+    """Those of 32 and 64 bits are read together, the others one by one; nulls, NaN and offsets among them."""
+    values = [1 / 3, None, float("nan"), -0.0, 1e-45, 2.5, 1e30]
+    columns = {
+        "wide": pa.array([*values, 7.0], pa.float64()).slice(1),
+        "narrow": pa.array(values, pa.float32()),
+        "whole": pa.array([2**24 + 1, None, 0, -1, 2**53 + 1, 5, 6], pa.int64()),
+        "nothing": pa.nulls(7),
+    }
+    found = numbers_of(columns)
+    for position, (name, column) in enumerate(columns.items()):
+        alone = numbers_of({name: column})
+        expected = alone.arrays["numeric"][:, 0]
+        assert found.arrays["numeric"][:, position].tobytes() == expected.tobytes()
+        assert found.num_missing[position] == alone.num_missing[0] == np.isnan(expected).sum()
+    assert found.arrays["numeric"][:, 2].tolist()[:1] == [2**24]
+    assert numbers_of({name: column.slice(0, 0) for name, column in columns.items()}).arrays["numeric"].shape == (0, 4)
+
+
+def test_the_first_column_that_is_wrong_is_named() -> None:
+    good, bad = pa.array([1.0, 2.0]), pa.array([1.0, 1e39])
+    decimal = pa.array([Decimal(1), Decimal(10) ** 70], pa.decimal256(76))
+    with pytest.raises(DataError, match=r"^log: column b, row 11: too large for 32-bit floats: 1e\+70$"):
+        numbers_of({"a": good, "b": decimal, "c": bad})
+    with pytest.raises(DataError, match=r"^log: column b, row 11: too large for 32-bit floats: 1e\+39$"):
+        numbers_of({"a": good, "b": bad, "c": decimal, "d": bad})
+
+
 def test_a_numeric_column_without_a_type_is_missing() -> None:
     found = numeric(pa.nulls(3))
     assert np.isnan(found.arrays["numeric"]).all()

@@ -1,7 +1,6 @@
 """The whole model as one module: raw values in, calibrated probabilities out, all as plain tensor operations."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -9,6 +8,7 @@ import torch
 from torch import nn
 
 from qin.columns.types import is_list, type_of
+from qin.features.lookups import HistoryLookup, ValueLookup
 from qin.network.plain import PlainNetwork
 from qin.network.qin import QIN
 from qin.raw.hashing import hash_column
@@ -52,7 +52,7 @@ class WholeModel(nn.Module):
             if model.impressions is None
             else [[f.name for f in schema.sequences].index(f.name) for f in model.impressions.histories]
         )
-        self.statistics = nn.ModuleList(_statistic(lookup, model) for lookup in alone.statistics.lookups)
+        self.statistics = nn.ModuleList(_statistic(lookup, model) for lookup in alone.statistics.lookups())
         self.networks = nn.ModuleList(
             PlainNetwork(network.eval().float().requires_grad_(False)) for network in networks
         )
@@ -128,14 +128,12 @@ def _softplus(z: torch.Tensor) -> torch.Tensor:
     return torch.where(z > 0, z, 0.0) + torch.log1p(torch.exp(-z.abs()))
 
 
-def _statistic(lookup: Any, model: Deployed) -> nn.Module:
-    fields = model.schema.categorical
-    if hasattr(lookup, "pair"):
+def _statistic(lookup: ValueLookup | HistoryLookup, model: Deployed) -> nn.Module:
+    if isinstance(lookup, HistoryLookup):
         names = [f"sequence.{field.name}" for field in model.schema.sequences]
         pair = lookup.pair
         return HistoryStatistic(names.index(pair.group), pair.column, int(pair.num_values), lookup.rates)
-    columns = lookup.make_keys.columns
-    return ValueStatistic(columns, [fields[column].num_buckets for column in columns], lookup.keys, lookup.values)
+    return ValueStatistic(list(lookup.columns), list(lookup.num_buckets), lookup.keys, list(lookup.values))
 
 
 def _is_list_of_integers(kind: str) -> bool:
