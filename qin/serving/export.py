@@ -5,7 +5,7 @@
 | `model.*` | raw values in, calibrated probabilities out |
 | `signature.json` | inputs and outputs, how values become inputs, calibration, prior, versions |
 | `golden.parquet` | raw rows of the log, and one of nulls |
-| `golden_inputs.npz` | the same rows as the model's inputs |
+| `golden_inputs.npz` | the same rows as the model's inputs; `golden_inputs.pt` for C++, beside machine code |
 | `golden.json` | their buckets, calibrated logits and probabilities, by this package |
 | `parity.json` | how far the exported model is from them |
 | `README.md` | how to run it |
@@ -71,13 +71,16 @@ def export(artifacts: Path, out: Path, rows: Source, *, kind: Format) -> dict[st
     feeds, names = feeds_of(model, golden), input_names(model)
     graph = WholeModel(model, _networks(artifacts, model.folds[0])).eval()
     file, write = FORMATS[kind]
+    inputs = {name: torch.from_numpy(np.ascontiguousarray(feeds[name])) for name in names}
     with atomic_directory(out) as folder:
-        write(graph, {name: torch.from_numpy(np.ascontiguousarray(feeds[name])) for name in names}, folder / file)
+        write(graph, inputs, folder / file)
         found = run(kind, folder / file, names, feeds)
         expected = _expected(model, golden)
         parity = _parity(found, expected, Scorer.load(artifacts, num_threads=1).score(golden))
         pq.write_table(golden, folder / "golden.parquet")
         np.savez(folder / "golden_inputs.npz", allow_pickle=False, **feeds)
+        if kind == "aoti":
+            torch.save(tuple(inputs.values()), folder / "golden_inputs.pt")
         exact = {name: values.tolist() for name, values in expected.items()}
         (folder / "golden.json").write_text(json.dumps(exact) + "\n", encoding="utf-8")
         write_json(folder / "parity.json", parity)

@@ -1,4 +1,4 @@
-"""What the folder of an exported model says of itself."""
+"""What the folder of an exported model says of itself; the tests run every block of it."""
 
 from collections.abc import Sequence
 
@@ -57,8 +57,7 @@ assert np.abs(logit - golden["logit"]).max() < 1e-4
 assert (buckets == golden["buckets"]).all()
 ```
 
-In C++, and in any other language that ONNX Runtime has, inputs and outputs have the same names. In a repository of
-models for Triton Inference Server the file is `qin/1/model.onnx`; its inputs and outputs are read from it.
+In C++, and in any other language that ONNX Runtime has, inputs and outputs have the same names.
 """
 
 _PT2 = """```python
@@ -77,6 +76,39 @@ assert np.abs(logit.numpy() - golden["logit"]).max() < 1e-4
 ```
 """
 
+_CPP = """
+From C++, as `score.cpp`, with `golden_inputs.pt`, which holds the inputs in their order:
+
+```cpp
+#include <algorithm>
+#include <cstdio>
+#include <fstream>
+#include <iterator>
+#include <vector>
+
+#include <torch/csrc/inductor/aoti_package/model_package_loader.h>
+#include <torch/torch.h>
+
+int main() {{
+  std::ifstream file("golden_inputs.pt", std::ios::binary);
+  std::vector<char> bytes{{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()}};
+  std::vector<at::Tensor> inputs;
+  for (const auto& value : torch::pickle_load(bytes).toTupleRef().elements()) inputs.push_back(value.toTensor());
+  c10::InferenceMode mode;
+  torch::inductor::AOTIModelPackageLoader model("{file}");
+  at::Tensor probability = model.run(inputs)[0];
+  for (int64_t row = 0; row < probability.size(0); ++row) std::printf("%.17g\\n", probability[row].item<double>());
+}}
+```
+
+```sh
+torch="$(python -c 'import torch; print(torch.__path__[0])')"
+c++ -std=c++20 score.cpp -o score -I "$torch/include" -I "$torch/include/torch/csrc/api/include" \\
+  -L "$torch/lib" -Wl,-rpath,"$torch/lib" -ltorch -ltorch_cpu -lc10
+./score
+```
+"""
+
 _LOAD = {
     "pt2": 'torch.export.load("{file}").module()',
     "aoti": 'torch._inductor.aoti_load_package("{file}")',
@@ -89,6 +121,8 @@ def readme(kind: str, file: str, names: Sequence[str]) -> str:
         lines = _ONNX.format(file=file)
     else:
         lines = _PT2.format(names=list(names), load=_LOAD[kind].format(file=file))
+    if kind == "aoti":
+        lines += _CPP.format(file=file)
     title = "# A click model\n\nRaw values in, calibrated probabilities out; `signature.json` says what is what.\n"
     constants = ", ".join(f"0x{int(word):X}" for word in (*MIX_FACTORS, GOLDEN))
     return f"{title}\n{lines}\n{_HASHES.replace('@constants@', constants)}"

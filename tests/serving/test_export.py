@@ -2,8 +2,12 @@
 
 import hashlib
 import json
+import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +27,9 @@ from qin.serving.graph.whole import WholeModel, input_names
 from qin.serving.readme import readme
 from qin.serving.scorer import Scorer
 from tests.serving.conftest import QUICK, run_pipeline
+from tools import console
 
+COMPILER = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")  # PyTorch's choice
 FILES = {
     "README.md",
     "golden.json",
@@ -34,12 +40,19 @@ FILES = {
     "signature.json",
 }
 
-# This package is forgotten, and so is what the model was trained with.
-ALONE = "import sys; sys.modules.update(dict.fromkeys(('qin', 'torch', 'lightgbm', 'pyarrow')))\n"
+# Forgotten is this package, and what the model was trained with.
+TRAINED_WITH = ("qin", "lightgbm", "pyarrow", "numba")
 
 
-def blocks(text: str) -> list[str]:
-    return [part.split("```")[0] for part in text.split("```python\n")[1:]]
+def blocks(text: str) -> list[tuple[str, str]]:
+    """Language and text of each block of a page, in order."""
+    return [(block.language, "\n".join(block.lines)) for block in console.blocks(text)]
+
+
+def run_alone(lines: str, folder: Path, *, without: Iterable[str] = TRAINED_WITH) -> None:
+    """Run lines of Python in a folder, in a process that cannot import some packages."""
+    forgotten = f"import sys; sys.modules.update(dict.fromkeys({tuple(without)}))\n"
+    subprocess.run([sys.executable, "-c", forgotten + lines], cwd=folder, check=True)
 
 
 @pytest.fixture(scope="module", params=["sampled", "rich"])
@@ -72,8 +85,9 @@ def exported(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_lines_of_the_readme_run_without_this_package(exported: Path) -> None:
     assert {path.name for path in exported.iterdir()} == FILES
-    lines, _ = blocks((exported / "README.md").read_text())
-    subprocess.run([sys.executable, "-c", ALONE + lines], cwd=exported, check=True)
+    languages, lines = zip(*blocks((exported / "README.md").read_text()), strict=True)
+    assert languages == ("python", "python")
+    run_alone("\n".join(lines), exported, without=[*TRAINED_WITH, "torch"])
     parity = json.loads((exported / "parity.json").read_text())
     assert parity["different_buckets"] == 0
     assert parity["logit"]["max"] < 1e-5
@@ -104,7 +118,7 @@ def test_the_bytes_do_not_name_this_machine(exported: Path, project: Path, tmp_p
 
 def test_the_readme_s_hash_is_that_of_texts() -> None:
     scope: dict[str, Any] = {}
-    exec(blocks(readme("onnx", "model.onnx", []))[1], scope)
+    exec(blocks(readme("onnx", "model.onnx", []))[1][1], scope)
     texts = ["", "a", "한국", "7", "-7", "007", "-0", "1.5", "9" * 25, str(2**63 - 1), "x" * 64, "0"]
     expected = hash_column(pa.array(texts)).unseeded.view(np.int64).tolist()
     assert [scope["hash_of_text"](text) for text in texts] == expected
@@ -116,8 +130,62 @@ def test_the_program_of_pytorch_is_exported_too(project: Path, tmp_path: Path) -
     arguments = ["--format", "pt2", "--artifacts", project / "artifacts", "--rows", project / "data/test.parquet"]
     done = CliRunner().invoke(app, ["export", str(out), *map(str, arguments)])
     assert done.exit_code == 0, done.output
-    lines, _ = blocks((out / "README.md").read_text())
-    subprocess.run([sys.executable, "-c", "import sys; sys.modules['qin'] = None\n" + lines], cwd=out, check=True)
+    languages, lines = zip(*blocks((out / "README.md").read_text()), strict=True)
+    assert languages == ("python", "python")
+    run_alone("\n".join(lines), out)
+    assert {path.name for path in out.iterdir()} == FILES - {"model.onnx"} | {"model.pt2"}
+
+
+@pytest.fixture(scope="module")
+def compiled(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model as machine code, which takes a minute of a C++ compiler."""
+    if shutil.which(COMPILER) is None:
+        pytest.skip(f"there is no C++ compiler {COMPILER}")
+    out = tmp_path_factory.mktemp("compiled") / "qin"
+    arguments = ["--format", "aoti", "--artifacts", project / "artifacts", "--rows", project / "data/test.parquet"]
+    done = CliRunner().invoke(app, ["export", str(out), *map(str, arguments)])
+    assert done.exit_code == 0, done.output
+    return out
+
+
+@pytest.mark.slow
+def test_machine_code_gives_the_golden_rows_without_this_package(compiled: Path) -> None:
+    added = {"model.aoti.pt2", "golden_inputs.pt"}
+    assert {path.name for path in compiled.iterdir()} == FILES - {"model.onnx"} | added
+    languages, lines = zip(*blocks((compiled / "README.md").read_text()), strict=True)
+    assert languages == ("python", "cpp", "sh", "python")
+    run_alone("\n".join((lines[0], lines[3])), compiled)
+    parity = json.loads((compiled / "parity.json").read_text())
+    assert parity["different_buckets"] == 0
+    assert parity["logit"]["max"] < 1e-5
+
+
+@pytest.mark.slow
+def test_machine_code_runs_in_cpp_as_its_readme_says(compiled: Path, tmp_path: Path) -> None:
+    """Compiled against the libraries of PyTorch's own package, in a copy of the folder."""
+    [(_, program)] = [block for block in blocks((compiled / "README.md").read_text()) if block[0] == "cpp"]
+    [(_, commands)] = [block for block in blocks((compiled / "README.md").read_text()) if block[0] == "sh"]
+    folder = shutil.copytree(compiled, tmp_path / "copy")
+    (folder / "score.cpp").write_text(program)
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    command = ["sh", "-e", "-c", commands]
+    printed = subprocess.run(command, cwd=folder, env=environment, stdout=subprocess.PIPE, check=True).stdout.split()
+    golden = json.loads((folder / "golden.json").read_text())
+    np.testing.assert_allclose([float(line) for line in printed], golden["probability"], rtol=0, atol=1e-6)
+
+
+def test_without_a_compiler_machine_code_is_refused_in_one_line(
+    sampled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inductor = import_module("torch._inductor.cpp_builder")
+    inductor.cpp_compiler_search.cache_clear()
+    monkeypatch.setattr(import_module("torch._inductor.config").cpp, "cxx", (None, "no-such-compiler"))
+    arguments = ["--format", "aoti", "--artifacts", sampled / "artifacts", "--rows", sampled / "data/test.parquet"]
+    done = CliRunner().invoke(app, ["export", str(tmp_path / "qin"), *map(str, arguments)])
+    inductor.cpp_compiler_search.cache_clear()
+    assert done.exit_code == 1
+    assert "error: export needs a C++ compiler for aoti: install g++ or clang++, or name one in CXX" in done.output
+    assert not (tmp_path / "qin").exists()
 
 
 @pytest.mark.slow

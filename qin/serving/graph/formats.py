@@ -56,8 +56,16 @@ def export_pt2(model: WholeModel, inputs: Mapping[str, torch.Tensor], path: Path
 
 
 def export_aoti(model: WholeModel, inputs: Mapping[str, torch.Tensor], path: Path) -> None:
-    """Write machine code for this processor and this PyTorch, for `torch._inductor.aoti_load_package` and C++."""
-    inductor = import_module("torch._inductor")
+    """Write machine code for this processor and this PyTorch, for `torch._inductor.aoti_load_package` and C++.
+
+    Raises:
+        ConfigError: If there is no C++ compiler.
+    """
+    inductor, builder = import_module("torch._inductor"), import_module("torch._inductor.cpp_builder")
+    try:
+        builder.get_cpp_compiler()
+    except import_module("torch._inductor.exc").InvalidCxxCompiler as error:
+        raise ConfigError("export needs a C++ compiler for aoti: install g++ or clang++, or name one in CXX") from error
     inductor.aoti_compile_and_package(_exported(model, inputs), package_path=str(path))
 
 
