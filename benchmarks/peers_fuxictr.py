@@ -80,11 +80,13 @@ def main(train: str, scored: str, batch: str, threads: str, out: str) -> None:
     for rows in batches:
         model.train_step(rows)
     moments.append(time.perf_counter())
-    others = RankDataLoader(processor.feature_map, stage="test", shuffle=False, **common, **parts)
-    chance = np.clip(model.predict(others), 1e-7, 1.0 - 1e-7)
-    moments.append(time.perf_counter())
-    steps = zip(("prepare", "train", "score"), moments[1:], moments[:-1], strict=True)
-    seconds = {f"{name}_seconds": stop - start for name, stop, start in steps}
+    for _ in range(2):  # the second time is counted, as of the other systems
+        started = time.perf_counter()
+        others = RankDataLoader(processor.feature_map, stage="test", shuffle=False, **common, **parts)
+        chance = np.clip(model.predict(others), 1e-7, 1.0 - 1e-7)
+        scored_seconds = time.perf_counter() - started
+    steps = zip(("prepare", "train"), moments[1:], moments[:-1], strict=True)
+    seconds = {f"{name}_seconds": stop - start for name, stop, start in steps} | {"score_seconds": scored_seconds}
     counts = {"num_train": pq.read_metadata(train).num_rows, "num_scored": pq.read_metadata(scored).num_rows}
     logit = np.log(chance) - np.log1p(-chance)
     Path(out).write_text(json.dumps({**seconds, **counts, "logit": list(map(float, logit))}))

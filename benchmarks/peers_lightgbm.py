@@ -38,10 +38,12 @@ def main(train: str, scored: str, _: str, threads: str, out: str) -> None:
     parameters = {"objective": "binary", "num_leaves": 31, "verbosity": -1, "num_threads": int(threads), "seed": 0}
     booster = lgb.train(parameters, lgb.Dataset(rows, label), _ROUNDS)
     moments.append(time.perf_counter())
-    logit = booster.predict(others, raw_score=True, num_threads=int(threads))
-    moments.append(time.perf_counter())
-    steps = zip(("prepare", "train", "score"), moments[1:], moments[:-1], strict=True)
-    seconds = {f"{name}_seconds": stop - start for name, stop, start in steps}
+    for _time in range(2):  # the second time is counted, as of the other systems
+        started = time.perf_counter()
+        logit = booster.predict(others, raw_score=True, num_threads=int(threads))
+        scored_seconds = time.perf_counter() - started
+    steps = zip(("prepare", "train"), moments[1:], moments[:-1], strict=True)
+    seconds = {f"{name}_seconds": stop - start for name, stop, start in steps} | {"score_seconds": scored_seconds}
     counts = {"num_train": len(rows), "num_scored": len(others)}
     Path(out).write_text(json.dumps({**seconds, **counts, "logit": list(map(float, logit))}))
 

@@ -15,6 +15,7 @@ On a machine that does other work at the time, threads wait for each other and n
 
 import math
 import multiprocessing
+import os
 import sys
 import tempfile
 import time
@@ -44,7 +45,7 @@ from qin.model.scoring import score
 from qin.network.qin import QIN
 from qin.network.threads import fix_threads
 from qin.prior import TrainingPrior
-from qin.runtime.host import largest_resident_bytes
+from qin.runtime.host import TreeMemory
 from qin.shards.files import ShardReader
 from qin.shards.loader import Batch, BatchSource, iterate_in_order
 from qin.train.build import build_loader, build_optimizer
@@ -311,12 +312,16 @@ def _shortest(work: Callable[[], object], clock: Clock) -> float:
 
 
 def peak_memory(case: Case, name: str) -> dict[str, int]:
-    """Largest memory of this process after training one variant, `ours` or `published`."""
-    variant = Ours(case, dropout=DROPOUT) if name == "ours" else Published(case)
-    for _ in range(_WARM_UP_STEPS):
-        variant.train(0.0)
+    """Largest memory of this process while it trains one variant, `ours` or `published`.
+
+    It is sampled: what the system itself keeps as a process's peak begins with what its parent held.
+    """
+    with TreeMemory(os.getpid()) as memory:
+        variant = Ours(case, dropout=DROPOUT) if name == "ours" else Published(case)
+        for _ in range(_WARM_UP_STEPS):
+            variant.train(0.0)
     peak_device_bytes = torch.cuda.max_memory_allocated() if case.clock.device.type == "cuda" else 0
-    return {"peak_memory_bytes": largest_resident_bytes(), "peak_device_bytes": peak_device_bytes}
+    return {"peak_memory_bytes": memory.peak_bytes, "peak_device_bytes": peak_device_bytes}
 
 
 def _peaks(case: Case) -> dict[str, dict[str, int]]:

@@ -40,9 +40,8 @@ class FrozenQIN:
     The rows of a quadratic layer and the projections of the attention are folded once, and matrices that are used in
     bfloat16 are converted once. Histories are read, scored and added up without a copy of them. Residuals, attention,
     norms and the logit are float32, as in `QIN`. Rows are computed in tiles of up to 512: their activations stay in a
-    core's cache from layer to layer, and a matrix product of this height is as fast as a large one. Smaller tiles are
-    used where they give the same bytes, the last rows of a tile may be empty, and so a row's logit does not depend on
-    how many others there are.
+    core's cache from layer to layer. Smaller tiles are used where they give the same bytes, the last rows of a tile may
+    be empty, and so a row's logit does not depend on how many others there are.
 
     Args:
         network: Its weights must be float32, on the CPU. Its tables are shared, all else is copied.

@@ -18,7 +18,7 @@ from qin.network.kernels.choice import has_kernels
 from qin.network.threads import in_tiles, one_thread
 
 WIDTH_MULTIPLE = 64
-_TILE_ROWS = 1024
+_TILE_ROWS = 512
 
 
 def padded_width(width: int) -> int:
