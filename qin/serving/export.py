@@ -12,6 +12,7 @@
 """
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -73,7 +74,9 @@ def export(artifacts: Path, out: Path, rows: Source, *, kind: Format) -> dict[st
     file, write = FORMATS[kind]
     inputs = {name: torch.from_numpy(np.ascontiguousarray(feeds[name])) for name in names}
     with atomic_directory(out) as folder:
-        write(graph, inputs, folder / file)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the exporters' own parts
+            write(graph, inputs, folder / file)
         found = run(kind, folder / file, names, feeds)
         expected = _expected(model, golden)
         parity = _parity(found, expected, Scorer.load(artifacts, num_threads=1).score(golden))

@@ -80,7 +80,6 @@ _CPP = """
 From C++, as `score.cpp`, with `golden_inputs.pt`, which holds the inputs in their order:
 
 ```cpp
-#include <algorithm>
 #include <cstdio>
 #include <fstream>
 #include <iterator>
@@ -92,8 +91,9 @@ From C++, as `score.cpp`, with `golden_inputs.pt`, which holds the inputs in the
 int main() {{
   std::ifstream file("golden_inputs.pt", std::ios::binary);
   std::vector<char> bytes{{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()}};
+  c10::IValue loaded = torch::pickle_load(bytes);
   std::vector<at::Tensor> inputs;
-  for (const auto& value : torch::pickle_load(bytes).toTupleRef().elements()) inputs.push_back(value.toTensor());
+  for (const auto& value : loaded.toTupleRef().elements()) inputs.push_back(value.toTensor());
   c10::InferenceMode mode;
   torch::inductor::AOTIModelPackageLoader model("{file}");
   at::Tensor probability = model.run(inputs)[0];

@@ -1,6 +1,5 @@
 """The graph in the formats of other runtimes: ONNX, PyTorch's exported program, and machine code by AOTInductor."""
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -24,18 +23,16 @@ def export_onnx(model: WholeModel, inputs: Mapping[str, torch.Tensor], path: Pat
     """
     onnx = _optional("onnx")
     _optional("onnxscript")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the exporter's own parts
-        program = torch.onnx.export(
-            model,
-            tuple(inputs.values()),
-            dynamo=True,
-            input_names=list(inputs),
-            output_names=list(OUTPUTS),
-            dynamic_shapes=(_dynamic(inputs),),
-            opset_version=OPSET,
-            verbose=False,
-        )
+    program = torch.onnx.export(
+        model,
+        tuple(inputs.values()),
+        dynamo=True,
+        input_names=list(inputs),
+        output_names=list(OUTPUTS),
+        dynamic_shapes=(_dynamic(inputs),),
+        opset_version=OPSET,
+        verbose=False,
+    )
     assert program is not None  # as it is with the older exporter alone
     proto: Any = program.model_proto
     for nodes in (proto.graph.node, *(function.node for function in proto.functions)):
