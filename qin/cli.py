@@ -13,11 +13,15 @@ qin serve --port 8000
 """
 
 import json
+import os
 import shutil
+import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Literal
+from types import FrameType
+from typing import Annotated, Literal, NoReturn
 
 import typer
 
@@ -39,6 +43,11 @@ def commands() -> None:
     `QIN_LOG=json` turns every line of the log into a JSON object.
     """
     log_to_stderr()
+    signal.signal(signal.SIGTERM, _end)  # in order, so that half-written files are removed, as by Ctrl-C
+
+
+def _end(number: int, _: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + number)
 
 
 @contextmanager
@@ -46,6 +55,9 @@ def one_line_errors() -> Iterator[None]:
     """Print a QinError's lines, or what a disk refused, and exit with status 1, as stages do."""
     try:
         yield
+    except BrokenPipeError as error:  # whoever reads what is printed has had enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more at its end
+        raise SystemExit(1) from error
     except (QinError, OSError) as error:
         if isinstance(error, OSError) and error.errno is None:  # no word of the system, but a fault of ours
             raise

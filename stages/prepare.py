@@ -21,7 +21,6 @@ from qin.raw.log import RawLog, open_log
 from qin.raw.sample_ids import match_ids, read_sample_ids
 from qin.runtime import paths
 from qin.runtime.chain import origin_of
-from qin.runtime.claim import claimed
 from qin.runtime.files import atomic_directory, write_exact_json, write_json
 from qin.runtime.parent import end_with_dvc
 from qin.runtime.stage import run_stage
@@ -44,14 +43,14 @@ def main() -> None:
         features, train = params.features, open_log(data.train)
         schema = resolve_schema(train.schema, data=data, features=features)
         test = None if data.test is None else open_log(data.test)
+        schema, warnings = inspect_histories(train, schema)  # tells what tokens are, in test as well
         wanted = None if test is None else _check_test(test, schema, data=data, features=features, train=train)
-        schema, warnings = inspect_histories(train, schema)
         for warning in warnings:
             log.warning(warning)
         impressions = Impressions.of(schema, features.impression)
         schema = with_derived(schema, columns=train.schema, features=features, file=train.name)
         figures, cache = {}, PartCache(paths.PARTS)
-        with claimed("prepare"), atomic_directory(paths.PREPARED) as folder:
+        with atomic_directory(paths.PREPARED) as folder:
             for name, raw in (("test", test), ("train", train)):  # what is shorter may end the stage earlier
                 (folder / name).mkdir()
                 if raw is None:

@@ -10,7 +10,6 @@ from qin.config import load_params
 from qin.raw.log import open_log
 from qin.runtime import paths
 from qin.runtime.chain import origin_of
-from qin.runtime.claim import claimed
 from qin.runtime.files import atomic_directory, write_json
 from qin.runtime.folded import of_folds
 from qin.runtime.parent import end_with_dvc
@@ -52,7 +51,7 @@ def main() -> None:
             check(figures, file=log.name, of=of)
             for warning in warnings(figures, file=log.name, of=of):
                 logger.warning(warning)
-        with claimed("split"), atomic_directory(paths.FOLDS) as folder:
+        with atomic_directory(paths.FOLDS) as folder:
             facts, origin = row_facts(columns, method=split.method), origin_of("split", settings, files=files)
             write_divisions(folder, assignments, method=split.method, facts=facts, origin=origin)
             report.check_inputs()

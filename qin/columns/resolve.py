@@ -36,7 +36,7 @@ def resolve_schema(columns: pa.Schema, *, data: DataParams, features: FeaturePar
             list. Every problem is on its own line.
     """
     file, names = data.train_name, columns.names
-    problems = _repeated_columns(file, names)
+    problems = repeated_columns(file, names)
     if problems:  # nothing else can be said about a name that stands for two columns
         raise SchemaError(*problems)
     known = dict.fromkeys(names)
@@ -94,7 +94,7 @@ def check_test_columns(
     needed = [schema.id, *(field.name for field in schema.fields)]
     problems = [f"{file}: column {name}: missing" for name in needed if not counts[name]]
     wanted = set(needed)
-    problems += _repeated_columns(file, [name for name in columns.names if name in wanted])
+    problems += repeated_columns(file, [name for name in columns.names if name in wanted])
     present = [field for field in schema.fields if counts[field.name] == 1]
     problems += type_problems(file, columns, present)
     problems += _type_differences(file, columns, train, present)
@@ -122,17 +122,41 @@ _ADVICE = {FieldKind.SEQUENCE: "; text of divided tokens or a list of numbers or
 
 
 def _type_differences(file: str, columns: pa.Schema, train: pa.Schema, fields: Iterable[Field]) -> Iterator[str]:
-    """One line for each categorical column whose equal values could hash apart: `3.0` as text and as a number."""
+    """One line for each column whose equal values could hash apart: `3.0` as text and as a number."""
     for field in fields:
         ours, theirs = columns.field(field.name), train.field(field.name)
-        if field.kind == FieldKind.CATEGORICAL and not _are_alike(ours, theirs):
+        differ = field.kind == FieldKind.CATEGORICAL and not are_alike(ours, theirs)
+        if differ or (field.kind == FieldKind.SEQUENCE and tokens_differ(ours.type, theirs.type, rule=field.tokens)):
             yield (
                 f"{file}: column {field.name}: type {value_type(ours.type)}, but {value_type(theirs.type)} in the "
                 "train file; equal values would be encoded apart, so store both as one type"
             )
 
 
-def _are_alike(ours: pa.Field, theirs: pa.Field) -> bool:
+def tokens_differ(kind: pa.DataType, other: pa.DataType, *, rule: TokenRule) -> bool:
+    """Whether equal tokens of two columns of histories could hash apart.
+
+    Args:
+        kind: Of one column: text, or lists.
+        other: Of the other.
+        rule: What tokens in text are read as; where nothing tells yet, they may be read as what lists hold.
+    """
+    first, second = _token_type(kind, rule), _token_type(other, rule)
+    return first is not None and second is not None and may_differ(first, second)
+
+
+def _token_type(kind: pa.DataType, rule: TokenRule) -> pa.DataType | None:
+    """The type of a history's tokens as they are read; None where nothing tells."""
+    token = value_type(kind)
+    if is_list(token):
+        token = value_type(token.value_type)
+    is_text = is_string(token) or (is_binary(token) and not pa.types.is_fixed_size_binary(token))
+    if not is_text:
+        return token
+    return {"number": pa.int64(), "text": pa.string()}.get(rule)
+
+
+def are_alike(ours: pa.Field, theirs: pa.Field) -> bool:
     """Whether equal values of two columns have equal texts; integers of a CSV file are as they stood there."""
     if not may_differ(ours.type, theirs.type):
         return True
@@ -167,17 +191,18 @@ def _is_id(kind: pa.DataType) -> bool:
 
 
 def _fits(kind: pa.DataType, wanted: FieldKind) -> bool:
+    kind = value_type(kind)
     if pa.types.is_null(kind):  # every value is missing
         return True
     if wanted == FieldKind.NUMERIC:
         return is_number(kind) or bool(pa.types.is_boolean(kind))
     if wanted == FieldKind.CATEGORICAL:
         return is_groupable(kind)
-    kind = value_type(kind)
     return is_string(kind) or is_binary(kind) or (is_list(kind) and is_groupable(kind.value_type))
 
 
-def _repeated_columns(file: str, names: Iterable[str]) -> list[str]:
+def repeated_columns(file: str, names: Iterable[str]) -> list[str]:
+    """One line for each name that several columns have."""
     counts = Counter(names)
     return [f"{file}: column {name}: occurs {count} times" for name, count in counts.items() if count > 1]
 
@@ -258,7 +283,10 @@ def _token_rule(sequence: SequenceParams, types: dict[str, pa.DataType]) -> Toke
         return sequence.tokens
     if sequence.vocabulary_of in types:
         return "number" if is_number(value_type(types[sequence.vocabulary_of])) else "text"
-    return "text" if is_list(value_type(types[sequence.name])) else ""
+    kind = value_type(types[sequence.name])
+    if not is_list(kind):
+        return ""
+    return "number" if is_number(value_type(kind.value_type)) else "text"
 
 
 def _reference_problems(fields: Sequence[Field], features: FeatureParams) -> list[str]:

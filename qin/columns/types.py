@@ -23,6 +23,21 @@ def value_type(kind: pa.DataType) -> pa.DataType:
             return kind
 
 
+def read_type(kind: pa.DataType) -> pa.DataType:
+    """The type that a column of a file is read as: values as they are, without a layout that few functions take.
+
+    Views are columns of text or bytes as other readers keep them in memory; they cannot even be filtered. An extension
+    type says how a program shows values, but for a UUID, whose text is not that of its bytes.
+    """
+    if isinstance(kind, pa.UuidType):
+        return kind
+    if isinstance(kind, pa.BaseExtensionType):
+        return read_type(kind.storage_type)
+    if pa.types.is_string_view(kind):
+        return pa.large_string()
+    return pa.large_binary() if pa.types.is_binary_view(kind) else kind
+
+
 def type_name(kind: pa.DataType) -> str:
     """A name for the type of a column's values, from which `type_of` makes the type again.
 

@@ -98,7 +98,7 @@ class StatisticsParams(Section):
     fields: list[str] | None = None
     pairs: list[Annotated[list[str], Field(min_length=2, max_length=2)]] | Literal["auto"] = "auto"
     num_blocks: Annotated[int, Field(ge=2)] = 10
-    prior_weight: Annotated[float, Field(gt=0)] = 20.0
+    prior_weight: Annotated[float, Field(ge=1e-6)] = 20.0
     drift_psi: Annotated[float, Field(gt=0)] | None = 0.25
 
 
@@ -146,6 +146,15 @@ class HardNegativeParams(Section):
     min_neg: RowCount
     warmup_steps: Whole = 0
     forward: Literal["auto", "one_pass", "two_pass"] = "auto"
+
+    @model_validator(mode="after")
+    def _draws_from_the_rest(self) -> "HardNegativeParams":
+        if self.enable and self.mode != "ohem" and self.rest_frac == 0.0:
+            raise ValueError(
+                f"rest_frac must be above 0 with mode {self.mode}: negatives that are never drawn cannot be weighed in "
+                "(ohem is biased for that)"
+            )
+        return self
 
 
 class TrainParams(Section):

@@ -5,6 +5,7 @@ import datetime as dt
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +13,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from qin.errors import DataError, SchemaError, did_you_mean
+from qin.raw.canonical import shown
 from qin.raw.log import RawLog, open_log, read_batches
 from qin.raw.times import MICROSECONDS, TimeColumn
 from qin.runtime.files import atomic_file
 from qin.runtime.progress import Progress
+from qin.shards.ids import texts_of_ids
 from qin.sources import Source
 
 DAY = 86_400 * MICROSECONDS
 MOST_DAYS = 1000  # files are written to side by side
+
+_EPOCH = dt.date(1970, 1, 1)
+_FIRST, _LAST = (dt.date.min - _EPOCH).days, (dt.date.max - _EPOCH).days
 
 _BATCH_ROWS = 65536
 _GROUP_ROWS = 131072  # of a file
@@ -53,7 +59,7 @@ def divide(source: Source, column: str, folder: Path) -> list[Day]:
 
     Raises:
         SchemaError: If there is no such column, or it does not tell moments.
-        DataError: If a time is missing, or there are more than a thousand days.
+        DataError: If a time is missing or is of no year that has a name, or there are more than a thousand days.
     """
     log = open_log(source)
     if column not in log.schema.names:
@@ -78,6 +84,13 @@ def _by_day(log: RawLog, time: TimeColumn) -> Iterator[tuple[int, pa.RecordBatch
     for chunk in read_batches(log, columns=log.schema.names, batch_rows=_BATCH_ROWS):
         moments = replace(time, file=chunk.part.name).values(chunk.batch.column(time.name), first_row=chunk.row)
         number = moments // DAY
+        is_named = (number >= _FIRST) & (number <= _LAST)
+        if not is_named.all():
+            row = int(np.argmin(is_named))
+            raise DataError(
+                f"{chunk.part.name}: column {time.name}, row {chunk.row + row}: not a day of the years 1 to 9999: "
+                f"{shown(chunk.batch.column(time.name), row)}"
+            )
         for day in np.unique(number).tolist():
             days.add(day)
             if len(days) > MOST_DAYS:
@@ -86,7 +99,12 @@ def _by_day(log: RawLog, time: TimeColumn) -> Iterator[tuple[int, pa.RecordBatch
 
 
 def _name(day: int) -> str:
-    return (dt.date(1970, 1, 1) + dt.timedelta(days=day)).isoformat()
+    return (_EPOCH + dt.timedelta(days=day)).isoformat()
+
+
+def _place(day: Day, column: str, first: int, row: int) -> str:
+    """Where an id is, as messages say it."""
+    return f"{day.file}: column {column}, row {first + row}"
 
 
 class _Files:
@@ -153,6 +171,7 @@ def write_unlabelled(day: Day, *, label: str, key: str, folder: Path) -> tuple[P
                     ids = pa.array(np.arange(first, first + batch.num_rows))
                     unlabelled = pa.RecordBatch.from_arrays([*unlabelled.columns, ids], schema=written)
                 writer.write_batch(unlabelled)
-                table.writerows((value, 0) for value in unlabelled.column(key).to_pylist())
+                texts = texts_of_ids(unlabelled.column(key), at=partial(_place, day, key, first))
+                table.writerows((value, 0) for value in texts.to_pylist())
                 first += batch.num_rows
     return rows, sample

@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from qin.config.strict_yaml import parse_yaml
-from qin.errors import ArtifactError, ConfigError, shortened
+from qin.config.strict_yaml import parse_yaml, read_yaml
+from qin.errors import ConfigError, shortened
 from qin.experiments.aligned import aligned
 from qin.experiments.changes import leaves
 from qin.experiments.git import git
-from qin.runtime.files import read_json
+from qin.runtime.files import parse_json, read_json
 from qin.runtime.paths import HEADLINE, PARAMS
 
 _FIGURES = ("log_loss", "auc", "ap")
@@ -54,8 +54,7 @@ def listed_runs(*, everywhere: bool) -> list[Listed]:
         raise ConfigError("there are no runs to list: this is no git repository with a commit")
     start = Listed("HEAD", *_of_revision("HEAD"))
     figures = read_json(HEADLINE) if HEADLINE.exists() else {}
-    text = PARAMS.read_text(encoding="utf-8") if PARAMS.exists() else ""
-    here = Listed(_WORKSPACE, figures, _settings_of(text, source=str(PARAMS)))
+    here = Listed(_WORKSPACE, figures, _flat(read_yaml(PARAMS) if PARAMS.exists() else {}))
     runs = [start] if (figures, here.settings) == (start.figures, start.settings) else [start, here]
     for name, reference in _experiments(None if everywhere else commit):
         runs.append(Listed(name, *_of_revision(reference)))
@@ -89,15 +88,12 @@ def _experiments(commit: str | None) -> Iterator[tuple[str, str]]:
 
 def _of_revision(revision: str) -> tuple[dict[str, float], dict[str, Any]]:
     figures, settings = (git("show", f"{revision}:./{file.as_posix()}") for file in (HEADLINE, PARAMS))
-    try:
-        found = json.loads(figures or "{}")
-    except json.JSONDecodeError as error:
-        raise ArtifactError(f"{revision}: {HEADLINE}: not valid JSON: {error}") from error
-    return found, _settings_of(settings or "", source=f"{revision}: {PARAMS}")
+    found = parse_json(figures or "{}", source=f"{revision}: {HEADLINE}")
+    return found, _flat(parse_yaml(settings or "", source=f"{revision}: {PARAMS}"))
 
 
-def _settings_of(text: str, *, source: str) -> dict[str, Any]:
-    tree = parse_yaml(text, source=source)
+def _flat(tree: Any) -> dict[str, Any]:
+    """The values of sections by dotted key; nothing where there are no sections."""
     return dict(leaves(tree)) if isinstance(tree, dict) else {}
 
 

@@ -13,7 +13,7 @@ from yaml.nodes import CollectionNode, MappingNode, Node, SequenceNode
 
 from qin.config import Params, load_params
 from qin.config.strict_yaml import read_yaml
-from qin.errors import ConfigError
+from qin.errors import ConfigError, shortened
 from qin.runtime.files import atomic_file
 
 
@@ -31,8 +31,7 @@ def apply_overlays(overlays: list[Path], *, params: Path) -> Params:
         ConfigError: If a file cannot be read, an overlay names a setting that `params` does not have, or a value breaks
             a rule.
     """
-    read_yaml(params)  # its errors name the line, and what it accepts has plain nodes
-    text = params.read_text(encoding="utf-8")
+    text = _text_of(params)
     for overlay in overlays:
         text = overlaid(text, _sections(overlay), source=str(overlay))
     return _put(text, params=params, named=f"{params} with {', '.join(map(str, overlays))}")
@@ -51,9 +50,16 @@ def apply_values(values: Mapping[str, Any], *, params: Path) -> Params:
     Raises:
         ConfigError: If it has no such key, or a value breaks a rule.
     """
-    read_yaml(params)
-    text = replaced(params.read_text(encoding="utf-8"), values, source=str(params))
+    text = replaced(_text_of(params), values, source=str(params))
     return _put(text, params=params, named=str(params))
+
+
+def _text_of(params: Path) -> str:
+    """The text of a params file that has sections; the reader's errors name the line."""
+    tree = read_yaml(params)
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{params}: expected sections such as `data:` and `train:`, got {shortened(repr(tree))}")
+    return params.read_text(encoding="utf-8")
 
 
 def _put(text: str, *, params: Path, named: str) -> Params:

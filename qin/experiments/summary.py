@@ -1,6 +1,5 @@
 """The workspace's headline figures beside a revision's, each difference with what it means."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +7,7 @@ from qin.errors import ArtifactError, QinError
 from qin.experiments.aligned import aligned
 from qin.experiments.compare import compared
 from qin.experiments.git import git
-from qin.runtime.files import read_json
+from qin.runtime.files import parse_json, read_json
 from qin.runtime.paths import HEADLINE
 
 # Figures of the headline whose differences `qin compare` judges, by their names there.
@@ -36,7 +35,7 @@ def summary_lines(revision: str, *, params: Path) -> list[str]:
 
 def _headline_of(revision: str) -> dict[str, Any] | None:
     found = git("show", f"{revision}:./{HEADLINE.as_posix()}")
-    return None if found is None else json.loads(found)
+    return None if found is None else parse_json(found, source=f"{revision}: {HEADLINE}")
 
 
 def _verdicts(revision: str, params: Path) -> tuple[dict[str, str], list[str]]:

@@ -38,7 +38,7 @@ class KeyCounts(NamedTuple):
 def _slot(slots: Keys, rows: Counts, key: np.uint64) -> np.uint64:
     """The slot of a key, or the free one where it belongs."""
     last = np.uint64(slots.size - 1)  # sizes are powers of two, so this masks
-    at = mix(key) & last
+    at = mix(key) & last  # keys are products of buckets: their own low bits would crowd a few slots
     while rows[at] and slots[at] != key:
         at = (at + np.uint64(1)) & last
     return at
@@ -65,7 +65,7 @@ def _counted(
     slots = np.zeros(_FIRST_SLOTS, np.uint64)
     clicks, rows = np.zeros(_FIRST_SLOTS, np.uint32), np.zeros(_FIRST_SLOTS, np.uint32)
     num_used = 0
-    for row in fitted:
+    for row in fitted:  # a quarter stays free: a known key takes two or three looks, and every search ends
         if wanted != _ALL_PARTS and part[row] != wanted:
             continue
         if 4 * num_used >= 3 * slots.size:
@@ -197,6 +197,7 @@ def out_of_part_counts(
         `(num_rows,)` each, 0 where a row is not fitted.
     """
     out = KeyCounts(np.zeros(keys.size, np.uint32), np.zeros(keys.size, np.uint32))
+    # All minus the own part, rather than a table of the other parts for each part: two passes, whatever their number.
     slots, clicks, rows, _ = _counted(keys, label, fitted, part, _ALL_PARTS)
     _give_totals(keys, fitted, slots, clicks, rows, *out)
     del slots, clicks, rows  # before the parts' own tables

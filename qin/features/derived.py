@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import pyarrow as pa
 
 from qin.columns.schema import Field, FieldKind, Schema
-from qin.columns.types import is_number, is_string, value_type
+from qin.columns.types import is_groupable, is_number, is_string, value_type
 from qin.config import FeatureParams, ImpressionParams
 from qin.errors import SchemaError
 from qin.features.impression import FROM_LAST, Distance, feature_names
@@ -70,7 +70,7 @@ def with_derived(schema: Schema, *, columns: pa.Schema, features: FeatureParams,
         file: The train file, for messages.
 
     Raises:
-        SchemaError: If the impression's key or columns are not in the file, or a name is taken.
+        SchemaError: If the impression's key or columns are not in the file or of other types, or a name is taken.
     """
     names = [(name, HISTORY) for name in history_names(schema, features)]
     impressions = Impressions.of(schema, features.impression)
@@ -103,7 +103,7 @@ def check_impression_columns(columns: pa.Schema, features: FeatureParams, *, fil
     """Check that a file has what impressions are made of.
 
     Raises:
-        SchemaError: Naming each column that is missing.
+        SchemaError: Naming each column that is missing or of a type that does not serve.
     """
     problems = _missing(columns, features, file)
     if problems:
@@ -121,13 +121,20 @@ def _missing(columns: pa.Schema, features: FeatureParams, file: str) -> list[str
     problems = [
         f"{file}: features.impression.{key}: no column {name}" for key, name in named if name not in columns.names
     ]
+    problems += [
+        f"{file}: features.impression.key: column {name}: values of type {columns.field(name).type} cannot tell "
+        "impressions apart"
+        for name in impression.key
+        if name in columns.names and not is_groupable(columns.field(name).type)
+    ]
     return problems + [
         f"{file}: features.impression.columns: column {name}: type {columns.field(name).type} holds no numbers"
         for name in impression.columns or []
-        if name in columns.names and not _may_be_numbers(columns.field(name).type)
+        if name in columns.names and not may_be_numbers(columns.field(name).type)
     ]
 
 
-def _may_be_numbers(kind: pa.DataType) -> bool:
+def may_be_numbers(kind: pa.DataType) -> bool:
+    """Whether numbers of a type, or text that is numbers, can be compared within impressions."""
     kind = value_type(kind)
-    return bool(is_number(kind) or pa.types.is_boolean(kind) or is_string(kind))
+    return bool(is_number(kind) or pa.types.is_boolean(kind) or is_string(kind) or pa.types.is_null(kind))

@@ -161,6 +161,6 @@ def _chunks(reader: RowReader, pair: HistoryPair, rows: Rows) -> Iterator[tuple[
     rows = np.sort(rows)
     cuts = np.flatnonzero(np.diff(rows // _CHUNK_ROWS)) + 1
     for part in np.split(rows, cuts):
-        if part.size:
+        if part.size:  # one read from its first row to its last: shards are fixed-width, a read per row would be many
             start, stop = int(part[0]), int(part[-1]) + 1
             yield part, {name: reader.read(name, start, stop)[part - start] for name in ("categorical", pair.group)}

@@ -23,6 +23,7 @@ from qin.features.columns import ColumnFile, ColumnTable
 from qin.features.ranks import difference_from_first, group_rows, rank_within, sizes
 from qin.raw.hashing import HashedColumn, Hashes, hash_column, hash_rows, seed_of
 from qin.raw.log import Chunk, RawLog, map_batches, open_log, read_batches
+from qin.raw.values import refuse_rounded
 from qin.runtime.progress import Progress
 from qin.sources import Source
 
@@ -158,6 +159,8 @@ def _read(
     """Each row's impression, `(num_rows,)`; what is compared goes to `numbers`."""
 
     def encode(chunk: Chunk) -> tuple[Hashes, list[Values]]:
+        for name in key:
+            refuse_rounded(chunk.batch.column(name), file=chunk.part.name, column=name, first_row=chunk.row)
         keys = [hash_column(chunk.batch.column(name)) for name in key]
         place = (chunk.part.name, chunk.row, chunk.batch)
         values = [column for numbers in compared for column in numbers.values(*place)]

@@ -136,6 +136,7 @@ def _block_starts(moments: npt.NDArray[Any], num_blocks: int) -> npt.NDArray[Any
     """
     if not moments.size:
         return moments
+    num_blocks = min(num_blocks, moments.size)  # with more, each row would still begin a block of its own
     cuts = moments[np.arange(num_blocks) * moments.size // num_blocks]
     return cuts[np.searchsorted(cuts, moments, side="right") - 1]
 

@@ -94,6 +94,7 @@ def _sort(values: npt.NDArray[np.float64], rows: Rows) -> None:
 def _fill_group(values: npt.NDArray[np.float64], rows: Rows, rank: Values, relative: Values) -> None:
     """Rank sorted values that are not missing, and give their distance from the mean."""
     size = values.size
+    # Two passes: the mean of squares minus the square of the mean would lose all digits where values are large.
     mean = values.sum() / size
     deviation = np.sqrt(np.square(values - mean).sum() / size)
     start = 0

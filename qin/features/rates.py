@@ -30,7 +30,10 @@ Values = npt.NDArray[np.float32]
 @njit(nogil=True, inline="always")
 def _rate(clicks: float, rows: float, base: float, weight: float) -> Any:
     smoothed = clicks + weight * base
-    return np.float32(math.log(smoothed / (rows + weight - smoothed)) - math.log(base / (1.0 - base)))
+    others = rows + weight - smoothed
+    if others <= 0.0:  # every row was clicked, and a small weight is lost beside so many
+        others = weight * (1.0 - base)
+    return np.float32(math.log(smoothed / others) - math.log(base / (1.0 - base)))
 
 
 @njit(nogil=True, inline="always")

@@ -191,6 +191,7 @@ class _Fit:
             return "constant"
         if self.keep is None or not isinstance(self.past, Earlier):
             return None
+        # Late quarters: in the first ones a rate has seen few rows, and moves for that alone.
         early, late = (self.past.quarter(number, max_rows=MAX_ROWS) for number in (2, 3))
         if not early.size or not late.size:
             return None

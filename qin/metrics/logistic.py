@@ -171,7 +171,7 @@ def _minimise(problem: _Problem, weight: Float64Array) -> tuple[Float64Array, _M
     """The weights at the minimum, the moments there, and the last decrement."""
     now = problem.moments(weight)
     for _ in range(_MAX_STEPS):
-        if not np.linalg.cond(now.hessian) <= _MAX_CONDITION:
+        if not np.linalg.cond(now.hessian) <= _MAX_CONDITION:  # so written that a NaN ends here, too
             raise ValueError("the logits are too few or too close together to tell the parameters apart")
         step = np.linalg.solve(now.hessian, now.gradient)
         decrement = float(now.gradient @ step)

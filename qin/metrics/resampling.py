@@ -109,6 +109,7 @@ def resampled_interval(
         ratios.append(np.divide(shift, of_sample, out=np.full(num_draws, np.nan), where=of_sample > 0.0))
     ratio = np.concatenate(ratios)
     ratio = ratio[np.isfinite(ratio)]  # a sample without a click has no average precision
+    # The ends change places: an estimate that came out high by its own errors lies above the truth.
     low, high = np.quantile(ratio, [0.025, 0.975]).tolist()
     tail = int(min(np.count_nonzero(ratio >= value / error), np.count_nonzero(ratio <= value / error)))
     p_value = min(1.0, 2.0 * (tail + 1) / (ratio.size + 1))

@@ -108,7 +108,7 @@ class FrozenQIN:
         self._read(fields.numpy(), numeric, histories, x)
         rounded = torch.zeros(height, padded_width(self._dim), dtype=self._product_type)
         round_rows(x.numpy(), bits_of(rounded))
-        for layer in self._layers:
+        for layer in self._layers:  # the residual stays in `x` as float32; only what is multiplied is rounded
             rounded = rounded @ layer.weight
             advance(x.numpy(), bits_of(rounded), *layer.rest)
         logit = torch.empty(num_rows)
@@ -166,6 +166,7 @@ class _FrozenAttention:
         self._offset = int(values.offset[vocabulary])
         self._heads, dim = attention.num_heads, values.dim
         width = attention.attention_dim // self._heads
+        # In float64, once: a product of two matrices has more terms, and so larger errors, than each on its own.
         query, key, value = (
             module.weight.double().view(self._heads, width, -1)  # (heads, width, dt or ds)
             for module in (attention.query, attention.key, attention.value)
@@ -197,7 +198,7 @@ class _FrozenAttention:
 
     def _divisor(self, seq: int) -> Float32Array:
         """What a sum is divided by, by the history's length, `(seq + 1,)`."""
-        length = np.arange(seq + 1, dtype=np.float32).clip(1.0)
+        length = np.arange(seq + 1, dtype=np.float32).clip(1.0)  # of an empty history the sum is 0 whatever divides it
         if self._norm == "none":
             return np.ones_like(length)
         return length if self._norm == "length" else np.sqrt(length)

@@ -49,7 +49,7 @@ def usable_heights(width: int, dtype: torch.dtype) -> tuple[int, ...]:
     wide = padded_width(width)
     generator = torch.Generator().manual_seed(0)
     half = torch.randn(wide // 2, wide, generator=generator)
-    weight = torch.cat((half, half)).to(dtype)
+    weight = torch.cat((half, half)).to(dtype)  # with rows (a, -a): exactly 0 but for the order of rounding
     part = torch.randn(TILE_ROWS, wide // 2, generator=generator)
     x = torch.cat((part, -part), dim=1).to(dtype)
     with torch.inference_mode(), one_thread():

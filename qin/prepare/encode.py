@@ -20,7 +20,7 @@ from qin.prepare.histories import bad_token
 from qin.prepare.matches import Matches
 from qin.prepare.sequences import BadTokenError, encode_sequence
 from qin.raw.hashing import bucket_of, hash_column, hash_values, hash_whole_floats, seed_of, with_seed
-from qin.raw.values import FIRST_ROUNDED, encode_label, refuse_rounded
+from qin.raw.values import FIRST_ROUNDED, encode_label, plain_values, refuse_rounded
 from qin.runtime.jit import njit
 from qin.shards.files import Arrays, Group
 
@@ -222,6 +222,7 @@ class BatchEncoder:
 
     def numeric(self, column: pa.Array, name: str, first_row: int, out: npt.NDArray[np.float32]) -> int:
         """Fill `out (num_rows,)`, NaN where missing; returns how many are."""
+        column = plain_values(column)
         if pa.types.is_decimal(column.type):  # by way of 64 bits: Arrow's direct cast is a digit off
             column = column.cast(pa.float64(), safe=False)
         values = pc.cast(column, pa.float32(), safe=False).to_numpy(zero_copy_only=False)

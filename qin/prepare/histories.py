@@ -7,13 +7,17 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from qin.columns.schema import Field, Schema, TokenRule
-from qin.columns.types import is_list, is_string, value_type
+from qin.columns.types import is_list
+from qin.raw.canonical import canonical_text
 from qin.raw.log import RawLog, open_log, read_sample
+from qin.raw.values import plain_values
 from qin.sources import Source
 
 _SAMPLE_ROWS = 1024
@@ -40,7 +44,7 @@ def inspect_histories(source: Source | RawLog, schema: Schema) -> tuple[Schema, 
     decided: dict[str, Field] = {}
     warnings: list[str] = []
     for named in schema.sequences:
-        texts = [_plain(value) for value in _values(sample.column(named.name)) if value is not None]
+        texts = [value for value in _values(sample.column(named.name)) if value is not None]
         field = named if named.tokens else replace(named, tokens=_token_rule(texts, named))
         decided[field.name] = field
         histories = [list(_tokens(text, field)) for text in texts]
@@ -75,24 +79,19 @@ def bad_token(token: bytes, field: Field) -> str:
     )
 
 
-def _values(column: pa.ChunkedArray) -> list[Any]:
-    """A column's values, text as bytes, because it may be no UTF-8."""
-    kind = column.type
-    if pa.types.is_dictionary(kind):
-        column, kind = column.cast(kind.value_type), kind.value_type
-    if is_string(kind):
-        column = column.cast(pa.large_binary())
-    elif is_list(kind) and is_string(value_type(kind.value_type)):
-        column = column.cast(pa.large_list(pa.large_binary()))
-    return list(column.to_pylist())
+def _values(column: pa.ChunkedArray) -> Iterator[str | list[str | None] | None]:
+    """A column's values, of lists the canonical texts: Python has neither every date nor every time of Arrow's."""
+    for array in map(plain_values, column.chunks):
+        if is_list(array.type):
+            texts = iter(canonical_text(array.flatten()).to_pylist())
+            for length in pc.list_value_length(array).to_pylist():
+                yield None if length is None else list(islice(texts, length))
+        elif not pa.types.is_null(array.type):  # text may be no UTF-8
+            for value in array.cast(pa.large_binary()).to_pylist():
+                yield None if value is None else value.decode(errors="surrogateescape")
 
 
-def _plain(value: Any) -> Any:
-    """Text without its writer's type, which may be bytes; lists as they are."""
-    return value.decode(errors="surrogateescape") if isinstance(value, bytes) else value
-
-
-def _token_rule(texts: Sequence[str], field: Field) -> TokenRule:
+def _token_rule(texts: Sequence[Any], field: Field) -> TokenRule:
     """`number` where at least half of the histories hold nothing but numbers, whatever divides them."""
     bodies = ["".join(token for token in _tokens(text, field) if token != field.padding) for text in texts]
     bodies = [body for body in bodies if body]
@@ -103,7 +102,7 @@ def _token_rule(texts: Sequence[str], field: Field) -> TokenRule:
 def _tokens(value: Any, field: Field) -> Iterator[str]:
     """The tokens of one history, roughly: enough to count them."""
     if not isinstance(value, str):
-        yield from ("null" if item is None else str(_plain(item)) for item in value)
+        yield from ("null" if item is None else item for item in value)
         return
     text = value.strip()
     if text and _BRACKETS.get(text[0]) == text[-1]:

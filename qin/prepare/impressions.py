@@ -10,15 +10,16 @@ import pyarrow.compute as pc
 from qin.columns.schema import Field
 from qin.columns.types import is_string
 from qin.config import PrepareParams
-from qin.errors import DataError
+from qin.errors import DataError, SchemaError
 from qin.features.columns import ColumnFile, ColumnTable
-from qin.features.derived import COMPARED_MATCHES, Impressions
+from qin.features.derived import COMPARED_MATCHES, Impressions, may_be_numbers
 from qin.features.impression import Compared, build_impression_features, impression_features, impression_hashes
 from qin.prepare.derived import steps_since
 from qin.prepare.encode import BatchEncoder
 from qin.raw.canonical import shown
 from qin.raw.hashing import hash_column
 from qin.raw.log import RawLog
+from qin.raw.values import plain_values, refuse_rounded
 
 _NUMBER = r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$"
 
@@ -54,6 +55,8 @@ def impressions_of_batch(
     Raises:
         DataError: Naming the first bad value.
     """
+    for name in impressions.key:
+        refuse_rounded(batch.column(name), file=file, column=name, first_row=0)
     hashes = impression_hashes([hash_column(batch.column(name)) for name in impressions.key], first_row=0)
     compared = [column for numbers in _compared(impressions, encoder) for column in numbers.values(file, 0, batch)]
     return impression_features(hashes, compared, impressions.distances)
@@ -90,10 +93,12 @@ def parsed(array: pa.Array, *, file: str, column: str, first_row: int) -> pa.Arr
 
     Raises:
         DataError: Naming the first text that is no number.
+        SchemaError: If the type is neither of numbers nor of text.
     """
-    if pa.types.is_dictionary(array.type):
-        array = array.cast(array.type.value_type)
+    array = plain_values(array)
     if not is_string(array.type):
+        if not may_be_numbers(array.type):  # rows to score, which no stage has looked at before
+            raise SchemaError(f"{file}: column {column}: type {array.type} holds no numbers")
         return array
     text = array.cast(pa.large_string())  # string views have no regular expressions
     is_bad = pc.fill_null(pc.invert(pc.match_substring_regex(text, _NUMBER)), False).to_numpy(zero_copy_only=False)

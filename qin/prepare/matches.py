@@ -28,6 +28,7 @@ from qin.prepare.tokens import (
     unquoted,
 )
 from qin.raw.hashing import Hashes, unhash_int, utf8_buffers
+from qin.raw.values import plain_values
 from qin.runtime.jit import njit
 
 _Flags = npt.NDArray[np.bool_]
@@ -159,8 +160,7 @@ def match_history(array: pa.Array, rules: TokenRules, own: Hashes, is_missing: _
         is_missing: Where there is none, `(num_rows,)`.
     """
     out = Matches(np.zeros(len(array), np.int64), np.full(len(array), -1, np.int64))
-    if pa.types.is_dictionary(array.type):
-        array = array.dictionary.take(array.indices)  # lists cannot be cast
+    array = plain_values(array)
     if pa.types.is_null(array.type):
         return out
     is_null = array.is_null().to_numpy(zero_copy_only=False)

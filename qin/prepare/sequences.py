@@ -308,6 +308,8 @@ def encode_sequence(array: pa.Array, field: Field, *, seed: np.uint64, out: npt.
         BadTokenError: At the first row in which a kept token cannot be read.
     """
     lengths = np.zeros(len(array), np.int64)
+    if isinstance(array.type, pa.BaseExtensionType):
+        array = array.storage
     if pa.types.is_dictionary(array.type):
         if len(array.dictionary) < len(array) and _encode_distinct(array, field, seed=seed, out=out, lengths=lengths):
             return lengths
@@ -374,6 +376,6 @@ def hash_elements(values: pa.Array, rules: TokenRules) -> tuple[Any, Any, Any, A
         _hash_texts(*utf8_buffers(values), is_null, rules, hashes, is_skipped, is_bad)
         return hashes, is_null, is_skipped, is_bad
     hashes, is_null = hash_values(values, rules.seed)
-    if rules.has_padding and not rules.is_padding_word:
+    if rules.has_padding:
         is_skipped = (hashes == rules.padding_hash) & ~is_null
     return hashes, is_null, is_skipped, is_bad

@@ -121,6 +121,7 @@ def _unseeded_uuid(data: npt.NDArray[np.uint8], start: int) -> tuple[bool, np.ui
 
 @njit(nogil=True)
 def _unseeded_text(data: npt.NDArray[np.uint8], start: int, stop: int) -> np.uint64:
+    # The text of an integer is hashed as the integer: one column may be stored as numbers here and as text there.
     is_int, value = parse_int(data, start, stop)
     if is_int:
         return _unseeded_int(value)
@@ -129,7 +130,7 @@ def _unseeded_text(data: npt.NDArray[np.uint8], start: int, stop: int) -> np.uin
         if is_uuid:
             return value_of_uuid
     state = _FNV_BASIS
-    if stop - start > _LONG_TEXT_BYTES:
+    if stop - start > _LONG_TEXT_BYTES:  # a history or a page of text as one value: by words of 8 bytes
         while stop - start >= 8:
             state = mix(state ^ _word(data, start))
             start += 8
@@ -222,7 +223,7 @@ def _seeded(values: UInt64Array, seed: np.uint64) -> UInt64Array:
 
 @njit(nogil=True)
 def _combine(total: UInt64Array, values: UInt64Array) -> None:
-    for i in range(total.size):
+    for i in range(total.size):  # the factor makes the order of columns count: (1, 2) is not (2, 1)
         total[i] = mix(total[i] * _FNV_PRIME + values[i])
 
 

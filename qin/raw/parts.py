@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from qin.columns.types import read_type
 from qin.errors import DataError
 from qin.sources import SourceFile, first_line
 
@@ -94,7 +95,8 @@ def read_part(file: SourceFile, *, stored: Path | None = None) -> RawPart:
     with open_part(place) as opened:
         meta = opened.metadata
         groups = tuple(meta.row_group(number).num_rows for number in range(meta.num_row_groups))
-        return RawPart(file, place, opened.schema_arrow.remove_metadata(), meta.num_rows, group_rows=groups)
+        schema = pa.schema([field.with_type(read_type(field.type)) for field in opened.schema_arrow])
+        return RawPart(file, place, schema, meta.num_rows, group_rows=groups)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """The ids of a sample submission, and which row of the test file each of them is."""
 
 import codecs
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -88,6 +89,8 @@ def _check_utf8(file: str) -> None:
     """
     decoder, line = codecs.getincrementaldecoder("utf-8-sig")(), 1
     try:
+        if stat.S_IFMT(Path(file).stat().st_mode) not in (stat.S_IFREG, stat.S_IFDIR):
+            raise DataError(f"{file}: a device or a pipe, which may never end; a sample submission is one CSV file")
         with Path(file).open("rb") as source:
             while block := source.read(_BLOCK_BYTES):
                 decoder.decode(block)

@@ -23,6 +23,7 @@ from qin.columns.types import is_binary, is_datetime, is_number, is_string, valu
 from qin.errors import DataError, SchemaError
 from qin.raw.canonical import shown
 from qin.raw.log import RawLog, open_log, read_batches
+from qin.raw.values import plain_values
 from qin.sources import Source
 
 MICROSECONDS = 1_000_000
@@ -105,8 +106,7 @@ class TimeColumn:
         Raises:
             DataError: If a time is missing, NaN or infinite, or text of another form than the first row's.
         """
-        if pa.types.is_dictionary(array.type):
-            array = array.dictionary_decode()
+        array = plain_values(array)
         if array.null_count:
             self._refuse(array, np.asarray(array.is_null().to_numpy(zero_copy_only=False)), first_row)
         if self.form == TimeForm.DATETIME:
@@ -240,7 +240,7 @@ def _form_of_text(array: pa.Array, place: str) -> tuple[TimeForm, str | None]:
 
 
 def _form_or_none(array: pa.Array) -> TimeForm | None:
-    text = _as_text(array.dictionary_decode() if pa.types.is_dictionary(array.type) else array)
+    text = _as_text(plain_values(array))
     matching = (form for form, pattern in _PATTERNS.items() if pc.match_substring_regex(text, pattern)[0].as_py())
     return next(matching, None)
 
@@ -262,6 +262,7 @@ def _microseconds(array: pa.Array) -> npt.NDArray[np.int64]:
         return values // 1000
     scale = _PER_UNIT[unit]
     first, last = -(-_SMALLEST // scale), _LARGEST // scale
+    # Clipped first, so that the product cannot wrap; then what was beyond goes to the very end, behind all others.
     scaled = np.clip(values, first, last) * scale
     scaled[values > last], scaled[values < first] = _LARGEST, _SMALLEST
     return scaled

@@ -1,12 +1,13 @@
 """The charts of a report: the templates that `dvc plots` fills, filled with one run's points."""
 
 import csv
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from qin.errors import ArtifactError
+from qin.runtime.files import read_json
 from qin.runtime.paths import PLOT_TEMPLATES, PLOTS
 from qin.runtime.progress import log
 
@@ -135,13 +136,27 @@ class Chart:
 
 
 def read_chart(name: str) -> Chart:
-    """The chart of `plots/<name>.csv`; without rows where there is no such file."""
-    plot, points, path = PLOT_OF[name], [], PLOTS / f"{name}.csv"
-    if path.exists():
-        with path.open(encoding="utf-8", newline="") as file:
-            points = list(csv.DictReader(file))
+    """The chart of `plots/<name>.csv`; without rows where there is no such file.
+
+    Raises:
+        ArtifactError: If it is not the table that its stage writes, or its template is no JSON object.
+    """
+    plot, path = PLOT_OF[name], PLOTS / f"{name}.csv"
+    points = _points(path) if path.exists() else []
     template = _template(plot.template or name) if points else None
     return Chart(name, plot, filled(template, points, plot) if template else None)
+
+
+def _points(path: Path) -> list[dict[str, str]]:
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            points = list(csv.DictReader(file, strict=True))
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ArtifactError(f"{path}: no CSV file in UTF-8 ({error}); run the stage that writes it again") from error
+    for line, row in enumerate(points, start=2):
+        if None in row or None in row.values():  # more cells than the header has, or fewer
+            raise ArtifactError(f"{path}: line {line}: not as many cells as the header has; run its stage again")
+    return points
 
 
 def _template(name: str) -> dict[str, Any] | None:
@@ -149,8 +164,7 @@ def _template(name: str) -> dict[str, Any] | None:
     for folder in (Path(), _CHECKOUT):
         path = folder / PLOT_TEMPLATES / f"{name}.json"
         if path.exists():
-            found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            return found
+            return read_json(path)
     log.warning("warning: no %s: the report has no such chart", PLOT_TEMPLATES / f"{name}.json")
     return None
 

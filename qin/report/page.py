@@ -1,7 +1,7 @@
 """`outputs/report.html`: one file that needs no network, in light and dark, on a phone and on paper."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
+from qin.errors import ArtifactError
 from qin.report import tables
 from qin.report.charts import PLOT_OF, Chart, read_chart
 from qin.report.library import drawing_library
@@ -58,8 +59,33 @@ def write_report(path: Path, *, origin: Origin) -> None:
 
 
 def stage_details() -> dict[str, dict[str, Any]]:
-    """What each stage left in `metrics/`, by stage."""
-    return {name: _details(name) for name in _STAGES}
+    """What each stage left in `metrics/`, by stage.
+
+    Raises:
+        ArtifactError: If a file is not what its stage writes: git holds these files, and people edit them.
+    """
+    details = {name: _details(name) for name in _STAGES}
+    for name, read in _READERS.items():
+        try:
+            read(details)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ArtifactError(
+                f"{METRICS / name}.json: not what the stage {name} writes ({error!r}); run it again"
+            ) from error
+    return details
+
+
+# How the tables read each stage's file; what they can read once, they can read again.
+_READERS: Mapping[str, Callable[[Mapping[str, Mapping[str, Any]]], object]] = {
+    "prepare": lambda details: tables.data_table(details["prepare"]),
+    "split": lambda details: [tables.audit_table(one) for one in tables.of_each_fold(details["split"])],
+    "train": lambda details: tables.training_tables(details["train"], {}),
+    "trees": lambda details: tables.training_tables(details["train"], details["trees"]),
+    "calibrate": lambda details: (
+        tables.mean_weights(details["calibrate"]),
+        [tables.calibration_table(one) for one in tables.of_each_fold(details["calibrate"])],
+    ),
+}
 
 
 def _details(stage: str) -> dict[str, Any]:

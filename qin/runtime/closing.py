@@ -17,7 +17,9 @@ def log_summary() -> None:
         if known.returncode or not HEADLINE.exists():
             return
         command = [sys.executable, "-m", "qin.cli", "summary"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+        done = subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", check=False, timeout=120
+        )
     except (OSError, subprocess.SubprocessError) as error:
         log.info("no summary: %s", error)
         return

@@ -154,13 +154,27 @@ def read_json(path: Path) -> dict[str, Any]:
         ArtifactError: If the file is missing or is not a JSON object.
     """
     try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_bytes(), source=str(path))
     except FileNotFoundError as error:
         raise ArtifactError(f"{path}: file not found; run the stage that writes it") from error
-    except ValueError as error:
-        raise ArtifactError(f"{path}: not valid JSON: {error}") from error
+
+
+def parse_json(text: str | bytes, *, source: str) -> dict[str, Any]:
+    """A JSON object from its text.
+
+    Args:
+        text: In UTF-8.
+        source: What messages call it.
+
+    Raises:
+        ArtifactError: If it is none.
+    """
+    try:
+        tree = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ArtifactError(f"{source}: not valid JSON: {error}") from error
     if not isinstance(tree, dict):
-        raise ArtifactError(f"{path}: expected a JSON object, got {type(tree).__name__}")
+        raise ArtifactError(f"{source}: expected a JSON object, got {type(tree).__name__}")
     return tree
 
 

@@ -6,7 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -16,6 +16,7 @@ from threadpoolctl import threadpool_limits
 
 from qin.errors import QinError
 from qin.runtime.chain import Artifact, Settings, check_chain, description_of, read_artifact
+from qin.runtime.claim import claimed
 from qin.runtime.edits import InputWatch
 from qin.runtime.files import write_json
 from qin.runtime.host import TreeMemory, largest_resident_bytes, peak_gpu_bytes
@@ -116,6 +117,9 @@ class _Collector(logging.Handler):
 def run_stage(name: str, *, team: Team | None = None) -> Iterator[StageReport]:
     """Wrap a stage's work.
 
+    One process, or one team, works on a stage of a folder at a time: its outputs take their places one after the other,
+    and those of two runs would be mixed. Who comes second is refused before it has read anything.
+
     Prints `STAGE <name> [i/7]` and a closing line with rows, seconds, rows/s and peak memory of the process tree, and
     of its GPU where it has used one, which are also written to `.qin/stages/<name>.json` for benchmarks. A QinError, or
     a disk that cannot be read or written, becomes one line per problem on standard error and exit status 1. SIGTERM and
@@ -125,12 +129,13 @@ def run_stage(name: str, *, team: Team | None = None) -> Iterator[StageReport]:
         name: One of STAGES.
         team: The processes that run it together, of which the first prints and writes, and any its error; None: one.
     """
-    log_to_stderr(logging.INFO if team is None or team.rank == 0 else logging.ERROR)
+    speaks = team is None or team.rank == 0
+    log_to_stderr(logging.INFO if speaks else logging.ERROR)
     for number in _ENDING:
         signal.signal(number, raise_exit)
     started, report, largest = time.monotonic(), StageReport(name), largest_resident_bytes()
     log.info("STAGE %s [%d/%d]", name, STAGES.index(name) + 1, len(STAGES))
-    with errors_in_lines(name, team=team), _kept_warnings(report):
+    with errors_in_lines(name, team=team), claimed(name) if speaks else nullcontext(), _kept_warnings(report):
         report.inputs.add(PARAMS)
         # NumPy's products on one thread: with more, a sum's last digit would depend on the number of cores.
         with TreeMemory(os.getpid()) as memory, threadpool_limits(1, user_api="blas"):
@@ -138,7 +143,7 @@ def run_stage(name: str, *, team: Team | None = None) -> Iterator[StageReport]:
         peaks = [_peak_memory_bytes(memory, largest), peak_gpu_bytes()]
         if team is not None:
             peaks = [team.total(peak) for peak in peaks]
-        if team is None or team.rank == 0:
+        if speaks:
             report.check_inputs()
             _close(name, report, seconds=time.monotonic() - started, peaks=peaks)
 

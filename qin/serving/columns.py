@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from qin.columns.patterns import expanded
-from qin.columns.resolve import type_problems
+from qin.columns.resolve import tokens_differ, type_problems
 from qin.columns.schema import Field, FieldKind, Schema
 from qin.columns.types import is_groupable, may_differ, type_name, type_of
 from qin.features.derived import Impressions
@@ -89,11 +89,13 @@ def _strangers(names: Iterable[str], columns: Mapping[str, Column], known: Seque
 
 
 def _differences(name: str, present: Mapping[str, pa.DataType], fields: Iterable[Field]) -> Iterator[str]:
-    """One line for each categorical column whose equal values could hash apart from those of training."""
+    """One line for each column whose equal values could hash apart from those of training."""
     for field in fields:
-        if field.kind != FieldKind.CATEGORICAL or not field.type:
+        if field.kind == FieldKind.NUMERIC or not field.type:
             continue
-        if may_differ(present[field.name], type_of(field.type)):
+        ours, theirs = present[field.name], type_of(field.type)
+        is_sequence = field.kind == FieldKind.SEQUENCE
+        if tokens_differ(ours, theirs, rule=field.tokens) if is_sequence else may_differ(ours, theirs):
             yield (
                 f"{name}: column {field.name}: type {type_name(present[field.name])}, but the model was trained on "
                 f"{field.type}; equal values would be encoded apart"

@@ -49,9 +49,13 @@ def drift(
 
     Example: `qin drift data/test.parquet --out drift.json`
     """
+    from qin.raw.log import open_log  # noqa: PLC0415
     from qin.runtime.files import write_json  # noqa: PLC0415
     from qin.serving.drift import drift_lines, log_drift  # noqa: PLC0415 - it imports PyTorch
+    from qin.serving.files import check_output  # noqa: PLC0415
 
+    if out is not None:
+        check_output(out, open_log(source), source=source)
     found = log_drift(artifacts, source, num_threads=threads or num_cores())
     if out is not None:
         write_json(out, found)

@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from qin.errors import ArtifactError
+from qin.errors import ArtifactError, ConfigError
 from qin.metrics.logits import prior_logit
 from qin.model.artifact import load_model
 from qin.network.qin import QIN
@@ -45,13 +45,15 @@ Format = Literal["onnx", "pt2", "aoti"]
 NUM_GOLDEN = 200
 MOST_APART = 1e-4
 
+_SIGNATURE = "signature.json"
+
 
 def export(artifacts: Path, out: Path, rows: Source, *, kind: Format) -> dict[str, Any]:
     """Write the folder.
 
     Args:
         artifacts: Folder of artifacts.
-        out: Folder to write, which takes the place of one that is there.
+        out: Folder to write, which takes the place of an earlier export that is there.
         rows: Log from which golden rows are taken.
         kind: One of `FORMATS`.
 
@@ -60,8 +62,9 @@ def export(artifacts: Path, out: Path, rows: Source, *, kind: Format) -> dict[st
 
     Raises:
         ArtifactError: If the exported model is further from this package's scores than it may be; nothing is written.
-        ConfigError: If a package that the format needs is missing.
+        ConfigError: If a package that the format needs is missing, or `out` holds anything but an export.
     """
+    _refuse_other_folder(out)
     model = read_deployed(artifacts, num_threads=1, precision="fp32")
     if len(model.folds) > 1:
         raise ArtifactError(
@@ -88,9 +91,18 @@ def export(artifacts: Path, out: Path, rows: Source, *, kind: Format) -> dict[st
         (folder / "golden.json").write_text(json.dumps(exact) + "\n", encoding="utf-8")
         write_json(folder / "parity.json", parity)
         signature = _signature(model, feeds, kind=kind, file=file)
-        (folder / "signature.json").write_text(json.dumps(signature, indent=2) + "\n", encoding="utf-8")
+        (folder / _SIGNATURE).write_text(json.dumps(signature, indent=2) + "\n", encoding="utf-8")
         (folder / "README.md").write_text(readme(kind, file, names), encoding="utf-8")
     return parity
+
+
+def _refuse_other_folder(out: Path) -> None:
+    """The folder is replaced as a whole, so nobody's other files may be in it."""
+    if not out.is_dir() or (out / _SIGNATURE).is_file():
+        return
+    found = next((entry.name for entry in sorted(out.iterdir())), None)
+    if found is not None:
+        raise ConfigError(f"{out}: holds {found}, and is no earlier export; name a folder that is new, or empty")
 
 
 def _networks(artifacts: Path, model: FoldModel) -> Sequence[QIN]:

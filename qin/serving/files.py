@@ -20,7 +20,7 @@ from qin.serving.deployed import Deployed
 from qin.serving.encoding import BATCH_ROWS, RowEncoder, columns_of_impressions
 from qin.shards.files import layout
 from qin.shards.loader import Batch
-from qin.sources import Source
+from qin.sources import Source, is_uri, items_of
 
 _GROUP_ROWS = 1 << 17
 
@@ -61,9 +61,10 @@ def score_file(
     Raises:
         SchemaError: Naming each column that is missing or of a wrong type.
         DataError: Naming the first bad value, or where the log cannot be read.
-        ConfigError: If the columns to write do not fit together.
+        ConfigError: If the columns to write do not fit together, or the file to write is one that is read.
     """
     log = open_log(source)
+    check_output(path, log, source=source)
     schema = log.schema
     check_log(model, schema, source=log.name, may_miss=may_miss, output=output)
     names = set(schema.names)  # Arrow makes a new list of them each time
@@ -88,6 +89,26 @@ def score_file(
         if pending:
             writer.write_table(pa.Table.from_batches(pending))
     return log.num_rows
+
+
+def check_output(path: Path, log: RawLog, *, source: Source) -> None:
+    """Check that a file can be written, and that it would neither replace the log nor become a part of it.
+
+    Args:
+        path: File to write.
+        log: What is read.
+        source: As it was named.
+
+    Raises:
+        ConfigError: If not.
+    """
+    if path.is_dir():
+        raise ConfigError(f"{path}: is a folder; name the file to write")
+    read = [Path(part.name) for part in log.parts if part.file.filesystem is None]
+    folders = [Path(item).resolve() for item in items_of(source) if not is_uri(item) and Path(item).is_dir()]
+    is_read = path.exists() and any(path.samefile(file) for file in read)
+    if is_read or any(path.resolve().is_relative_to(folder) for folder in folders):
+        raise ConfigError(f"{path}: is part of the log that is read, {log}; name another file to write")
 
 
 def encoded_batches(

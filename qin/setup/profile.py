@@ -9,9 +9,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from qin.columns.resolve import repeated_columns
 from qin.columns.types import is_datetime, is_groupable, is_list, is_number, is_string, value_type
+from qin.errors import SchemaError
+from qin.raw.canonical import canonical_text
 from qin.raw.hashing import hash_values, seed_of
 from qin.raw.log import open_log, read_batches
+from qin.raw.values import plain_values
 from qin.runtime.progress import Progress
 from qin.setup.sketch import Hashes, ValueSketch
 
@@ -115,9 +119,9 @@ class LogProfile:
     sample: pa.Table
 
     def sample_of(self, name: str) -> pa.Array:
-        """The sample's values of a column, dictionaries decoded."""
-        array = self.sample.column(name).combine_chunks()
-        return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
+        """The sample's values of a column, each in its row; text as `large_string`, which every function takes."""
+        array = plain_values(self.sample.column(name).combine_chunks())
+        return canonical_text(array) if is_string(array.type) else array
 
 
 def profile_log(file: str) -> LogProfile:
@@ -125,8 +129,11 @@ def profile_log(file: str) -> LogProfile:
 
     Raises:
         DataError: If it cannot be read, or has no rows.
+        SchemaError: If two of its columns have one name.
     """
     log = open_log(file)
+    if problems := repeated_columns(log.name, log.schema.names):
+        raise SchemaError(*problems)
     columns = {column.name: ColumnProfile(column.name, value_type(column.type)) for column in log.schema}
     stride = -(-log.num_rows // _SAMPLE_ROWS)
     sample: list[pa.RecordBatch] = []
@@ -148,7 +155,7 @@ def hashes_of(array: pa.Array) -> Hashes:
 
 def numbers_of(array: pa.Array) -> npt.NDArray[np.float64]:
     """Numbers or flags as floats, NaN where null."""
-    array = array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
+    array = plain_values(array)
     return np.asarray(pc.cast(array, pa.float64(), safe=False).to_numpy(zero_copy_only=False), np.float64)
 
 

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from scipy.stats import spearmanr
 
 from qin.columns.types import is_binary, is_groupable, is_number
+from qin.raw.values import plain_values
 from qin.setup.keys import ITEM
 from qin.setup.profile import ColumnProfile, LogProfile, hashes_of, texts_of
 from qin.setup.sketch import Hashes, ValueSketch
@@ -125,7 +126,7 @@ def _tokens_of(log: LogProfile, column: ColumnProfile) -> Tokens | None:
 
 def _of_lists(name: str, array: pa.Array) -> Tokens | None:
     values = pc.list_flatten(array)
-    values = values.dictionary_decode() if pa.types.is_dictionary(values.type) else values
+    values = plain_values(values)
     if pa.types.is_floating(values.type) or not is_groupable(values.type):
         return None  # fractions, as in embeddings, or lists of lists
     lengths = pc.fill_null(pc.list_value_length(array), 0).to_numpy(zero_copy_only=False)

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from qin.columns.types import is_binary, is_string
 from qin.errors import DataError
 from qin.raw.hashing import hash_values, seed_of
+from qin.raw.values import plain_values
 from qin.runtime.files import named_errors
 
 IDS = "ids.arrow"
@@ -56,7 +57,7 @@ class IdWriter:
         Raises:
             DataError: If one is missing, or is no text in UTF-8, which no sample submission could name.
         """
-        text = self._text(array, first_row)
+        text = texts_of_ids(array, at=lambda row: self._at(first_row + row))
         is_missing = pc.fill_null(pc.equal(text, ""), True).to_numpy(zero_copy_only=False)
         if is_missing.any():
             raise DataError(f"{self._at(first_row + int(np.flatnonzero(is_missing)[0]))}: id is missing")
@@ -65,20 +66,6 @@ class IdWriter:
         num_pending = sum(len(part) for part in self._pending)
         with named_errors(self._path):
             self._write(num_pending - num_pending % _BLOCK_ROWS)
-
-    def _text(self, array: pa.Array, first_row: int) -> pa.Array:
-        if isinstance(array.type, pa.BaseExtensionType):
-            array = array.storage if not isinstance(array.type, pa.UuidType) else _uuid_texts(array)
-        if pa.types.is_dictionary(array.type):
-            array = array.cast(array.type.value_type)
-        if not (is_string(array.type) or is_binary(array.type)):
-            return array.cast(pa.string())
-        raw = array.cast(pa.large_binary())  # a string array may hold any bytes; only this way they are checked
-        try:
-            return raw.cast(pa.string())
-        except pa.ArrowInvalid as error:
-            row = next(row for row, value in enumerate(raw.to_pylist()) if value is not None and not _is_utf8(value))
-            raise DataError(f"{self._at(first_row + row)}: id is no text in UTF-8: {raw[row].as_py()!r}") from error
 
     def _write(self, num_rows: int) -> None:
         """Write so many pending rows, in blocks that do not show how rows were batched."""
@@ -100,6 +87,27 @@ class IdWriter:
         row = int(np.flatnonzero(~is_first)[0])
         value = read_ids(self._path.parent)[row].as_py()
         raise DataError(f"{self._at(row)}: id occurs twice: {value!r}")
+
+
+def texts_of_ids(array: pa.Array, *, at: Callable[[int], str]) -> pa.Array:
+    """The texts of ids, which are those of a CSV file, null where one is missing.
+
+    Args:
+        array: Ids.
+        at: What messages say of where the id of a row of it is.
+
+    Raises:
+        DataError: If one is no text in UTF-8, which no sample submission could name.
+    """
+    array = _uuid_texts(array) if isinstance(array.type, pa.UuidType) else plain_values(array)
+    if not (is_string(array.type) or is_binary(array.type)):
+        return array.cast(pa.string())
+    raw = array.cast(pa.large_binary())  # a string array may hold any bytes; only this way they are checked
+    try:
+        return raw.cast(pa.string())
+    except pa.ArrowInvalid as error:
+        row = next(row for row, value in enumerate(raw.to_pylist()) if value is not None and not _is_utf8(value))
+        raise DataError(f"{at(row)}: id is no text in UTF-8: {raw[row].as_py()!r}") from error
 
 
 def _is_utf8(value: bytes) -> bool:

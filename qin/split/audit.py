@@ -92,6 +92,6 @@ def warnings(figures: dict[str, Any], *, file: str, of: str = "") -> list[str]:
 
 def _in_both(hashes: Hashes, is_train: _Mask, is_val: _Mask) -> tuple[int, int]:
     """Keys that are in both folds, and the validation rows that have one of them."""
-    keys, counts = np.unique(hashes[is_val], return_counts=True)
+    keys, counts = np.unique(hashes[is_val], return_counts=True)  # of the smaller fold; the other one is looked up in
     is_seen = is_in(keys, hashes[is_train])
     return int(is_seen.sum()), int(counts[is_seen].sum())

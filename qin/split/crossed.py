@@ -142,7 +142,9 @@ def _place_groups(counts: npt.NDArray[np.int32], num_folds: int) -> Numbers:
         placed[group] = np.argmax(room)
         room[placed[group]] -= counts[group]
     small = counts[~is_large].astype(np.float64)
-    room = np.maximum(room, 0.0)
+    room = np.maximum(room, 0.0)  # a group larger than a fold has overfilled its own
+    # Cuts of the small groups, in the order of their hashes, in proportion to the room that is left; a group belongs
+    # where its middle lies, so that a fold is off by half a group at either end.
     ends = np.cumsum(room)[:-1] * (small.sum() / max(room.sum(), 1.0))
     middle = np.cumsum(small) - small / 2.0
     placed[~is_large] = np.searchsorted(ends, middle, side="right")

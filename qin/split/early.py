@@ -4,8 +4,9 @@ import pyarrow as pa
 
 from qin.columns.counted import counted_problems
 from qin.columns.patterns import expanded
-from qin.columns.types import is_groupable
-from qin.config import Params
+from qin.columns.resolve import are_alike
+from qin.columns.types import is_groupable, value_type
+from qin.config import DataParams, Params
 from qin.errors import SchemaError, did_you_mean
 
 
@@ -32,9 +33,21 @@ def check_later_columns(params: Params, *, train: pa.Schema, test: pa.Schema | N
             problems.append(f"{file}: {key}: no column {name}{did_you_mean(name, columns.names)}")
         elif not is_groupable(columns.field(name).type):
             problems.append(f"{file}: {key}: column {name}: type {columns.field(name).type} cannot group rows")
+    if by is not None and test is not None and by in train.names and by in test.names:
+        problems += _segments_apart(params.data, by, train=train.field(by), test=test.field(by))
     problems += [f"params.yaml: {problem}" for problem in _statistics_problems(params, train.names)]
     if problems:
         raise SchemaError(*problems)
+
+
+def _segments_apart(data: DataParams, by: str, *, train: pa.Field, test: pa.Field) -> list[str]:
+    """A line where the shift of a segment might not find its rows to predict."""
+    if not (is_groupable(train.type) and is_groupable(test.type)) or are_alike(test, train):
+        return []
+    return [
+        f"{data.test_name}: calibration.by: column {by}: type {value_type(test.type)}, but {value_type(train.type)} in "
+        "the train file; equal values would be two segments, so store both as one type"
+    ]
 
 
 def _statistics_problems(params: Params, names: list[str]) -> list[str]:

@@ -157,6 +157,7 @@ def _group_thresholds(groups: Hashes, counts: npt.NDArray[np.int32], val_ratio: 
     room = val_ratio * num_rows
     is_large = counts > max(1, LARGE_GROUP_SHARE * num_rows)
     large = {}
+    # In the order of their hashes, which is as good as drawn: by size, the largest users would always validate.
     for group, count in zip(groups[is_large].tolist(), counts[is_large].tolist(), strict=True):
         fits = count <= room
         room -= count if fits else 0
@@ -180,6 +181,7 @@ def _nearest(cumulative: npt.NDArray[np.int64], room: float) -> int:
 def _place_groups(position: Hashes, thresholds: Mapping[str, int]) -> Folds:
     """The fold of each group by its position."""
     fold = (position < np.uint64(_frozen(thresholds, "group"))).astype(np.uint8)
+    # A large group is known by its own key, so that appended rows that make it larger, or smaller, do not move it.
     large = {int(name[len(_LARGE) :], 16): value for name, value in thresholds.items() if name.startswith(_LARGE)}
     if large:
         known = np.array(sorted(large), np.uint64)

@@ -41,6 +41,7 @@ class GradientSum:
             return figures
         parameters = [*self._dense, *self._tables]
         device = parameters[0].device
+        # Which gradients there are goes along: an optimizer moves what has one, and all processes must move the same.
         is_there = torch.tensor([float(p.grad is not None) for p in parameters], device=device)
         parts = [_flat_gradient(p) for p in self._dense]
         flat = torch.cat([*parts, is_there, figures.to(device, torch.float32)])

@@ -52,6 +52,7 @@ class NumericMoments:
             return
         values = signed_log(np.ascontiguousarray(batch.T))  # (fields, rows): numpy sums rows pairwise, not in turn
         is_valid = ~np.isnan(values)
+        # Where a field has no value yet, `argmax` of nothing is 0 and `first` a NaN, which the condition leaves out.
         first = values[np.arange(len(values)), is_valid.argmax(axis=1)]
         self._origin = np.where((self.count == 0) & is_valid.any(axis=1), first, self._origin)
         self._merge(np.where(is_valid, values - self._origin[:, np.newaxis], 0.0), is_valid)

@@ -141,7 +141,7 @@ def _total_norm(grads: list[torch.Tensor]) -> torch.Tensor:
     """The Euclidean norm of all gradients together; on the CPU a sum of chunks, in an order of ours."""
     if not all(has_kernels(grad) for grad in grads):
         return nn.utils.get_total_norm(grads)
-    squares = 0.0
+    squares = 0.0  # Python's float64, chunk after chunk: the same sum on any number of threads
     for grad in grads:
         norms = in_tiles(grad.numel(), partial(_norm_of, grad.reshape(-1)), tile_rows=_NORM_CHUNK)
         squares += sum(norm * norm for norm in norms)
@@ -295,6 +295,7 @@ def _move_rows(
             square += grad[i, d] * grad[i, d]
         second = factors.keep_second * second_moment[row] + factors.add_second * (square / np.float32(dim))
         second_moment[row] = second
+        # One factor for the whole row: a root and a division per row, not per number; the moment's direction stays.
         scale = factors.step_size / (np.sqrt(second * factors.second_correction) + factors.eps)
         for d in range(dim):
             moment = factors.keep_first * first_moment[row, d] + factors.add_first * grad[i, d]

@@ -289,7 +289,10 @@ def _keeps_folds(earlier: Description, params: Params, rule: FoldRule) -> bool:
 def _is_not_later(before: str | float | None, now: str | float | None) -> bool:
     """Whether a boundary is known to be no later than another: clocks with and without a zone do not tell."""
     if isinstance(before, str) and isinstance(now, str):
-        first, second = datetime.fromisoformat(before), datetime.fromisoformat(now)
+        try:
+            first, second = datetime.fromisoformat(before), datetime.fromisoformat(now)
+        except ValueError:  # a moment of a year that Python has not
+            return False
         return (first.tzinfo is None) == (second.tzinfo is None) and first <= second
     if isinstance(before, str) or isinstance(now, str) or before is None or now is None:
         return False

@@ -84,6 +84,7 @@ def fit_trees(
         valid_names=["selection"],
         callbacks=callbacks,
     )
+    # Through the text, cut at the best round: what scores now is what will be read back, to the last digit.
     best = lgb.Booster(model_str=booster.model_to_string(num_iteration=booster.best_iteration))
     return FittedTrees(Forest(best.model_to_string()), columns, num_leaves, num_threads)
 

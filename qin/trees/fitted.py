@@ -46,6 +46,7 @@ class FittedTrees:
         """
         source = SelectedRows(rows, self.columns, is_selected)
         out = np.empty(len(source))
+        # A chunk at a time: as float64, the matrix of a whole file would be several times the prepared rows.
         for start in range(0, len(source), CHUNK_ROWS):
             chunk = out[start : start + CHUNK_ROWS]
             chunk[:] = self._predict(source[start : start + CHUNK_ROWS])

@@ -94,6 +94,7 @@ def test_tokens_are_read_as_the_column_whose_vocabulary_they_share() -> None:
     assert rules(item=pa.string(), recent=pa.string()) == ["", "text"]
     assert rules(item=pa.dictionary(pa.int8(), pa.string()), seq=pa.list_(pa.string()), **texts) == ["text", "text"]
     assert rules(item=pa.decimal128(20, 0), recent=pa.string()) == ["", "number"]
+    assert rules(seq=pa.list_(pa.float64())) == ["number", "number"]
     sequence = SequenceParams(name="seq", max_len=4, num_buckets=9, tokens="text", separator="|", padding=0)
     schema = resolve_schema(log_columns(recent=None), data=data_params(), features=feature_params(sequences=[sequence]))
     [field] = schema.sequences
@@ -183,9 +184,12 @@ def test_text_and_lists_may_be_sequences(kind: pa.DataType) -> None:
     assert schema.sequences[0].name == "seq"
 
 
-def test_dictionaries_are_no_numbers() -> None:
-    assert problems(log_columns(price=pa.dictionary(pa.int8(), pa.float64()))) == [
-        "train.parquet: column price: type dictionary<values=double, indices=int8, ordered=0> cannot be numeric"
+def test_a_dictionary_is_what_its_values_are() -> None:
+    numbers, texts = (pa.dictionary(pa.int8(), kind) for kind in (pa.float64(), pa.string()))
+    schema = resolve_schema(log_columns(price=numbers), data=data_params(), features=feature_params())
+    assert schema.numeric[0].name == "price"
+    assert problems(log_columns(price=texts)) == [
+        "train.parquet: column price: type dictionary<values=string, indices=int8, ordered=0> cannot be numeric"
     ]
 
 
@@ -300,5 +304,41 @@ def test_a_categorical_column_has_one_kind_of_value(train: pa.DataType, test: pa
     values = [kind.value_type if pa.types.is_dictionary(kind) else kind for kind in (test, train)]
     assert str(caught.value) == (
         f"test.parquet: column item: type {values[0]}, but {values[1]} in the train file; "
+        "equal values would be encoded apart, so store both as one type"
+    )
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "tokens", "is_refused"),
+    [
+        (pa.list_(pa.int64()), pa.list_(pa.float32()), "auto", False),
+        (pa.list_(pa.int64()), pa.string(), "auto", False),  # which is read as numbers then: 12, 012 and 12.0 are one
+        (pa.list_(pa.int64()), pa.list_(pa.string()), "auto", False),
+        (pa.list_(pa.int64()), pa.string(), "text", True),
+        (pa.list_(pa.string()), pa.list_(pa.int64()), "auto", True),
+        (pa.list_(pa.string()), pa.list_(pa.int64()), "number", False),
+        (pa.list_(pa.string()), pa.string(), "auto", False),
+        (pa.list_(pa.date32()), pa.list_(pa.int32()), "auto", True),
+        (pa.list_(pa.date32()), pa.string(), "auto", True),
+        (pa.list_(pa.timestamp("us")), pa.list_(pa.timestamp("s")), "auto", False),
+        (pa.list_(pa.bool_()), pa.list_(pa.int8()), "auto", True),
+        (pa.list_(pa.null()), pa.list_(pa.int8()), "auto", False),
+        (pa.string(), pa.list_(pa.int8()), "auto", False),  # what the text holds is not known yet
+        (pa.null(), pa.string(), "auto", False),
+    ],
+    ids=str,
+)
+def test_a_history_has_one_kind_of_token(train: pa.DataType, test: pa.DataType, tokens: Any, is_refused: bool) -> None:
+    """In train and test, as of a categorical column."""
+    columns, others = log_columns(seq=train, recent=None), log_columns(seq=test, recent=None)
+    features = {"sequences": [SequenceParams(name="seq", max_len=4, num_buckets=9, tokens=tokens)]}
+    schema = resolve_schema(columns, data=data_params(), features=feature_params(**features))
+    if not is_refused:
+        check_test(others, schema, train=columns, **features)
+        return
+    with pytest.raises(SchemaError) as caught:
+        check_test(others, schema, train=columns, **features)
+    assert str(caught.value) == (
+        f"test.parquet: column seq: type {test}, but {train} in the train file; "
         "equal values would be encoded apart, so store both as one type"
     )

@@ -76,3 +76,28 @@ def test_a_day_to_predict_has_ids_and_no_label(tmp_path: Path, has_id: bool) -> 
     assert lines[0] == "ID,probability"
     assert [line.split(",")[0] for line in lines[1:]] == [str(value) for value in table["ID"].to_pylist()]
     assert len(set(lines)) == first.num_rows + 1
+
+
+@pytest.mark.parametrize(
+    ("ids", "texts"),
+    [
+        (pa.array([b"r%d" % row for row in range(NUM_ROWS)]), [f"r{row}" for row in range(NUM_ROWS)]),
+        (pa.array(range(NUM_ROWS), pa.decimal128(20, 0)), [str(row) for row in range(NUM_ROWS)]),
+        (pa.array([row == 1 for row in range(NUM_ROWS)]), ["true" if row == 1 else "false" for row in range(NUM_ROWS)]),
+    ],
+    ids=["bytes", "decimal", "bool"],
+)
+def test_ids_of_any_type_are_written_as_prepare_reads_them(tmp_path: Path, ids: pa.Array, texts: list[str]) -> None:
+    (tmp_path / "days").mkdir()
+    [first, *_] = divide(log_of(tmp_path, moments(), ID=ids), "time", tmp_path / "days")
+    _, sample = write_unlabelled(first, label="clicked", key="ID", folder=tmp_path)
+    rows = pq.read_table(first.file)["row"].to_pylist()
+    assert sample.read_text().splitlines()[1:] == [f"{texts[row]},0" for row in rows]
+
+
+def test_a_time_of_no_day_with_a_name_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "days").mkdir()
+    times = moments().to_pylist()
+    log = log_of(tmp_path, pa.array([*(int(time.timestamp()) for time in times[:-1]), 2**50], pa.timestamp("s")))
+    with pytest.raises(DataError, match=rf"log.*: column time, row {NUM_ROWS - 1}: not a day of the years 1 to 9999: "):
+        divide(log, "time", tmp_path / "days")

@@ -8,8 +8,9 @@ import pytest
 from typer.testing import CliRunner
 
 from qin.cli import app
-from qin.errors import ConfigError
+from qin.errors import ArtifactError, ConfigError
 from qin.experiments.listing import listed_runs, runs_text
+from qin.experiments.summary import summary_lines
 from tests.project import git
 
 PARAMS = "train:\n  lr: {lr}\nfeatures:\n  impression:\n    key: {key}\n  drop: {drop}\n"
@@ -84,4 +85,22 @@ def test_the_command_prints_both_forms(project: Path) -> None:
 def test_without_a_commit_there_are_no_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match="there are no runs to list"):
+        listed_runs(everywhere=False)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "[" * 100_000])
+def test_figures_that_are_damaged_in_a_commit_are_one_line(project: Path, content: str) -> None:
+    (project / "metrics/run.json").write_text(content)
+    git(project, "add", "-A")
+    commit(project, "damaged")
+    with pytest.raises(ArtifactError, match=r"HEAD: metrics/run\.json: (not valid JSON|expected a JSON object)"):
+        listed_runs(everywhere=False)
+    (project / "metrics/run.json").write_text("{}")
+    with pytest.raises(ArtifactError, match=r"HEAD: metrics/run\.json: (not valid JSON|expected a JSON object)"):
+        summary_lines("HEAD", params=Path("params.yaml"))
+
+
+def test_settings_that_are_no_yaml_are_one_line(project: Path) -> None:
+    (project / "params.yaml").write_bytes(b"data: \xff")
+    with pytest.raises(ConfigError, match=r"^params\.yaml: .*UTF-8"):
         listed_runs(everywhere=False)

@@ -98,6 +98,17 @@ def test_a_bad_overlay_changes_nothing(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.yaml", "params.yaml"]
 
 
+@pytest.mark.parametrize("content", ["", "- 1\n", "text\n"])
+def test_settings_without_sections_are_refused(content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text(content)
+    Path("mine.yaml").write_text("train:\n  epochs: 1\n")
+    result = CliRunner().invoke(app, ["overlay", "mine.yaml"])
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: params.yaml: expected sections such as `data:`")
+    assert Path("params.yaml").read_text() == content
+
+
 def overlays(example: str) -> list[Path]:
     path = ROOT / example
     return [path] if path.stem == "params" else [path.with_name("params.yaml"), path]

@@ -52,6 +52,25 @@ def test_tokens_are_what_most_histories_hold(
         assert inspect(tmp_path, pa.array(values, pa.string()).cast(kind), **settings)[0].tokens == tokens
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        pa.array([[3_000_000, 3_000_000, 1], [3_000_000, 3_000_000, 2]], pa.list_(pa.int32())).cast(
+            pa.list_(pa.date32())
+        ),
+        pa.array([[2**50, 2**50, 1], [2**50, 2**50, 2]]).cast(pa.list_(pa.timestamp("s"))),
+        pa.array([[1, 1, 2], [1, 1, 3]]).cast(pa.list_(pa.time64("ns"))),
+        pa.array([[1, 1, 2], [1, 1, 3]]).cast(pa.list_(pa.duration("ns"))),
+        pa.array([[1, 1, 2], [1, 1, 3]]).cast(pa.list_(pa.timestamp("us", tz="Nowhere/Nothing"))),
+    ],
+    ids=lambda array: str(array.type),
+)
+def test_values_that_python_has_not_are_tokens(tmp_path: Path, values: pa.Array) -> None:
+    field, [warning] = inspect(tmp_path, values)
+    assert field.tokens == "text"
+    assert warning.startswith("100% of the histories begin with ")
+
+
 def test_bytes_that_are_no_utf8_are_text(tmp_path: Path) -> None:
     values = pa.array([b"a\xff,b", b"c"], pa.binary())
     text = pa.Array.from_buffers(pa.string(), 2, values.buffers())

@@ -37,7 +37,8 @@ def log() -> Columns:
         ("shop", [pa.large_string(), pa.string_view(), pa.binary(), pa.large_binary(), pa.binary_view()]),
         ("shop", [pa.dictionary(pa.int32(), pa.string())]),
         ("views", ["int64", "float32", "float64", pa.decimal128(20, 3), pa.decimal32(6, 0)]),
-        ("price", ["float64"]),
+        ("price", ["float64", pa.dictionary(pa.int16(), pa.float32())]),
+        ("item", [pa.dictionary(pa.int16(), pa.int64())]),
         ("clicked", ["int8", "uint64", "float32", pa.bool_(), pa.decimal128(38)]),
     ],
 )

@@ -1,5 +1,6 @@
 """The ids of a sample submission: read as text, one to one with the test file's."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -114,3 +115,12 @@ def test_ids_must_match_one_to_one(wanted: str, ids: str, message: str) -> None:
     with pytest.raises(DataError) as caught:
         match(text_ids(*wanted), text_ids(*ids))
     assert str(caught.value) == message
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs a system with named pipes")
+def test_what_may_never_end_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "sample.csv")
+    with pytest.raises(
+        DataError, match=r"sample\.csv: a device or a pipe, which may never end; a sample submission is"
+    ):
+        read_sample_ids(str(tmp_path / "sample.csv"))

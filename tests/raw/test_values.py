@@ -47,6 +47,19 @@ def test_floats_that_may_have_been_rounded_are_refused(kind: pa.DataType, power:
         assert str(caught.value) == f"log: column c, row 11: {rule}"
 
 
+def test_a_dictionary_hides_neither_a_label_nor_a_rounded_id() -> None:
+    labels = pa.array([1, 0, None]).dictionary_encode()
+    assert encode_label(labels.slice(0, 2), file="log", column="y", first_row=0).tolist() == [1, 0]
+    with pytest.raises(DataError, match=r"^log: column y, row 9: label must be 0 or 1: None$"):
+        encode_label(labels, file="log", column="y", first_row=7)
+    ids = pa.array([1.0, 2.0**53, 1.0]).dictionary_encode()
+    lists = pa.ListArray.from_arrays(pa.array([0, 1, 3], pa.int32()), ids)
+    views = pa.ListViewArray.from_arrays(pa.array([0, 1], pa.int32()), pa.array([1, 2], pa.int32()), ids)
+    for array in (ids, lists, views):
+        with pytest.raises(DataError, match=r"^log: column c, row 1: an id in 64-bit floats"):
+            refuse_rounded(array, file="log", column="c", first_row=0)
+
+
 @pytest.mark.parametrize("lists", [[None, [], [1.0], [2.0, float("inf")]], [[1.0], None, [2.0], [float("-inf"), 3.0]]])
 def test_an_infinite_token_is_named_with_its_row(lists: list[Any]) -> None:
     for kind in (pa.list_(pa.float64()), pa.large_list(pa.float32())):

@@ -55,6 +55,16 @@ def test_other_columns_are_refused(sampled: Path, tmp_path: Path) -> None:
         log_drift(sampled / "artifacts", tmp_path / "less.parquet", num_threads=1)
 
 
+def test_the_log_is_not_written_over(sampled: Path, tmp_path: Path) -> None:
+    log = tmp_path / "log.parquet"
+    log.write_bytes((sampled / "data/test.parquet").read_bytes())
+    command = ["drift", str(log), "--artifacts", str(sampled / "artifacts"), "--out", str(log)]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 1
+    assert done.stderr.startswith(f"error: {log}: is part of the log that is read")
+    assert log.read_bytes() == (sampled / "data/test.parquet").read_bytes()
+
+
 def test_nothing_large_is_said_as_well() -> None:
     scores = {"psi": 0.0, "mean_probability": 0.02, "base_rate": 0.02}
     assert drift_lines({"num_rows": 3, "scores": scores, "large": []})[1] == (

@@ -74,6 +74,17 @@ def test_the_graph_gives_the_scores_of_raw_rows(project: Path) -> None:
     assert np.array_equal(buckets.numpy(), batch.categorical.numpy())
 
 
+def test_only_an_earlier_export_is_replaced(project: Path, tmp_path: Path) -> None:
+    """An export takes the place of its folder: `qin export data` would have taken the log with it."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/train.parquet").write_bytes(b"the log")
+    arguments = ["--artifacts", str(project / "artifacts"), "--rows", str(project / "data/test.parquet")]
+    done = CliRunner().invoke(app, ["export", str(tmp_path / "data"), *arguments])
+    assert done.exit_code == 1
+    assert done.stderr.startswith(f"error: {tmp_path / 'data'}: holds train.parquet, and is no earlier export; ")
+    assert (tmp_path / "data/train.parquet").read_bytes() == b"the log"
+
+
 @pytest.fixture(scope="module")
 def exported(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("export") / "qin"

@@ -107,3 +107,25 @@ def test_missing_columns_may_be_null_except_those_of_impressions(rich: Path, tmp
     done = run(*arguments, "--on-missing", "null")
     assert done.exit_code == 1
     assert "column request: missing; rows of one impression are found by it" in done.stderr
+
+
+def test_what_is_read_is_not_written_over(sampled: Path, tmp_path: Path) -> None:
+    parts = tmp_path / "parts"
+    parts.mkdir()
+    file = parts / "part.parquet"
+    file.write_bytes((sampled / "data/test.parquet").read_bytes())
+    (tmp_path / "link.parquet").symlink_to(file)
+    before = file.read_bytes()
+    for source, out in (
+        (file, file),
+        (file, tmp_path / "link.parquet"),
+        (tmp_path / "link.parquet", file),
+        (parts, parts / "scores.parquet"),
+        (parts, file),
+    ):
+        done = run(source, out, "--artifacts", sampled / "artifacts")
+        assert done.exit_code == 1
+        assert done.stderr.startswith(f"error: {out}: is part of the log that is read, {source}")
+    assert run(file, parts, "--artifacts", sampled / "artifacts").stderr.startswith(f"error: {parts}: is a folder; ")
+    assert file.read_bytes() == before
+    assert [path.name for path in parts.iterdir()] == ["part.parquet"]

@@ -142,6 +142,22 @@ def test_all_problems_of_columns_come_at_once(rich: Path) -> None:
     ]
 
 
+def test_columns_that_the_model_compares_must_hold_numbers(rich: Path) -> None:
+    table = pq.read_table(rich / "data/test.parquet")
+    moments = table.set_column(table.column_names.index("place"), "place", pa.array([0] * 300, pa.timestamp("s")))
+    with pytest.raises(SchemaError, match=r"^rows: column place: type timestamp\[s\] holds no numbers$"):
+        Scorer.load(rich / "artifacts").score(moments)
+
+
+def test_a_history_must_have_the_tokens_of_training(rich: Path) -> None:
+    table = pq.read_table(rich / "data/test.parquet")
+    days = pa.array([[1]] * 300, pa.list_(pa.int32())).cast(pa.list_(pa.date32()))
+    with pytest.raises(
+        SchemaError, match=r"^rows: column seq: type list<date32\[day\]>, but the model was trained on "
+    ):
+        Scorer.load(rich / "artifacts").score(table.set_column(table.column_names.index("seq"), "seq", days))
+
+
 def test_a_missing_column_may_be_null_but_not_misspelt(rich: Path) -> None:
     scorer = Scorer.load(rich / "artifacts")
     table = pq.read_table(rich / "data/test.parquet")

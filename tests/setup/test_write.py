@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
@@ -245,6 +247,38 @@ def test_visible_logs_get_the_settings_that_people_chose(shared: Path, tmp_path:
             assert shares == {"seq": item}
             assert params.features.numeric == []
             assert params.features.impression.key is None
+
+
+def test_columns_as_other_writers_have_them(tmp_path: Path) -> None:
+    """Views, dictionaries, text that is no UTF-8 and numbers of every width are profiled as any other column."""
+    table = pa.Table.from_pandas(shop(), preserve_index=False)
+    expected, _, _ = init(write(tmp_path / "plain", shop()))
+    broken = pa.array([b"caf\xe9" if row % 2 else b"tea" for row in range(NUM_ROWS)], pa.binary())
+    forms = {
+        "user_id": table["user_id"].cast(pa.string_view()),
+        "item_id": table["item_id"].combine_chunks().dictionary_encode(),
+        "brand": table["brand"].cast(pa.large_string()),
+        "price": table["price"].combine_chunks().dictionary_encode(),
+        "history": table["history"].cast(pa.string_view()),
+        "clicked": table["clicked"].cast(pa.decimal128(20, 0)),
+    }
+    for name, array in forms.items():
+        table = table.set_column(table.column_names.index(name), name, array)
+    table = table.append_column("drink", pa.Array.from_buffers(pa.string(), NUM_ROWS, broken.buffers()))
+    (tmp_path / "odd").mkdir()
+    pq.write_table(table, tmp_path / "odd/train.parquet")
+    found, _, _ = init(tmp_path / "odd/train.parquet")
+    assert found.features.sequences == expected.features.sequences
+    assert found.features.categorical == [*expected.features.categorical, "drink"]
+    assert found.features.numeric == expected.features.numeric
+    assert found.split == expected.split.model_copy(update={"row_key": found.split.row_key})
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    table = pa.Table.from_pandas(shop(), preserve_index=False)
+    pq.write_table(table.append_column("brand", table["brand"]), tmp_path / "train.parquet")
+    with pytest.raises(SchemaError, match=r"train\.parquet: column brand: occurs 2 times"):
+        init(tmp_path / "train.parquet")
 
 
 def test_the_sample_log_gets_settings(small_log: Path, tmp_path: Path) -> None:

@@ -266,6 +266,7 @@ def test_an_optimizer_that_was_not_kept_is_refused(reader: ShardReader, tmp_path
         (FoldRule("time", {}, "2022-05-03T00:00:00+00:00"), FoldRule("time", {}, "2022-05-04T00:00:00+00:00"), False),
         (FoldRule("time", {}, "2022-05-04T00:00:00+00:00"), FoldRule("time", {}, "2022-05-03T00:00:00+00:00"), True),
         (FoldRule("time", {}, "2022-05-03T00:00:00"), FoldRule("time", {}, "2022-05-04T00:00:00+00:00"), True),
+        (FoldRule("time", {}, "+30828-09-14T00:00:00"), FoldRule("time", {}, "2022-05-04T00:00:00"), True),
         (FoldRule("time", {}, 3), FoldRule("time", {}, 4.5), False),
         (RULE, FoldRule("time", {}, 4.5), True),
     ],

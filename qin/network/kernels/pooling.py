@@ -50,7 +50,7 @@ class _Means(torch.autograd.Function):
 def _average(values: Float32Array, is_valid: BoolArray, out: Float32Array) -> None:
     """Write the means of `(n, seq, dim)` into `(n, dim)`; see `tiled_means`."""
     for i in range(values.shape[0]):
-        total, length = out[i], max(np.sum(is_valid[i]), 1)
+        total, length = out[i], max(np.sum(is_valid[i]), 1)  # an empty history's mean is 0, not 0 / 0
         total[:] = 0.0
         for position in range(values.shape[1]):
             if is_valid[i, position]:

@@ -107,6 +107,7 @@ class _Layers(torch.autograd.Function):
         stack = _Stack(ctx.layers, ctx.dtype, ctx.first_row, parameters)
         grad = grad_outputs[0].clone(memory_format=torch.contiguous_format)
         tiles = in_tiles(len(grad), lambda rows: stack.backward(rows, inputs, products, grad))
+        # Added up in the tiles' order, whichever thread was first; slopes, one number each, in Python's float64.
         biases = [torch.stack([tile[0][layer] for tile in tiles]).sum(dim=0) for layer in range(depth)]
         slopes = [torch.tensor([sum(tile[1][layer] for tile in tiles)]).float() for layer in range(depth)]
         weights = _grads_of_weights(products, rounded)
@@ -118,6 +119,7 @@ class _Layers(torch.autograd.Function):
 def _with_zeros(height: int, shape: torch.Size, dtype: torch.dtype) -> torch.Tensor:
     """An array for rows of a shape, with more rows and columns, zeros, than they fill."""
     out = torch.empty(height, padded_width(shape[1]), dtype=dtype)
+    # Only what the batch does not fill is cleared: all else is written before it is read.
     out[shape[0] :] = 0.0
     out[:, shape[1] :] = 0.0
     return out
@@ -176,6 +178,7 @@ class _Stack:
     ) -> tuple[list[torch.Tensor], list[float]]:
         """Gradients of biases and slopes from the rows of a tile; products and `grad` are replaced by theirs."""
         biases, slopes, grad = [torch.zeros_like(bias) for bias in self.biases], [0.0] * len(inputs), grad[rows]
+        # Zeros for the last layer, whose gradient is whole: nothing above it reads its output through a product.
         via_product = torch.zeros(TILE_ROWS, padded_width(grad.shape[1]), dtype=products[0].dtype)
         # A layer's own part of the gradient is added by the kernel; its part through the product is made by the library
         # afterwards, and added by the kernel of the layer below, which reads the gradient anyway.

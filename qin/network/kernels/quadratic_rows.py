@@ -178,7 +178,7 @@ def _forward_row(
     x: Float32Array, total: Float32Array, kept: Float32Array, options: LayerOptions, out: Float32Array
 ) -> None:
     zero, below = np.float32(0.0), options.slope
-    for d in range(x.size):
+    for d in range(x.size):  # no `max`: a NaN fails every comparison, and stays one
         term = x[d] * (zero if options.rectified and total[d] <= zero else total[d])
         out[d] = x[d] + kept[d] * (term if term > zero else below * term)
 
@@ -193,7 +193,7 @@ def _backward_row(
         factor = zero if is_cut else total[d]
         # out = x + kept * prelu(x * factor): `passed` is the gradient of x * factor, whose two sides follow
         passed = grad[d] * kept[d] * (one if x[d] * factor > zero else below)
-        grad[d] += passed * factor
+        grad[d] += passed * factor  # beside the residual's own, which is there
         total[d] = zero if is_cut else passed * x[d]
 
 

@@ -142,6 +142,7 @@ def _pack(row: Int64Array, table_rows: int, padding_row: int) -> tuple[bool, UIn
         if row[position] < 0 or row[position] >= table_rows:
             return False, packed[:0]
         if row[position] != padding_row:
+            # One word for both: what is sorted is moved in every pass, and pairs of arrays would be twice as much.
             packed[num_reads] = np.uint64(row[position]) << np.uint64(_POSITION_BITS) | np.uint64(position)
             num_reads += 1
     return True, packed[:num_reads]
@@ -182,7 +183,7 @@ def _runs(packed: UInt64Array) -> tuple[Int64Array, Int64Array]:
             rows[num_distinct], start[num_distinct] = row, i
             num_distinct += 1
     start[num_distinct] = packed.size
-    return rows[:num_distinct].copy(), start[: num_distinct + 1]
+    return rows[:num_distinct].copy(), start[: num_distinct + 1]  # a view would keep room for a row per read
 
 
 @njit(nogil=True)

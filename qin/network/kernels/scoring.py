@@ -62,7 +62,7 @@ def read_fields(
     for i in range(buckets.shape[0]):
         for k in range(fields.size):
             bucket = buckets[i, fields[k]]
-            row = 0 if bucket == PADDING_BUCKET else bucket + offset[fields[k]]
+            row = 0 if bucket == PADDING_BUCKET else bucket + offset[fields[k]]  # all vocabularies share one padding
             for d in range(dim):
                 out[i, k * dim + d] = table[row, d]
 
@@ -201,6 +201,7 @@ def embed_in_bins(
             for d in range(dim):
                 total = bins.weight[field, num_bins, d] if is_missing else zero
                 for k in range(0 if is_missing else num_bins):
+                    # Bins below the value count whole, those above not at all: no search, and no branch.
                     part = (value - bins.lower[field, k]) * bins.inverse_width[field, k]
                     total += min(max(part, zero), one) * bins.weight[field, k, d]
                 out[i, field * dim + d] = total
@@ -268,6 +269,7 @@ def _advance_row(
             total = product[d] + bias[d]
             term = x[d] * (zero if options.rectified and total < zero else total)
             squares += term * term
+        # The terms are made twice rather than kept: a few operations, where a row of scratch would leave the registers.
         norm = np.float32(1.0) / np.sqrt(squares / np.float32(x.size) + np.float32(options.eps))
     for d in range(x.size):
         total = product[d] + bias[d]
