@@ -9,6 +9,9 @@ from qin.config.section import Ratio, Section, Seed
 from qin.config.split import SplitParams
 from qin.sources import source_name
 
+# Below it nothing is left of a log, and a weight that makes up for it is no number of 32 bits.
+_LEAST_SHARE = 1e-6
+
 Share = Annotated[float, Field(ge=0, le=1)]
 Whole = Annotated[int, Field(ge=0, lt=2**63)]
 Count = Annotated[int, Field(ge=1, lt=2**63)]
@@ -131,9 +134,9 @@ class ImbalanceParams(Section):
     """What is done about rare clicks while training; weights compose by multiplication."""
 
     use_neg_downsampling: bool
-    neg_downsample_ratio: Annotated[float, Field(gt=0, le=1)]
+    neg_downsample_ratio: Annotated[float, Field(ge=_LEAST_SHARE, le=1)]
     reweight_negatives: bool = True
-    pos_weight: Annotated[float, Field(gt=0)] | Literal["auto"] | None
+    pos_weight: Annotated[float, Field(ge=_LEAST_SHARE, le=1.0 / _LEAST_SHARE)] | Literal["auto"] | None
 
 
 class HardNegativeParams(Section):
@@ -149,10 +152,10 @@ class HardNegativeParams(Section):
 
     @model_validator(mode="after")
     def _draws_from_the_rest(self) -> "HardNegativeParams":
-        if self.enable and self.mode != "ohem" and self.rest_frac == 0.0:
+        if self.enable and self.mode != "ohem" and self.rest_frac < _LEAST_SHARE:
             raise ValueError(
-                f"rest_frac must be above 0 with mode {self.mode}: negatives that are never drawn cannot be weighed in "
-                "(ohem is biased for that)"
+                f"rest_frac must be at least {_LEAST_SHARE} with mode {self.mode}: negatives that are never drawn "
+                f"cannot be weighed in (ohem is biased for that), got {self.rest_frac}"
             )
         return self
 

@@ -66,7 +66,7 @@ def _of_pandas(frame: Any, columns: Mapping[str, Column], *, name: str) -> pa.Ta
             continue
         try:
             arrays.append(pa.array(frame.iloc[:, position], from_pandas=True))
-        except (pa.ArrowException, TypeError, ValueError) as error:
+        except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
             problems.append(f"{name}: column {label}: values of several types ({_first_line(error)})")
     if problems:
         raise SchemaError(*problems)

@@ -226,6 +226,37 @@ def test_a_self_ensemble_needs_dropout_in_every_form(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        (
+            {"imbalance.neg_downsample_ratio": 1e-300},
+            "imbalance.neg_downsample_ratio: Input should be greater than or ",
+        ),
+        ({"imbalance.pos_weight": 1e30}, "imbalance.pos_weight: Input should be less than or equal to 1000000"),
+        ({"imbalance.pos_weight": 1e-30}, "imbalance.pos_weight: Input should be greater than or equal to 0.000001"),
+        (
+            {"features.statistics.prior_weight": 1e-300},
+            "features.statistics.prior_weight: Input should be greater than",
+        ),
+        ({"hnm.enable": True, "hnm.rest_frac": 0.0}, "hnm: rest_frac must be at least 1e-06 with mode goss"),
+        ({"hnm.enable": True, "hnm.mode": "pps", "hnm.rest_frac": 1e-17}, "hnm: rest_frac must be at least 1e-06 with"),
+        ({"hnm.enable": False, "hnm.rest_frac": 0.0}, None),
+        ({"hnm.enable": True, "hnm.mode": "ohem", "hnm.rest_frac": 0.0}, None),
+    ],
+)
+def test_a_number_that_training_could_not_use_is_refused_before_it(
+    tmp_path: Path, changes: dict[str, Any], line: str | None
+) -> None:
+    path = write_params(tmp_path, changes)
+    if line is None:
+        load_params(path)
+        return
+    with pytest.raises(ConfigError) as caught:
+        load_params(path)
+    assert str(caught.value).startswith(f"{path}: {line}")
+
+
+@pytest.mark.parametrize(
     ("alternatives", "line"),
     [
         ([{}], "model: alternatives.0: changes nothing"),

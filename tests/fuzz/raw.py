@@ -16,13 +16,14 @@ from tests.fuzz.mutation import Mutation, choice
 
 _FILES = ("train", "test")
 
-_TYPES = (
+TYPES = (
     *(pa.int8(), pa.int16(), pa.int32(), pa.int64(), pa.uint64(), pa.float16(), pa.float32(), pa.float64(), pa.bool_()),
     *(pa.string(), pa.large_string(), pa.string_view(), pa.binary(), pa.binary(16), pa.binary_view(), pa.null()),
     *(pa.timestamp("s"), pa.timestamp("ns"), pa.timestamp("us", tz="Asia/Seoul"), pa.date32(), pa.date64()),
     *(pa.time64("us"), pa.duration("ms"), pa.decimal128(20, 3), pa.decimal256(50, 0), pa.month_day_nano_interval()),
     *(pa.list_(pa.int64()), pa.large_list(pa.string()), pa.list_(pa.float64(), 3), pa.list_(pa.list_(pa.int64()))),
     *(pa.struct([("a", pa.int64())]), pa.map_(pa.string(), pa.int64()), pa.dictionary(pa.int32(), pa.string())),
+    *(pa.dictionary(pa.int8(), pa.float64()), pa.json_(pa.string()), pa.bool8(), pa.uuid(), pa.list_(pa.string_view())),
     *(pa.list_(pa.null()), pa.list_(pa.timestamp("s")), pa.list_(pa.bool_()), pa.list_(pa.struct([("a", pa.int8())]))),
 )
 
@@ -110,14 +111,14 @@ def _files(generator: np.random.Generator) -> tuple[str, ...]:
 
 def _other_type(folder: Path, generator: np.random.Generator) -> Mutation:
     """The same values as another type, or as nulls of it where they cannot be."""
-    names, kind = _files(generator), choice(generator, _TYPES)
+    names, kind = _files(generator), choice(generator, TYPES)
     column = _some_column(folder, names[-1], generator)
 
     def changed(values: list[Any]) -> pa.Array:
         makers: tuple[Callable[[], pa.Array], ...] = (
             lambda: pa.array(values).cast(kind),
             lambda: pa.array(values, kind),
-            lambda: _made(values, kind),
+            lambda: made(values, kind),
         )
         for make in makers:
             try:
@@ -134,7 +135,7 @@ def _other_type(folder: Path, generator: np.random.Generator) -> Mutation:
     return Mutation(f"{column} of {', '.join(names)} as {kind}")
 
 
-def _made(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
+def made(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
     """Values of a type that hold what can be told of the old ones."""
     if pa.types.is_struct(kind):
         return pa.array([{"a": hash_of(value) % 100} for value in values], kind)

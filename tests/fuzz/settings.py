@@ -20,6 +20,10 @@ _ODD: tuple[Any, ...] = (
     *([], ["item"], ["no such"], ["item", "item"], ["*"], ["[a"], [""], {}),
 )
 
+_SIZES: tuple[Any, ...] = (
+    *(None, 0, 1, 2, 3, 100, 2**31 - 1, 2**53, 2**62, 1e-300, 1e-17, 1e-6, 1e-5, 0.5, 0.999999999, 1e6, 1e30, 1e300),
+)
+
 _CONTRADICTIONS: tuple[tuple[dict[str, Any], bool], ...] = (
     ({"split.method": "group_user", "split.group_key": None}, True),
     ({"split.method": "time", "split.time_col": None}, True),
@@ -127,6 +131,21 @@ _ODD_YAML: tuple[Callable[[str], bytes], ...] = (
 def mutate_settings(folder: Path, generator: np.random.Generator) -> Mutation:
     """Write a params.yaml with one thing wrong, or odd."""
     return choice(generator, _KINDS)(folder, generator)
+
+
+def mutate_numbers(folder: Path, generator: np.random.Generator) -> Mutation:
+    """Write a params.yaml with a number of any size for one setting of training, and what it belongs to switched on."""
+    tree = settings()
+    tree["imbalance"].update({"use_neg_downsampling": True, "neg_downsample_ratio": 0.5, "pos_weight": 2.0})
+    tree["hnm"].update({"enable": True, "min_neg": 4})
+    if generator.random() < 0.5:
+        tree["split"].update({"method": "time", "time_col": "ts"})
+    sections = [tree[name] for name in ("imbalance", "hnm", "trees", "calibration", "evaluate", "predict")]
+    section = choice(generator, [*sections, tree["features"]["statistics"]])
+    key = choice(generator, [name for name, value in section.items() if not isinstance(value, bool | list)])
+    section[key] = value = choice(generator, _SIZES)
+    write_settings(folder, tree)
+    return Mutation(f"{key}: {value!r}")
 
 
 def _leaves(node: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:

@@ -16,10 +16,11 @@ from qin.runtime import paths
 from qin.runtime.stage import STAGES
 from qin.shards.files import ShardReader
 from tests.fuzz.damage import damage, damaged_files, readers
+from tests.fuzz.keys import mutate_keys
 from tests.fuzz.mutation import Mutation
 from tests.fuzz.raw import mutate_raw
 from tests.fuzz.sandbox import FIRST_SECONDS, TEST_ROWS, Ended, Sandbox, digest, verdict, write_project
-from tests.fuzz.settings import mutate_settings
+from tests.fuzz.settings import mutate_numbers, mutate_settings
 
 pytestmark = pytest.mark.slow
 
@@ -50,13 +51,15 @@ def numbers(share: float) -> Iterator[int]:
     yield from [int(ONLY)] if ONLY else range(max(1, int(MUTATIONS * share)))
 
 
-def tried(sandbox: Sandbox, number: int, mutate: Callable[[Path, np.random.Generator], Mutation]) -> list[str]:
-    """Make one mutation and run stages; returns the faults."""
+def tried(
+    sandbox: Sandbox, number: int, mutate: Callable[[Path, np.random.Generator], Mutation], *, whole: bool = False
+) -> list[str]:
+    """Make one mutation and run stages, all of them for some or if `whole`; returns the faults."""
     mutation = mutate(sandbox.folder, np.random.default_rng([SEED, number]))
     before = sandbox.files()
     faults: list[str] = []
     ended: list[Ended] = []
-    for stage in STAGES if number % WHOLE_EVERY == 0 else STAGES[:2]:
+    for stage in STAGES if whole or number % WHOLE_EVERY == 0 else STAGES[:2]:
         ended += sandbox.run([stage])
         after = sandbox.files()
         faults += verdict(ended[-1], before, after)
@@ -103,6 +106,18 @@ def test_settings(sandbox: Sandbox) -> None:
 
 def test_raw_files(sandbox: Sandbox) -> None:
     faults = [fault for number in numbers(0.4) for fault in tried(sandbox, number, mutate_raw)]
+    assert not faults, f"{len(faults)} faults\n" + "\n".join(faults[:_SHOWN])
+
+
+def test_keys(sandbox: Sandbox) -> None:
+    """All stages: what groups rows is read again when all is trained."""
+    faults = [fault for number in numbers(0.1) for fault in tried(sandbox, number, mutate_keys, whole=True)]
+    assert not faults, f"{len(faults)} faults\n" + "\n".join(faults[:_SHOWN])
+
+
+def test_numbers_of_training(sandbox: Sandbox) -> None:
+    """All stages, with all that is off by default: numbers that no check of the settings refuses must do."""
+    faults = [fault for number in numbers(0.1) for fault in tried(sandbox, number, mutate_numbers, whole=True)]
     assert not faults, f"{len(faults)} faults\n" + "\n".join(faults[:_SHOWN])
 
 

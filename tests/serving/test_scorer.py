@@ -208,6 +208,13 @@ def test_a_bad_value_is_named(rich: Path, changes: dict[str, Any], message: str)
         scorer.score(rows)
 
 
+def test_a_number_beyond_64_bits_is_named_in_a_data_frame_too(rich: Path) -> None:
+    rows = pq.read_table(rich / "data/test.parquet").slice(0, 3).to_pandas()
+    rows["item"] = [1, 2**70, 3]
+    with pytest.raises(SchemaError, match=r"^rows: column item: values of several types"):
+        Scorer.load(rich / "artifacts").score(rows)
+
+
 def test_rows_that_are_no_rows_are_refused(rich: Path) -> None:
     scorer = Scorer.load(rich / "artifacts")
     with pytest.raises(TypeError, match="rows: expected a pyarrow Table"):
