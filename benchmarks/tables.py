@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from benchmarks.profile import CAPABILITIES, RESULTS, ROOT
+from benchmarks.tables_serving import backtest_block, flood_line, latency_rows, load_rows
 
 START, END = "<!-- {}: made by python -m benchmarks.tables -->", "<!-- end of {} -->"
 
@@ -29,6 +30,9 @@ PAGES = {
     "side_by_side": ROOT / "docs/speed.md",
     "scale": ROOT / "docs/scale.md",
     "few_clicks": ROOT / "docs/statistics.md",
+    "latency": ROOT / "docs/serving.md",
+    "load": ROOT / "docs/serving.md",
+    "backtest": ROOT / "docs/tomorrow.md",
 }
 
 RUNS = {
@@ -141,6 +145,9 @@ def tables() -> dict[str, str]:
         "imbalance": _imbalance_table(_read("imbalance")),
         "imbalance_settings": _settings_table(_read("imbalance_settings")),
         "few_clicks": _few_clicks_table(_read("few_clicks")),
+        "latency": _markdown(latency_rows(_read("serving"))),
+        "load": f"{_markdown(load_rows(_read('serving')))}\n\n{flood_line(_read('serving'))}",
+        "backtest": backtest_block(_read("backtest")),
     }
 
 

@@ -27,6 +27,7 @@ from qin.network.kernels.scoring import (
     standardise,
 )
 from qin.network.numeric import PiecewiseLinearEmbedding
+from qin.network.packed import multiplier
 from qin.network.qin import QIN
 from qin.network.quadratic import QuadraticLayer
 
@@ -109,7 +110,7 @@ class FrozenQIN:
         rounded = torch.zeros(height, padded_width(self._dim), dtype=self._product_type)
         round_rows(x.numpy(), bits_of(rounded))
         for layer in self._layers:  # the residual stays in `x` as float32; only what is multiplied is rounded
-            rounded = rounded @ layer.weight
+            rounded = layer.multiply(rounded)
             advance(x.numpy(), bits_of(rounded), *layer.rest)
         logit = torch.empty(num_rows)
         multiply_by_vector(x[:num_rows].numpy(), *self._last, logit.numpy())
@@ -178,14 +179,19 @@ class _FrozenAttention:
         self._gate = None if attention.gate is None else attention.gate.weight.t().contiguous().numpy()  # (dt, ds)
         self._score_bias = None if attention.score_bias is None else attention.score_bias.clone()
         self._bias, self._norm = attention.bias, attention.norm
+        self._of_length: dict[
+            int, tuple[Float32Array, Float32Array]
+        ] = {}  # by a history's width, of which there is one
 
     def __call__(self, target: Float32Array, query: Float32Array, history: Int64Array) -> Float32Array:
         """Attention outputs `(rows, dt)` of targets and queries `(rows, dt)` and histories' buckets `(rows, seq)`."""
         (num_rows, seq), dim = history.shape, self._values.shape[1]
         direction = _multiply(query, self._direction).reshape(num_rows, -1, dim)
         context = np.empty_like(direction)
-        arguments = self._bias_of_age(seq), self._divisor(seq), context
-        attend(history, self._offset, self._keys, self._values, direction, *arguments)
+        of_length = self._of_length.get(seq)
+        if of_length is None:
+            of_length = self._of_length[seq] = self._bias_of_age(seq), self._divisor(seq)
+        attend(history, self._offset, self._keys, self._values, direction, *of_length, context)
         if self._gate is not None:
             context *= 1.0 + _multiply(target, self._gate)[:, None]
         return target + _multiply(context.reshape(num_rows, -1), self._projection)
@@ -243,14 +249,14 @@ class _FrozenLayer:
     """What a residual quadratic layer is made of, its rows folded.
 
     Attributes:
-        weight: `W` transposed, `(dim, dim)`, with zeros up to the width of what is multiplied.
+        multiply: The product with `W` transposed, `(dim, dim)`, with zeros up to the width of what is multiplied.
         rest: The last four arguments of `advance`.
     """
 
     def __init__(self, layer: nn.Module, norm: nn.Module, activation: nn.Module, *, dtype: torch.dtype) -> None:
         assert isinstance(layer, QuadraticLayer)
         weight, bias = layer.folded()
-        self.weight = padded(weight.t(), dtype)
+        self.multiply = multiplier(padded(weight.t(), dtype))
         slope = float(activation.weight) if isinstance(activation, nn.PReLU) else 1.0
         eps, scale, shift = folded_norm(norm, bias)
         self.rest = bias.numpy(), FrozenOptions(layer.rectified, eps, slope), scale.numpy(), shift.numpy()

@@ -15,7 +15,7 @@ from qin.network.kernels.products import padded_width
 from qin.network.threads import one_thread
 
 TILE_ROWS = 512
-_HEIGHTS = (1, 8, 32, 128)
+HEIGHTS = (1, 8, 32, 128)
 _TRIED_ROWS = 64
 # Of the rows of a tile, how many may stay empty: a tile of 32 rows takes less than three of 8 rows and one of 1.
 _MOST_EMPTY = 2
@@ -46,15 +46,24 @@ def usable_heights(width: int, dtype: torch.dtype) -> tuple[int, ...]:
         width: Of the matrix, without padding.
         dtype: What is multiplied.
     """
-    wide = padded_width(width)
-    generator = torch.Generator().manual_seed(0)
-    half = torch.randn(wide // 2, wide, generator=generator)
-    weight = torch.cat((half, half)).to(dtype)  # with rows (a, -a): exactly 0 but for the order of rounding
-    part = torch.randn(TILE_ROWS, wide // 2, generator=generator)
-    x = torch.cat((part, -part), dim=1).to(dtype)
+    x, weight = trial(padded_width(width), dtype)
     with torch.inference_mode(), one_thread():
         whole = x @ weight
-        return (*(h for h in _HEIGHTS if _has_same_bytes(x, weight, whole, height=h)), TILE_ROWS)
+        return (*(h for h in HEIGHTS if _has_same_bytes(x, weight, whole, height=h)), TILE_ROWS)
+
+
+def trial(width: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows `(TILE_ROWS, width)` and a square matrix whose products are exactly zero but for the rounding of the sums.
+
+    Args:
+        width: An even number.
+        dtype: Of both.
+    """
+    generator = torch.Generator().manual_seed(0)
+    half = torch.randn(width // 2, width, generator=generator)
+    part = torch.randn(TILE_ROWS, width // 2, generator=generator)
+    weight = torch.cat((half, half)).to(dtype)  # with rows (a, -a): exactly 0 but for the order of rounding
+    return torch.cat((part, -part), dim=1).to(dtype), weight
 
 
 def _has_same_bytes(x: torch.Tensor, weight: torch.Tensor, whole: torch.Tensor, *, height: int) -> bool:
