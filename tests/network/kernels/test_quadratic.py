@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from qin.network.kernels.quadratic import tile_rows
 from qin.network.quadratic import QuadraticNetwork
 from qin.network.threads import TILE_ROWS
 
@@ -96,6 +97,23 @@ def test_the_bytes_depend_neither_on_threads_nor_on_the_rows_that_follow(
     assert len(set(found)) == 1
     first = x[: 2 * TILE_ROWS].detach().requires_grad_()
     assert torch.equal(results(network, first)[0], results(network, x)[0][: 2 * TILE_ROWS])
+
+
+def test_a_large_batch_has_higher_tiles(
+    network: QuadraticNetwork, num_threads: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    num_rows = 2 * 2 * TILE_ROWS + 41
+    assert [tile_rows(n) for n in (NUM_ROWS, 4 * TILE_ROWS - 1, num_rows)] == [TILE_ROWS, TILE_ROWS, 2 * TILE_ROWS]
+    x = torch.randn(num_rows, DIM, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    of_threads = []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        of_threads.append(results(network, x))
+    assert all(torch.equal(*pair) for other in of_threads[1:] for pair in zip(of_threads[0], other, strict=True))
+    by_whole_batches(network, monkeypatch)
+    expected = results(network.double(), x.detach().double().requires_grad_())
+    for a, b in zip(of_threads[0], expected, strict=True):
+        assert float((a.double() - b).norm()) < 2e-6 * float(b.norm())
 
 
 @pytest.mark.parametrize("slope", [0.0, 0.25, 1.0])
