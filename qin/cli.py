@@ -87,6 +87,7 @@ def compare(
     second: Annotated[str, typer.Argument(metavar="B", help="the same; differences are B - A")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON with every digit.")] = False,
     independent: Annotated[bool, typer.Option(help="Take rows as independent though split.group_key is set.")] = False,
+    label: Annotated[str | None, typer.Option(help="The only label to compare; default: all that both have.")] = None,
 ) -> None:
     """Compare two runs on the validation rows that both have: is the difference more than noise?
 
@@ -97,7 +98,7 @@ def compare(
     with one_line_errors():
         from qin.experiments.compare import compared, comparison_text
 
-        report = compared(first, second, params=PARAMS, independent=independent)
+        report = compared(first, second, params=PARAMS, independent=independent, label=label)
         typer.echo(json.dumps(report, indent=2, allow_nan=False) if as_json else comparison_text(report))
 
 

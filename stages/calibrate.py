@@ -17,6 +17,7 @@ from qin.calibrate.members import blend_members, describe_choice
 from qin.calibrate.report import CalibrationReport
 from qin.config import Params, load_params
 from qin.errors import DataError
+from qin.labels.stage import runs_by_label
 from qin.raw.segments import Segments, read_segments_of_folds
 from qin.runtime import paths
 from qin.runtime.chain import Artifact, Origin, origin_entry, origin_of, read_artifact
@@ -33,6 +34,8 @@ log = logging.getLogger("qin")
 @app.command()
 def main() -> None:
     """Calibrate the model's logits; `calibration.temperature_scaling: false` writes an identity."""
+    if runs_by_label("calibrate"):
+        return
     with run_stage("calibrate") as report:
         params = load_params(paths.PARAMS)
         settings = params.model_dump(mode="json")

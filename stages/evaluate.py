@@ -21,6 +21,7 @@ from qin.evaluate.headline import headline
 from qin.evaluate.importance import COLUMNS, field_importance
 from qin.evaluate.slices import CALIBRATION_COLUMNS
 from qin.features.joined import open_rows
+from qin.labels.stage import runs_by_label
 from qin.metrics.logits import Float64Array
 from qin.network.threads import fix_threads
 from qin.raw.segments import Segments, read_clusters, read_segments, read_segments_of_folds
@@ -44,6 +45,8 @@ log = logging.getLogger("qin")
 @app.command()
 def main() -> None:
     """Write the figures, artifacts/slices.json, the data of the plots, the report and the model card."""
+    if runs_by_label("evaluate"):
+        return
     with run_stage("evaluate") as report:
         params = load_params(paths.PARAMS)
         settings = params.model_dump(mode="json")

@@ -17,6 +17,7 @@ from qin.config import Params, load_params
 from qin.features.file_drift import FileDrift, ScoreReference, in_one_line
 from qin.features.joined import open_rows
 from qin.features.reference import Reference, chunks
+from qin.labels.stage import runs_by_label
 from qin.members import Members
 from qin.metrics.logits import Float64Array, FloatArray, sigmoid
 from qin.network.threads import fix_threads
@@ -43,6 +44,9 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def main() -> None:
     """Write outputs/submission.csv and outputs/drift.json; then the run's figures stand beside the last commit's."""
+    if runs_by_label("predict"):
+        log_summary()
+        return
     with run_stage("predict") as report:
         params = load_params(paths.PARAMS)
         data = params.data
@@ -72,6 +76,7 @@ def main() -> None:
             found = in_one_line(drift["large"])
             log.warning("warning: %s: unlike the train file: %s; see %s", data.test_name, found, paths.DRIFT)
         report.check_inputs()
+        log.info("%s: probabilities of %s", paths.SUBMISSION, params.predict.label or data.label)
         write_submission(paths.SUBMISSION, header=header, ids=wanted, probability=sigmoid(logit)[rows])
         write_json(paths.DRIFT, drift)
         report.num_rows = reader.num_rows

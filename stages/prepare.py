@@ -16,12 +16,13 @@ from qin.features.derived import Impressions, check_impression_columns, with_der
 from qin.prepare.cache import PartCache
 from qin.prepare.file import prepare_file
 from qin.prepare.histories import inspect_histories
-from qin.prepare.statistics import headline
+from qin.prepare.statistics import headlines
 from qin.raw.log import RawLog, open_log
 from qin.raw.sample_ids import match_ids, read_sample_ids
 from qin.runtime import paths
 from qin.runtime.chain import origin_of
 from qin.runtime.files import atomic_directory, write_exact_json, write_json
+from qin.runtime.labelled import of_labels
 from qin.runtime.parent import end_with_dvc
 from qin.runtime.stage import run_stage
 from qin.shards.files import MANIFEST
@@ -67,17 +68,19 @@ def main() -> None:
                     impressions=impressions,
                     origin=origin_of("prepare", settings, files={f"data.{name}": files[f"data.{name}"]}),
                 )
-                figures[name] = headline(statistics)
+                figures[name] = headlines(statistics, schema.labels)
                 report.num_rows += statistics["num_rows"]
                 if wanted is not None and name == "test":
                     ids, at = read_ids(folder / name), partial(raw.at, data.id)
                     match_ids(wanted, ids, file=str(sample), column=data.id, test=raw.name, at=at)
             report.check_inputs()
         cache.prune()
-        write_json(
-            paths.METRICS / "prepare.json",
-            {**{name: figures[name] for name in ("train", "test") if name in figures}, "warnings": report.warnings},
-        )
+        logs = [name for name in ("train", "test") if name in figures]
+        told = {
+            label: {**{name: figures[name][label] for name in logs}, "warnings": report.warnings}
+            for label in schema.labels
+        }
+        write_json(paths.METRICS / "prepare.json", of_labels(told))
 
 
 def _check_test(

@@ -12,11 +12,12 @@ from qin.runtime import paths
 from qin.runtime.chain import origin_of
 from qin.runtime.files import atomic_directory, write_json
 from qin.runtime.folded import of_folds
+from qin.runtime.labelled import of_labels
 from qin.runtime.parent import end_with_dvc
 from qin.runtime.progress import log as logger
 from qin.runtime.stage import run_stage
 from qin.shards.folds import write_divisions
-from qin.split.audit import audit, check, warnings
+from qin.split.audit import audit, audits_by_label, check, warnings
 from qin.split.columns import read_split_columns
 from qin.split.crossed import check_cover, divide
 from qin.split.early import check_later_columns
@@ -46,16 +47,20 @@ def main() -> None:
         assignments = divide(columns, split, file=log.name)
         check_cover(assignments, method=split.method, file=log.name)
         audits = [audit(columns, assignment, method=split.method) for assignment in assignments]
+        by_label = audits_by_label(audits, columns, assignments)
         for number, figures in enumerate(audits, start=1):
             of = f"fold {number} of {len(audits)}: " if len(audits) > 1 else ""
             check(figures, file=log.name, of=of)
-            for warning in warnings(figures, file=log.name, of=of):
-                logger.warning(warning)
+            for name, of_label in by_label.items():
+                file = f"{log}: label {name}" if len(by_label) > 1 else log.name
+                for warning in warnings(of_label[number - 1], file=file, of=of):
+                    logger.warning(warning)
         with atomic_directory(paths.FOLDS) as folder:
             facts, origin = row_facts(columns, method=split.method), origin_of("split", settings, files=files)
             write_divisions(folder, assignments, method=split.method, facts=facts, origin=origin)
             report.check_inputs()
-        write_json(paths.METRICS / "split.json", {**of_folds(audits), "warnings": report.warnings})
+        told = {name: {**of_folds(figures), "warnings": report.warnings} for name, figures in by_label.items()}
+        write_json(paths.METRICS / "split.json", of_labels(told))
         report.num_rows = columns.label.size
 
 

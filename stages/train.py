@@ -14,6 +14,7 @@ from qin.config import Params, TrackParams, load_params
 from qin.distributed.ranks import Ranks, is_started_with_others, joined
 from qin.errors import QinError
 from qin.features.reference import fit_reference
+from qin.labels.stage import runs_by_label
 from qin.model.artifact import save_model
 from qin.model.build import choose_device
 from qin.network.threads import fix_threads
@@ -31,6 +32,7 @@ from qin.tracking.tracking import Tracking, open_tracking
 from qin.train.folds import fit_folds, open_store
 from qin.train.networks import as_model, fit_models, refit_models
 from qin.train.processes import check_processes, count_processes, output_of_first
+from qin.train.shared_stage import train_shared
 from qin.train.statistics import SharedFit, chosen_statistics
 from qin.train.warm_start import open_earlier
 from qin.train.watch import SILENT, History, Watch
@@ -43,10 +45,29 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def main() -> None:
     """Train each form of the network, keep the best, score the validation fold; then refit on every row."""
-    if not is_started_with_others() and _launched():
+    if not is_started_with_others() and (_trained_together() or runs_by_label("train") or _launched()):
         return
     with errors_in_lines("train"), joined() as ranks, run_stage("train", team=ranks) as report:
         _train(report, ranks)
+
+
+def _trained_together() -> bool:
+    """Train the labels that share a network, where the settings want that."""
+    try:
+        params = load_params(paths.PARAMS, warns=False)
+    except QinError:  # which the stage will meet as well, and tell
+        return False
+    if params.data.label_heads == "separate" or not params.data.shares_heads:
+        return False
+    track = params.track
+    with (
+        run_stage("train") as report,
+        open_tracking(
+            track.to, project=track.project, settings=params.model_dump(mode="json"), proceed=False
+        ) as tracking,
+    ):
+        train_shared(params, report, tracking)
+    return True
 
 
 def _launched() -> bool:

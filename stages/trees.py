@@ -13,6 +13,7 @@ import typer
 from qin.config import Params, load_params
 from qin.features.artifact import Statistics
 from qin.features.joined import open_rows
+from qin.labels.stage import runs_by_label
 from qin.runtime import paths
 from qin.runtime.chain import Artifact, Origin, origin_of, read_artifact
 from qin.runtime.files import atomic_directory, fingerprint, write_csv, write_json
@@ -34,6 +35,8 @@ _OUTPUTS = (paths.TREES, paths.TREES_VALIDATION)
 @app.command()
 def main() -> None:
     """Fit on the train fold, stopped by the selection half of the validation fold; then on every row where wanted."""
+    if runs_by_label("trees"):
+        return
     with run_stage("trees") as report:
         params = load_params(paths.PARAMS)
         settings = params.model_dump(mode="json")

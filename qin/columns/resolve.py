@@ -42,6 +42,7 @@ def resolve_schema(columns: pa.Schema, *, data: DataParams, features: FeaturePar
     known = dict.fromkeys(names)
     problems = [f"{file}: data.{key}: no column {name}" for key, name in _unmatched_names(known, data)]
     ignored = _ignored(known, data)
+    left_out = ignored.union(data.labels)  # of which globs mean none
     lists = _claims(known, ignored, data, features)
     for name in names:
         claims = lists[name]
@@ -52,8 +53,8 @@ def resolve_schema(columns: pa.Schema, *, data: DataParams, features: FeaturePar
             )
         if len(claims) > 1:
             problems.append(f"{file}: column {name}: in {len(claims)} lists: {', '.join(claims)}")
-    problems += _unmatched_patterns(file, known, features)
-    fields = _fields(columns, ignored, features)
+    problems += _unmatched_patterns(file, known, data, features)
+    fields = _fields(columns, left_out, features)
     problems += type_problems(file, columns, fields) or _token_problems(file, columns, fields)
     problems += _reference_problems(fields, features)
     if problems:
@@ -61,16 +62,17 @@ def resolve_schema(columns: pa.Schema, *, data: DataParams, features: FeaturePar
     return Schema(
         fields=fields,
         target=tuple(features.target),
-        label=data.label,
+        label=data.first_label,
         id=data.id,
         hash_seed=features.hash_seed,
+        other_labels=data.labels[1:],
     )
 
 
 def scalar_columns(names: Iterable[str], *, data: DataParams, features: FeatureParams) -> list[str]:
     """The columns that the categorical and numeric patterns mean, without those left out, in the schema's order."""
     known = dict.fromkeys(names)
-    left_out = {data.label, data.id} | _ignored(known, data)
+    left_out = {*data.labels, data.id} | _ignored(known, data)
     found = dict.fromkeys(name for _, name in expanded([*features.categorical, *features.numeric], known))
     return [name for name in found if name not in left_out]
 
@@ -175,7 +177,7 @@ def _columns_of_test_alone(
 ) -> Iterator[str]:
     """One line for each column that a list of inputs means and the train file lacks: it could teach nothing."""
     known, in_train = dict.fromkeys(names), set(train_names)
-    left_out = {data.label, data.id} | _ignored(known, data) | in_train
+    left_out = {*data.labels, data.id} | _ignored(known, data) | in_train
     for key, patterns in (("categorical", features.categorical), ("numeric", features.numeric)):
         for pattern, name in expanded(patterns, known):
             if name not in left_out:
@@ -208,21 +210,21 @@ def repeated_columns(file: str, names: Iterable[str]) -> list[str]:
 
 
 def _unmatched_names(names: dict[str, None], data: DataParams) -> list[tuple[str, str]]:
-    wanted = [("label", data.label), *(("drop", name) for name in data.drop)]
+    wanted = [*(("label", name) for name in data.labels), *(("drop", name) for name in data.drop)]
     return [(key, name) for key, name in wanted if name not in names]
 
 
 def _claims(
     names: dict[str, None], ignored: set[str], data: DataParams, features: FeatureParams
 ) -> dict[str, list[str]]:
-    """The lists each column is in; an ignored column's glob matches do not count, its exact mentions do."""
+    """The lists each column is in; glob matches of an ignored column or a label do not count, exact mentions do."""
     claims: dict[str, list[str]] = {name: [] for name in names}
-    for key in ("label", "id"):
-        if getattr(data, key) in names:
-            claims[getattr(data, key)].append(f"data.{key}")
+    for key, name in [*(("label", name) for name in data.labels), ("id", data.id)]:
+        if name in names:
+            claims[name].append(f"data.{key}")
     for key, patterns in (("categorical", features.categorical), ("numeric", features.numeric)):
         for pattern, name in expanded(patterns, names):
-            if name == pattern or name not in ignored:
+            if name == pattern or (name not in ignored and name not in data.labels):
                 claims[name].append(f"features.{key}")
     for sequence in features.sequences:
         if sequence.name in names:
@@ -234,20 +236,21 @@ def _claims(
     return claims
 
 
-def _unmatched_patterns(file: str, names: dict[str, None], features: FeatureParams) -> list[str]:
+def _unmatched_patterns(file: str, columns: dict[str, None], data: DataParams, features: FeatureParams) -> list[str]:
     patterns = [("categorical", p) for p in features.categorical]
     patterns += [("numeric", p) for p in features.numeric]
-    unmatched = [(key, pattern) for key, pattern in patterns if not matching(pattern, names)]
-    unmatched += [("sequences", s.name) for s in features.sequences if s.name not in names]
+    names = {name: None for name in columns if name not in data.labels}
+    unmatched = [(key, p) for key, p in patterns if p not in data.labels and not matching(p, names)]
+    unmatched += [("sequences", s.name) for s in features.sequences if s.name not in columns]
     return [f"{file}: features.{key}: {pattern} matches no column" for key, pattern in unmatched]
 
 
-def _fields(columns: pa.Schema, ignored: set[str], features: FeatureParams) -> tuple[Field, ...]:
+def _fields(columns: pa.Schema, left_out: set[str], features: FeatureParams) -> tuple[Field, ...]:
     def buckets(name: str) -> int:
         return features.num_buckets_of.get(name, features.num_buckets)
 
     types = {field.name: field.type for field in columns}
-    kept = {name: kind for name, kind in types.items() if name not in ignored}
+    kept = {name: kind for name, kind in types.items() if name not in left_out}
     categorical = dict.fromkeys(name for _, name in expanded(features.categorical, types) if name in kept)
     numeric = dict.fromkeys(name for _, name in expanded(features.numeric, types) if name in kept)
     fields = (

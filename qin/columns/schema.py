@@ -57,6 +57,7 @@ class Schema:
         label: Column of the label.
         id: Column that names a test row.
         hash_seed: Seed of the categorical hash.
+        other_labels: Columns of further labels, each predicted by a model of its own.
     """
 
     fields: tuple[Field, ...]
@@ -64,6 +65,12 @@ class Schema:
     label: str
     id: str
     hash_seed: int
+    other_labels: tuple[str, ...] = ()
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """All columns of labels; most often there is one."""
+        return (self.label, *self.other_labels)
 
     def of_kind(self, kind: FieldKind) -> tuple[Field, ...]:
         """Fields of one kind, in order."""
@@ -96,7 +103,10 @@ class Schema:
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
-        return asdict(self)
+        tree = asdict(self)
+        if not self.other_labels:  # what one label leaves has the bytes it always had
+            del tree["other_labels"]
+        return tree
 
     @classmethod
     def from_json(cls, tree: dict[str, Any]) -> "Schema":
@@ -108,6 +118,7 @@ class Schema:
             label=tree["label"],
             id=tree["id"],
             hash_seed=tree["hash_seed"],
+            other_labels=tuple(tree.get("other_labels", ())),
         )
 
 

@@ -2,11 +2,13 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from qin.config.labels import MOST_LABELS, label_problems, name_problems
 from qin.config.network import DROPOUTS, ModelParams
 from qin.config.section import Ratio, Section, Seed
 from qin.config.split import SplitParams
+from qin.errors import did_you_mean
 from qin.sources import source_name
 
 # Below it nothing is left of a log, and a weight that makes up for it is no number of 32 bits.
@@ -22,6 +24,7 @@ Processes = Annotated[int, Field(ge=1, le=2**16)]
 RowLimit = Literal[0] | Annotated[int, Field(ge=100, lt=2**31)]
 BatchSize = Annotated[int, Field(ge=2, lt=2**31)]
 RawSource = str | Annotated[list[str], Field(min_length=1)]
+Labels = str | Annotated[list[str], Field(min_length=1, max_length=MOST_LABELS)]
 NumBuckets = Annotated[int, Field(ge=3, le=2**31 - 1)]
 
 _NO_SEPARATORS = "+.\"'\\[](){}\r\n\0"
@@ -33,7 +36,8 @@ class DataParams(Section):
     train: RawSource
     test: RawSource | None
     sample_submission: str | None
-    label: str
+    label: Labels
+    label_heads: Literal["separate", "shared"] = "separate"
     id: str
     drop: list[str] = []
     ignore: list[str] = []
@@ -47,6 +51,30 @@ class DataParams(Section):
     def test_name(self) -> str:
         """What messages call the log to predict."""
         return "no test log" if self.test is None else source_name(self.test)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The columns to predict, each by a model of its own; most often there is one."""
+        return (self.label,) if isinstance(self.label, str) else tuple(self.label)
+
+    @property
+    def shares_heads(self) -> bool:
+        """Whether labels are learned together; of one label there is nothing to share."""
+        return self.label_heads == "shared" and len(self.labels) > 1
+
+    @property
+    def first_label(self) -> str:
+        """The label that is meant where none is named."""
+        return self.labels[0]
+
+    @field_validator("label")
+    @classmethod
+    def _one_label_is_a_name(cls, label: str | list[str]) -> str | list[str]:
+        if isinstance(label, str):
+            return label
+        if problems := name_problems(label):
+            raise ValueError("; ".join(problems))
+        return label[0] if len(label) == 1 else label
 
     @model_validator(mode="after")
     def _a_test_log_has_a_sample(self) -> "DataParams":
@@ -265,6 +293,7 @@ class PredictParams(Section):
 
     prior: Literal["natural", "balanced"] | Ratio
     batch_size: RowCount
+    label: str | None = None
 
 
 class TrackParams(Section):
@@ -308,8 +337,49 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _segments_are_known_before_the_click(self) -> "Params":
-        if self.calibration.by == self.data.label:
-            raise ValueError(f"calibration.by: {self.data.label} is the label, it cannot divide rows into segments")
+        if self.calibration.by in self.data.labels:
+            raise ValueError(f"calibration.by: {self.calibration.by} is the label, it cannot divide rows into segments")
+        return self
+
+    @model_validator(mode="after")
+    def _labels_are_nothing_else(self) -> "Params":
+        if problems := label_problems(self.data.labels, self.model_dump(mode="json")):
+            raise ValueError("; ".join(problems))
+        return self
+
+    @model_validator(mode="after")
+    def _each_label_starts_anew(self) -> "Params":
+        if len(self.data.labels) > 1 and self.train.init_from is not None:
+            raise ValueError(
+                f"train.init_from with {len(self.data.labels)} labels in data.label: an earlier model is of one label; "
+                "set one of them to null or to one label"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _heads_are_shared_by_what_all_labels_read(self) -> "Params":
+        if not self.data.shares_heads:
+            return self
+        refused = {
+            "imbalance.use_neg_downsampling: true": self.imbalance.use_neg_downsampling,
+            "hnm.enable: true": self.hnm.enable,
+            f"split.num_folds: {self.split.num_folds}": self.split.num_folds > 1,
+            f"train.num_processes: {self.train.num_processes}": self.train.num_processes not in (1, "auto"),
+            "train.keep_optimizer: true": self.train.keep_optimizer,
+        }
+        if names := [name for name, is_set in refused.items() if is_set]:
+            raise ValueError(
+                f"data.label_heads: shared does not go with {', '.join(names)}, which is of one label; set "
+                "label_heads: separate, or the other back"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_submission_is_of_a_label(self) -> "Params":
+        wanted, labels = self.predict.label, self.data.labels
+        if wanted is not None and wanted not in labels:
+            hint = did_you_mean(wanted, labels)
+            raise ValueError(f"predict.label: {wanted} is none of data.label ({', '.join(labels)}){hint}")
         return self
 
     @model_validator(mode="after")

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from qin.calibrate.report import read_calibrations
-from qin.config import Params
+from qin.config import Params, check_one_label
 from qin.errors import ConfigError
 from qin.experiments.aligned import aligned
 from qin.experiments.changes import changed
@@ -89,6 +89,7 @@ def open_walk(params: Params, *, num_days: int | None, variants: Sequence[str], 
         ConfigError: If `split.time_col` is null, or there are too few days.
         QinError: If the log cannot be divided.
     """
+    check_one_label(params.data.labels, what="a backtest")
     column = params.split.time_col
     if column is None:
         raise ConfigError("params.yaml: split.time_col: null; a backtest needs the column of the time")
@@ -148,7 +149,7 @@ def _score_day(walk: Walk, position: int) -> dict[str, Any]:
     scratch = walk.root / "scratch"
     scratch.mkdir(exist_ok=True)
     data = walk.params.data
-    rows, sample = write_unlabelled(day, label=data.label, key=data.id, folder=scratch)
+    rows, sample = write_unlabelled(day, label=data.first_label, key=data.id, folder=scratch)
     base = changed(walk.params, _settings(before, rows.absolute(), sample.absolute()))
     label, cluster = _labels(day, walk.params), None
     if walk.params.split.group_key is not None:
@@ -217,7 +218,7 @@ def _logits(trial: Trial) -> npt.NDArray[np.float64]:
 
 
 def _labels(day: Day, params: Params) -> npt.NDArray[np.uint8]:
-    name = params.data.label
+    name = params.data.first_label
     column = pq.read_table(day.file, columns=[name]).column(name).combine_chunks()
     return encode_label(column, file=str(day.file), column=name, first_row=0)
 

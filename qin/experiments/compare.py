@@ -11,7 +11,7 @@ from qin.calibrate.report import reported_base_rate
 from qin.config import load_params
 from qin.errors import ConfigError, DataError, one_line
 from qin.experiments.aligned import aligned
-from qin.experiments.runs import Run, read_run
+from qin.experiments.runs import Run, read_runs
 from qin.metrics.definitions import METRICS, Rows, compared_metrics, competition_estimate, estimates
 from qin.metrics.estimate import Estimate
 from qin.metrics.gauc import grouped_auc
@@ -150,25 +150,43 @@ def _estimates(rows: Rows, *, cluster: IntArray | None) -> dict[str, Estimate]:
     }
 
 
-def compared(first: str, second: str, *, params: Path, independent: bool = False) -> dict[str, Any]:
+def compared(
+    first: str, second: str, *, params: Path, independent: bool = False, label: str | None = None
+) -> dict[str, Any]:
     """Compare two runs by name; what `qin compare --json` prints.
+
+    Of runs with several labels that holds a report for each label that both have, by its name below `labels`.
 
     Args:
         first: `workspace`, a folder, a revision or an experiment.
         second: The same.
         params: Settings whose `split.group_key` clusters standard errors.
         independent: Take rows as independent all the same.
+        label: The only label to compare; None for all that both have.
 
     Raises:
         QinError: If a run is not found, or both have nothing to compare.
     """
     settings = load_params(params) if params.exists() else None
     train = settings.data.train if settings else None
-    rows = shared_rows(read_run(first), read_run(second), train=train)
     key = settings.split.group_key if settings and not independent else None
-    cluster = read_clusters(train, key, rows.row) if train and key else None
-    clusters = None if cluster is None else {"column": key, "num": int(cluster.max()) + 1}
-    return comparison_json(rows, compare_runs(rows, cluster=cluster), clusters=clusters)
+
+    def report(one: Run, other: Run) -> dict[str, Any]:
+        rows = shared_rows(one, other, train=train)
+        cluster = read_clusters(train, key, rows.row) if train and key else None
+        clusters = None if cluster is None else {"column": key, "num": int(cluster.max()) + 1}
+        return comparison_json(rows, compare_runs(rows, cluster=cluster), clusters=clusters)
+
+    ours, theirs = read_runs(first), read_runs(second)
+    shared = [name for name in ours if name in theirs] if label is None else [label]
+    if len(ours) == len(theirs) == 1 and label is None:  # whatever they call it
+        return report(*ours.values(), *theirs.values())
+    missing = [run for run, of in ((first, ours), (second, theirs)) if not set(shared) & of.keys()]
+    if missing or not shared:
+        labels = f"{', '.join(ours)} and {', '.join(theirs)}"
+        raise DataError(f"{first} and {second}: no label {label or 'in common'}; they are of {labels}")
+    reports = {name: report(ours[name], theirs[name]) for name in shared}
+    return reports[label] if label is not None else {"labels": reports}
 
 
 def verdict(name: str, row: Difference) -> str:
@@ -210,6 +228,8 @@ def comparison_json(
 
 def comparison_text(report: dict[str, Any]) -> str:
     """The same for reading: a table, above it what was compared, below it what a standard error covers."""
+    if "labels" in report:
+        return "\n\n".join(f"label {one_line(name)}\n{comparison_text(of)}" for name, of in report["labels"].items())
     rows, clusters = report["rows"], report["clusters"]
     unit = "rows taken as independent" if clusters is None else f"by {clusters['column']}, {clusters['num']:,} clusters"
     lines = [

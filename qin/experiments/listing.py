@@ -6,7 +6,7 @@ stand in one.
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,13 +52,21 @@ def listed_runs(*, everywhere: bool) -> list[Listed]:
     commit = git("rev-parse", "-q", "--verify", "HEAD")
     if commit is None:
         raise ConfigError("there are no runs to list: this is no git repository with a commit")
-    start = Listed("HEAD", *_of_revision("HEAD"))
+    start = _listed("HEAD", *_of_revision("HEAD"))
     figures = read_json(HEADLINE) if HEADLINE.exists() else {}
-    here = Listed(_WORKSPACE, figures, _flat(read_yaml(PARAMS) if PARAMS.exists() else {}))
-    runs = [start] if (figures, here.settings) == (start.figures, start.settings) else [start, here]
+    here = _listed(_WORKSPACE, figures, _flat(read_yaml(PARAMS) if PARAMS.exists() else {}))
+    runs = [start] if (here.figures, here.settings) == (start.figures, start.settings) else [start, here]
     for name, reference in _experiments(None if everywhere else commit):
-        runs.append(Listed(name, *_of_revision(reference)))
+        runs.append(_listed(name, *_of_revision(reference)))
     return runs
+
+
+def _listed(name: str, figures: dict[str, Any], settings: dict[str, Any]) -> Listed:
+    """A run with its figures; of several labels those of the first, which its name then tells."""
+    label, of_label = next(iter(figures.items()), ("", None))
+    if isinstance(of_label, Mapping):
+        return Listed(f"{name} ({label})", dict(of_label), settings)
+    return Listed(name, figures, settings)
 
 
 def runs_text(runs: list[Listed], *, width: int) -> str:

@@ -13,6 +13,7 @@ from qin.calibrate.report import CalibrationReport, read_calibrations
 from qin.errors import ArtifactError
 from qin.runtime.chain import check_links, read_artifact
 from qin.runtime.folded import fold_places
+from qin.runtime.labelled import label_place, labelled_text, labels_of
 from qin.runtime.paths import CALIBRATOR, SCORED
 from qin.scored import ScoredRows, pooled
 
@@ -40,12 +41,20 @@ class Run:
 
 
 def read_run(name: str, *, root: Path = Path()) -> Run:
-    """Read a run by name.
+    """Read a run of one label, or the first label of a run; see `read_runs`."""
+    return next(iter(read_runs(name, root=root).values()))
+
+
+def read_runs(name: str, *, root: Path = Path()) -> dict[str, Run]:
+    """Read a run by name: what it left of each of its labels, most often of one.
 
     Args:
         name: `workspace`; a folder that is a checkout or its `artifacts/validation`, with `temperature.json` beside it;
             or else a revision or experiment of the repository.
         root: The repository.
+
+    Returns:
+        By label, in the order of `data.label`.
 
     Raises:
         ArtifactError: If there is no such run, or its files are missing or damaged.
@@ -62,8 +71,13 @@ def read_run(name: str, *, root: Path = Path()) -> Run:
 def _validation_folder(name: str, root: Path) -> Path | None:
     if name == WORKSPACE:
         return root / SCORED
-    folders = [folder for folder in (Path(name), Path(name) / SCORED) if (folder / "facts.json").is_file()]
+    folders = [folder for folder in (Path(name), Path(name) / SCORED) if _is_scored(folder)]
     return folders[0] if folders else None
+
+
+def _is_scored(folder: Path) -> bool:
+    """Whether a folder holds logits, or folders of labels that do."""
+    return any((place / "facts.json").is_file() for place in (folder, *(p for p in folder.glob("*") if p.is_dir())))
 
 
 def _fetch(name: str, root: Path, copies: dict[Path, Path]) -> None:
@@ -83,10 +97,23 @@ def _fetch(name: str, root: Path, copies: dict[Path, Path]) -> None:
         ) from error
 
 
-def _read(name: str, validation: Path, calibrator: Path) -> Run:
+def _read(name: str, validation: Path, calibrator: Path) -> dict[str, Run]:
     try:
-        check_links([read_artifact(SCORED, at=validation), read_artifact(CALIBRATOR, at=calibrator)])
-        folds = [ScoredRows.read(place) for place in fold_places(SCORED, at=validation)]
-        return Run(name, folds, read_calibrations(calibrator))
+        labels = labels_of(calibrator)
+        if not labels:
+            scored = read_artifact(SCORED, at=validation)
+            return {str(scored.origin.settings.get("data.label")): _read_label(name, validation, calibrator)}
+        with tempfile.TemporaryDirectory(prefix="qin-run-") as copy:
+            file, found = Path(copy) / CALIBRATOR.name, {}
+            for label in labels:
+                file.write_text(labelled_text(calibrator, label), encoding="utf-8")
+                found[label] = _read_label(name, label_place(validation, label), file)
+        return found
     except ArtifactError as error:
         raise ArtifactError(f"{name}: {error}") from error
+
+
+def _read_label(name: str, validation: Path, calibrator: Path) -> Run:
+    check_links([read_artifact(SCORED, at=validation), read_artifact(CALIBRATOR, at=calibrator)])
+    folds = [ScoredRows.read(place) for place in fold_places(SCORED, at=validation)]
+    return Run(name, folds, read_calibrations(calibrator))

@@ -1,5 +1,6 @@
 """The workspace's headline figures beside a revision's, each difference with what it means."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ def summary_lines(revision: str, *, params: Path) -> list[str]:
     Raises:
         ArtifactError: If either has no headline figures.
     """
-    here, there = read_json(HEADLINE), _headline_of(revision)
+    here, there = by_name(read_json(HEADLINE)), _headline_of(revision)
     if there is None:
         raise ArtifactError(f"{revision}: has no {HEADLINE}; commit a run's metrics first")
     verdicts, note = _verdicts(revision, params)
@@ -35,7 +36,7 @@ def summary_lines(revision: str, *, params: Path) -> list[str]:
 
 def _headline_of(revision: str) -> dict[str, Any] | None:
     found = git("show", f"{revision}:./{HEADLINE.as_posix()}")
-    return None if found is None else parse_json(found, source=f"{revision}: {HEADLINE}")
+    return None if found is None else by_name(parse_json(found, source=f"{revision}: {HEADLINE}"))
 
 
 def _verdicts(revision: str, params: Path) -> tuple[dict[str, str], list[str]]:
@@ -44,11 +45,26 @@ def _verdicts(revision: str, params: Path) -> tuple[dict[str, str], list[str]]:
         report = compared(revision, "workspace", params=params)
     except QinError as error:
         return {}, [f"no verdicts: {error.lines[0]}"]
-    words = {name: report["metrics"].get(key, {}).get("verdict", "") for name, key in _JUDGED.items()}
+    reports = {f"{label}.": of for label, of in report["labels"].items()} if "labels" in report else {"": report}
+    words = {
+        f"{label}{name}": of["metrics"].get(key, {}).get("verdict", "")
+        for label, of in reports.items()
+        for name, key in _JUDGED.items()
+    }
+    num_rows = max(of["rows"]["shared"] for of in reports.values())
     sides = {"A": f"{revision} ", "B": ""}
     return {
         name: f"{sides[word[0]]}{word[2:]}" if word[:2] in ("A ", "B ") else word for name, word in words.items()
-    }, [f"{report['rows']['shared']:,} rows that both report; noise: |z| below 1.96, better: from 3.29"]
+    }, [f"{num_rows:,} rows that both report; noise: |z| below 1.96, better: from 3.29"]
+
+
+def by_name(headline: Mapping[str, Any]) -> dict[str, Any]:
+    """Headline figures, of several labels as `label.name`."""
+    figures: dict[str, Any] = {}
+    for name, value in headline.items():
+        of_label = isinstance(value, Mapping)
+        figures |= {f"{name}.{figure}": of for figure, of in value.items()} if of_label else {name: value}
+    return figures
 
 
 def _shown(value: float | None) -> str:

@@ -7,10 +7,7 @@ found, and of one that was killed the finished stages are, and training goes on 
 """
 
 import csv
-import os
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +16,6 @@ from typing import Any
 
 import yaml
 
-import qin
 from qin.config import Params, TrackParams
 from qin.errors import ArtifactError, QinError
 from qin.experiments.links import link_outputs
@@ -28,16 +24,15 @@ from qin.runtime import paths
 from qin.runtime.chain import description_of, raw_checksum, recorded_keys, setting_at
 from qin.runtime.claim import claimed
 from qin.runtime.files import fingerprint, read_json
-from qin.runtime.parent import ENDS_WITH_PARENT
 from qin.runtime.provenance import code_fingerprint
 from qin.runtime.stage import STAGES
+from qin.runtime.stage_process import started_stage
 from qin.sources import Source, is_uri
 
 Check = Mapping[str, float]
 OnCheck = Callable[[Check], bool]
 
 _POLL_SECONDS = 0.1
-_CODE = Path(qin.__file__).resolve().parents[1]
 _RAW = {
     "prepare": ("train", "test"),
     "split": ("train",),
@@ -254,24 +249,14 @@ def _run_stage(stage: str, folder: Path, curve: _Curve) -> None:
     """
     log = folder / paths.SCRATCH / "stage.log"
     log.parent.mkdir(exist_ok=True)
-    known = [str(_CODE), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(known),
-        "QIN_CHECKPOINTS": str(folder / paths.SCRATCH / "checkpoints"),
-        ENDS_WITH_PARENT: "1",
-    }
-    command = [sys.executable, "-m", "stages", stage]
-    with log.open("w", encoding="utf-8") as output:
-        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT)
-        try:
-            while process.poll() is None:
-                curve.follow()
-                time.sleep(_POLL_SECONDS)
-        finally:
-            if process.poll() is None:
-                process.terminate()
-                process.wait()
+    checkpoints = folder / paths.SCRATCH / "checkpoints"
+    with (
+        log.open("w", encoding="utf-8") as output,
+        started_stage(stage, folder, checkpoints=checkpoints, output=output) as process,
+    ):
+        while process.poll() is None:
+            curve.follow()
+            time.sleep(_POLL_SECONDS)
     curve.follow()
     if process.returncode:
         raise ArtifactError(f"stage {stage}: {reason_of(log.read_text(encoding='utf-8').splitlines())} ({log})")

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from qin.config import Params
+from qin.config import Params, check_one_label
 from qin.errors import ConfigError, QinError
 from qin.experiments.aligned import aligned
 from qin.experiments.judged import Judged, Mean, differences, in_words
@@ -112,8 +112,9 @@ def tune(base: Params, space: Space, plan: Plan, *, folder: Path = TUNE, run: Ru
         run: Makes a run; by default as the plan says.
 
     Raises:
-        QinError: If the settings as they are cannot be run, or every trial failed.
+        QinError: If the settings as they are cannot be run, or name several labels, or every trial failed.
     """
+    check_one_label(base.data.labels, what="a search")
     light = LightRunner(base, folder / "trials")
     run = run or (ExperimentRunner(base) if plan.as_experiments else light)
     tried: list[Tried] = []

@@ -22,7 +22,7 @@ from qin.prepare.sequences import BadTokenError, encode_sequence
 from qin.raw.hashing import bucket_of, hash_column, hash_values, hash_whole_floats, seed_of, with_seed
 from qin.raw.values import FIRST_ROUNDED, encode_label, plain_values, refuse_rounded
 from qin.runtime.jit import njit
-from qin.shards.files import Arrays, Group
+from qin.shards.files import Arrays, Group, label_groups
 
 _FLOATS = (pa.float32(), pa.float64())
 
@@ -168,9 +168,10 @@ class BatchEncoder:
             for field in self._schema.sequences
         }
         self._derived.fill(self._offset + first_row, batch, arrays["numeric"], own=hashes, lengths=lengths)
-        if "label" in self._groups:
-            label = batch.column(self._schema.label)
-            arrays["label"][:, 0] = encode_label(label, file=self._file, column=self._schema.label, first_row=first_row)
+        for group, name in label_groups(self._schema).items():
+            if group in self._groups:
+                label = batch.column(name)
+                arrays[group][:, 0] = encode_label(label, file=self._file, column=name, first_row=first_row)
         return EncodedBatch(arrays, hashes, lengths, missing)
 
     def _fill_categorical(

@@ -16,7 +16,7 @@ from qin.prepare.cache import PartCache
 from qin.prepare.encode import BatchEncoder
 from qin.prepare.impressions import build_impressions
 from qin.prepare.part import EncodedPart, PartTask, fitting
-from qin.prepare.statistics import FileStatistics
+from qin.prepare.statistics import LABELS, FileStatistics
 from qin.prepare.workers import encode_parts
 from qin.raw.log import RawLog, open_log, read_batches
 from qin.runtime.chain import Origin
@@ -81,7 +81,10 @@ def prepare_file(
     shutil.rmtree(folder / _SCRATCH, ignore_errors=True)
     summary = statistics.summary()
     if with_label:
-        summary = {**summary, **_two_classes(statistics.label_summary(), file=raw.name, column=schema.label)}
+        labels = statistics.label_summaries()
+        for name, counts in labels.items():
+            _check_two_classes(counts, file=raw.name, column=name)
+        summary |= {LABELS: labels} if schema.other_labels else labels[schema.label]
     write_manifest(folder, groups, shards, schema=schema, other_files=() if with_label else (IDS,), origin=origin)
     write_json(folder / STATISTICS, summary)
     return summary
@@ -124,9 +127,8 @@ def _features(
     return build_impressions(raw, impressions, encoder, folder=folder / _SCRATCH, knobs=knobs)
 
 
-def _two_classes(summary: dict[str, float | int], *, file: str, column: str) -> dict[str, float | int]:
+def _check_two_classes(summary: dict[str, float | int], *, file: str, column: str) -> None:
     if summary["base_rate"] in (0, 1):
         raise DataError(
             f"{file}: column {column}: all labels are {summary['base_rate']:.0f}; training needs both classes"
         )
-    return summary

@@ -80,7 +80,7 @@ def encode_part(task: PartTask, *, advance: Callable[[int], object]) -> EncodedP
     writer = ShardWriter(
         task.folder, groups, num_rows=part.num_rows, shard_rows=knobs.shard_rows, first_shard=task.first_shard
     )
-    columns = [*(field.name for field in schema.columns), *([schema.label] if task.with_label else [])]
+    columns = [*(field.name for field in schema.columns), *(schema.labels if task.with_label else ())]
     encoder = BatchEncoder(schema, groups, file=part.name).of_file(part.name, first_row=part.first_row)
     if task.impressions is not None:
         encoder = encoder.with_impressions(task.impressions)

@@ -6,7 +6,7 @@ hundred recent hashes are remembered, because most columns repeat few values.
 Source: Wegman's adaptive sampling (Flajolet, Computing 43, 1990). The answer does not depend on order or batches.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,9 @@ from qin.columns.schema import Field, FieldKind, Schema
 from qin.prepare.encode import EncodedBatch
 from qin.raw.hashing import bucket_of
 from qin.runtime.jit import njit
+from qin.shards.files import label_groups
 
+LABELS = "labels"  # of a file's statistics: what is counted of each of several labels
 _LONGEST_COUNTED = 1 << 16
 _QUANTILES = (("p25", 0.25), ("p50", 0.5), ("p75", 0.75), ("p99", 0.99))
 
@@ -65,7 +67,7 @@ class FileStatistics:
     def __init__(self, schema: Schema) -> None:
         self._schema = schema
         self._num_rows = 0
-        self._num_clicks = 0
+        self._num_clicks = np.zeros(len(schema.labels), np.int64)
         self._numbers = [field.name for field in schema.columns if field.kind == FieldKind.NUMERIC]
         self._num_missing = np.zeros(len(self._numbers), np.int64)
         self._num_null = dict.fromkeys((field.name for field in schema.categorical), 0)
@@ -75,8 +77,9 @@ class FileStatistics:
     def update(self, batch: EncodedBatch) -> None:
         """Add one encoded batch."""
         self._num_rows += len(batch.arrays["categorical"])
-        if "label" in batch.arrays:
-            self._num_clicks += int(batch.arrays["label"].sum())
+        for number, group in enumerate(label_groups(self._schema)):
+            if group in batch.arrays:
+                self._num_clicks[number] += batch.arrays[group].sum()
         self._num_missing += batch.num_missing
         for field in self._schema.categorical:
             hashes, is_null = batch.hashes[field.name]
@@ -91,7 +94,7 @@ class FileStatistics:
         counters, lengths = list(self._distinct.values()), [lengths.state for lengths in self._lengths.values()]
         empty = [np.empty(0, np.uint64)]
         return {
-            "rows": np.array([self._num_rows, self._num_clicks]),
+            "rows": np.array([self._num_rows, *self._num_clicks]),
             "missing": self._num_missing,
             "null": np.array(list(self._num_null.values()), np.int64),
             "level": np.array([counter.level for counter in counters], np.int64),
@@ -105,7 +108,7 @@ class FileStatistics:
     def add(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
         """Add what was counted of another file; the order of files does not show."""
         self._num_rows += int(state["rows"][0])
-        self._num_clicks += int(state["rows"][1])
+        self._num_clicks += state["rows"][1:]
         self._num_missing += state["missing"]
         for name, count in zip(self._num_null, state["null"].tolist(), strict=True):
             self._num_null[name] += count
@@ -129,9 +132,12 @@ class FileStatistics:
             "sequences": {f.name: self._lengths[f.name].summary(f.max_len) for f in self._schema.sequences},
         }
 
-    def label_summary(self) -> dict[str, float | int]:
-        """Clicks and base rate of a file with labels."""
-        return {"num_clicks": self._num_clicks, "base_rate": self._num_clicks / self._num_rows}
+    def label_summaries(self) -> dict[str, dict[str, float | int]]:
+        """Clicks and base rate of each label of a file that has them."""
+        return {
+            name: {"num_clicks": count, "base_rate": count / self._num_rows}
+            for name, count in zip(self._schema.labels, self._num_clicks.tolist(), strict=True)
+        }
 
     def _vocabulary(self, field: Field) -> dict[str, Any]:
         counter = self._distinct[field.name]
@@ -141,6 +147,12 @@ class FileStatistics:
             "num_buckets": field.num_buckets,
             "collisions": max(0, counter.estimate - counter.num_used),
         }
+
+
+def headlines(statistics: Mapping[str, Any], labels: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """What is worth a column in `dvc exp show`, for each label: they differ in the clicks alone."""
+    counts = statistics.get(LABELS, {})
+    return {label: headline({**statistics, **counts.get(label, {})}) for label in labels}
 
 
 def headline(statistics: Mapping[str, Any]) -> dict[str, Any]:

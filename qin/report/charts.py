@@ -186,10 +186,18 @@ def filled(template: dict[str, Any], points: Sequence[Mapping[str, str]], plot: 
         "PLOT_WIDTH": 300,
         "PLOT_HEIGHT": 260,
     }
-    spec = _of_one_run(_replaced(template, {f"<DVC_METRIC_{name}>": value for name, value in values.items()}))
+    places = {f"<DVC_METRIC_{name}>": value for name, value in values.items()}
+    spec = _of_one_run(_replaced(_of_one_label(template), places))
     assert isinstance(spec, dict)
     del spec["title"]  # the page has headings
     return {**spec, "description": plot.text}
+
+
+def _of_one_label(template: Mapping[str, Any]) -> dict[str, Any]:
+    """A template without the step that tells the labels of a revision apart."""
+    steps = [step for step in template.get("transform", ()) if step.get("as") != _REVISION]
+    rest = {key: value for key, value in template.items() if key != "transform" or steps}
+    return {**rest, "transform": steps} if steps else rest
 
 
 def _replaced(node: Any, values: Mapping[str, Any]) -> Any:

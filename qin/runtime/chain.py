@@ -81,6 +81,11 @@ _ROW = ("data.drop", "data.id", "data.ignore", "features.categorical", "features
 _FOLDS = "split.num_folds"
 _DIVIDED = ("split", "train", "trees")
 
+_HEADS = "data.label_heads"  # recorded where labels share them, likewise
+
+# What settings of before there were such mean.
+_BEFORE = {_FOLDS: 1, _HEADS: "separate"}
+
 _COMBINED = "model.members"  # in the network's section, but read after training
 
 # Where a model is computed, and how often its state is saved, are the machine's matter.
@@ -165,6 +170,8 @@ def recorded_keys(stage: str, settings: Settings) -> list[str]:
             "calibrate": ("calibration", _COMBINED),
             "evaluate": ("evaluate", "split.group_key", _COMBINED),
         }[stage]
+    if stage == "train" and setting_at(settings, _HEADS) == "shared":
+        keys = (*keys, _HEADS)
     if stage in _DIVIDED and settings["split"].get("num_folds", 1) > 1:
         keys = (*keys, _FOLDS)
     dotted = [key for name in keys for key in ([name] if "." in name else [f"{name}.{key}" for key in settings[name]])]
@@ -268,10 +275,12 @@ def _check_settings(artifact: Artifact, settings: Settings) -> None:
     recorded = artifact.origin.settings
     if "split.method" in recorded:
         recorded = {_FOLDS: 1, **recorded}
+    if "train.epochs" in recorded:
+        recorded = {_HEADS: "separate", **recorded}
     for key, value in recorded.items():
         now = json.loads(json.dumps(setting_at(settings, key)))
-        if key == _FOLDS:
-            now = now or 1  # settings of before there were folds
+        if key in _BEFORE:
+            now = now or _BEFORE[key]
         if now != value:
             raise ArtifactError(
                 f"{artifact.place}: made with {key}: {_short(value)}, params.yaml has {_short(now)}; run `dvc repro`"

@@ -30,6 +30,7 @@ EVALUATION = METRICS / "evaluate.json"
 HEADLINE = METRICS / "run.json"
 PLOTS = Path("plots")
 PLOT_TEMPLATES = Path(".dvc/plots")
+RUNS = Path("runs")
 SCRATCH = Path(".qin")
 CSV = SCRATCH / "csv"
 PARTS = SCRATCH / "prepared"

@@ -12,6 +12,7 @@ from qin.runtime.host import num_cores
 from qin.runtime.paths import ARTIFACTS
 
 Artifacts = Annotated[Path, typer.Option(help="Folder of artifacts, after `dvc repro`, or a copy of it.")]
+Label = Annotated[str | None, typer.Option(help="Of which label, where data.label names several; default: the first.")]
 Threads = Annotated[int, typer.Option(min=0, help="0: one per core. The result does not depend on it.")]
 
 
@@ -24,6 +25,7 @@ def score(
     prior: Annotated[str, typer.Option(help="Base rate: natural, balanced, or a number.")] = "natural",
     on_missing: Annotated[Literal["error", "null"], typer.Option(help="What a column that IN lacks is.")] = "error",
     threads: Threads = 0,
+    label: Label = None,
 ) -> None:
     """Score a log with the deployed model: calibrated probabilities, rows in the log's order.
 
@@ -34,7 +36,7 @@ def score(
 
     num_threads = threads or num_cores()
     output = Output(tuple(name.strip() for name in keep.split(",") if name.strip()), column, parse_prior(prior))
-    model = read_deployed(artifacts, num_threads=num_threads, precision=None)
+    model = read_deployed(artifacts, num_threads=num_threads, precision=None, label=label)
     num_rows = score_file(model, source, path, output, num_threads=num_threads, may_miss=on_missing == "null")
     typer.echo(f"{path}: {num_rows} rows, model {model.version}")
 
@@ -44,6 +46,7 @@ def drift(
     artifacts: Artifacts = ARTIFACTS,
     out: Annotated[Path | None, typer.Option(help="JSON file to write, with every column.")] = None,
     threads: Threads = 0,
+    label: Label = None,
 ) -> None:
     """Compare a log with the rows that the model was fitted on: new values, moved numbers, nulls, scores.
 
@@ -56,7 +59,7 @@ def drift(
 
     if out is not None:
         check_output(out, open_log(source), source=source)
-    found = log_drift(artifacts, source, num_threads=threads or num_cores())
+    found = log_drift(artifacts, source, num_threads=threads or num_cores(), label=label)
     if out is not None:
         write_json(out, found)
     for line in drift_lines(found):
@@ -85,6 +88,7 @@ def export(
     kind: Annotated[Literal["onnx", "pt2", "aoti"], typer.Option("--format", help="What runs it.")] = "onnx",
     artifacts: Artifacts = ARTIFACTS,
     rows: Annotated[str, typer.Option(help="Log from which golden rows are taken.")] = "data/test.parquet",
+    label: Label = None,
 ) -> None:
     """Write the deployed model for other runtimes: raw values in, probabilities out, with golden rows and proof.
 
@@ -92,7 +96,7 @@ def export(
     """
     from qin.serving.export import export as export_model  # noqa: PLC0415 - it imports PyTorch
 
-    parity = export_model(artifacts, out, rows, kind=kind)
+    parity = export_model(artifacts, out, rows, kind=kind, label=label)
     typer.echo(f"{out}: {parity['rows']} golden rows, logits within {parity['logit']['max']:.1e}")
 
 
@@ -104,6 +108,7 @@ def serve(
     request_rows: Annotated[int, typer.Option(min=1, help="Most rows of a request.")] = 4096,
     request_bytes: Annotated[int, typer.Option(min=1, help="Most bytes of a request.")] = 32 << 20,
     waiting_rows: Annotated[int, typer.Option(min=1, help="Most rows that wait; beyond, 503.")] = 16384,
+    label: Label = None,
 ) -> None:
     """Answer over HTTP; SIGHUP or POST /reload reads the artifacts again, without a pause.
 
@@ -117,4 +122,4 @@ def serve(
     except ModuleNotFoundError as error:
         raise ConfigError(f"serve needs the package {error.name}: pip install 'qin-ctr[serve]'") from error
     limits = Limits(request_rows=request_rows, request_bytes=request_bytes, waiting_rows=waiting_rows)
-    run(artifacts, host=host, port=port, limits=limits, num_threads=threads or num_cores())
+    run(artifacts, host=host, port=port, limits=limits, num_threads=threads or num_cores(), label=label)

@@ -18,6 +18,7 @@ from qin.config import ImpressionParams
 from qin.errors import ArtifactError
 from qin.features.artifact import Statistics
 from qin.features.derived import Impressions
+from qin.labels.artifacts import artifacts_of
 from qin.members import Members
 from qin.metrics.logits import sigmoid
 from qin.prior import OutputPrior, shift_prior
@@ -81,6 +82,11 @@ class Deployed:
             if fold.calibration.deployed.segments is not None:
                 return fold.calibration.deployed.segments.column
         return None
+
+    @property
+    def label(self) -> str:
+        """Column of the label."""
+        return self.schema.label
 
     @property
     def base_rate(self) -> float:
@@ -155,7 +161,14 @@ class OnCpu:
     device: str = "cpu"
 
 
-def read_deployed(folder: Path, *, num_threads: int, precision: str | None, num_folds: int | None = None) -> Deployed:
+def read_deployed(
+    folder: Path,
+    *,
+    num_threads: int,
+    precision: str | None,
+    num_folds: int | None = None,
+    label: str | None = None,
+) -> Deployed:
     """Read a folder of artifacts and check that they belong together.
 
     Args:
@@ -163,10 +176,16 @@ def read_deployed(folder: Path, *, num_threads: int, precision: str | None, num_
         num_threads: To score with.
         precision: Of the network's products; None for that of the predict stage, which is recorded.
         num_folds: The models of the first so many folds alone; None for all that are deployed.
+        label: Which label's model, where there are several; None for the first.
 
     Raises:
-        ArtifactError: If a file is missing or damaged, or they are of different runs.
+        ArtifactError: If a file is missing or damaged, or they are of different runs, or there is no such label.
     """
+    with artifacts_of(folder, label) as place:
+        return _read(place, num_threads=num_threads, precision=precision, num_folds=num_folds)
+
+
+def _read(folder: Path, *, num_threads: int, precision: str | None, num_folds: int | None) -> Deployed:
     artifacts = [_artifact(place, folder) for place in _ALWAYS]
     settings = artifacts[-1].origin.settings
     computing = OnCpu(num_threads, precision or settings.get("train.precision", "auto"))
@@ -195,7 +214,10 @@ def read_deployed(folder: Path, *, num_threads: int, precision: str | None, num_
 
 
 def _fold_model(folder: Path, computing: OnCpu, number: int) -> FoldModel:
-    tables = place_of_fold(paths.STATISTICS, number, at=folder / paths.STATISTICS.name)
+    statistics = folder / paths.STATISTICS.name
+    if statistics.is_symlink():  # of one label, for the time of reading; tables are read when rows ask for them
+        statistics = statistics.resolve()
+    tables = place_of_fold(paths.STATISTICS, number, at=statistics)
     return FoldModel(
         number,
         Members.read(folder, computing, fold=number),

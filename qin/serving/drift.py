@@ -6,6 +6,7 @@ from typing import Any
 
 from qin.features.file_drift import FileDrift, ScoreReference
 from qin.features.reference import Reference
+from qin.labels.artifacts import artifacts_of
 from qin.members import arrays_of
 from qin.raw.log import open_log
 from qin.runtime import paths
@@ -17,13 +18,14 @@ from qin.serving.files import check_log, encoded_batches
 from qin.sources import Source
 
 
-def log_drift(folder: Path, source: Source, *, num_threads: int) -> dict[str, Any]:
+def log_drift(folder: Path, source: Source, *, num_threads: int, label: str | None = None) -> dict[str, Any]:
     """Compare a log, a batch at a time.
 
     Args:
         folder: `artifacts` of a repository, or a copy of it.
         source: Parquet file, folder of parts, or URI.
         num_threads: That encode and score.
+        label: Which label's model, where there are several; None for the first.
 
     Returns:
         As of `FileDrift.summary`.
@@ -33,11 +35,12 @@ def log_drift(folder: Path, source: Source, *, num_threads: int) -> dict[str, An
         DataError: Naming the first bad value, or where the log cannot be read.
         ArtifactError: If an artifact is missing or damaged.
     """
-    model, log = read_deployed(folder, num_threads=num_threads, precision=None, num_folds=1), open_log(source)
-    check_log(model, log.schema, source=log.name)
-    place = place_of_fold(paths.SCORED, model.folds[0].number, at=folder / paths.SCORED.name)
-    scores = ScoreReference.of(ScoredRows.read(place).logit)
-    drift = FileDrift(model.schema, Reference.read(folder / paths.STATISTICS.name), scores)
+    with artifacts_of(folder, label) as artifacts:
+        model, log = read_deployed(artifacts, num_threads=num_threads, precision=None, num_folds=1), open_log(source)
+        check_log(model, log.schema, source=log.name)
+        place = place_of_fold(paths.SCORED, model.folds[0].number, at=artifacts / paths.SCORED.name)
+        scores = ScoreReference.of(ScoredRows.read(place).logit)
+        drift = FileDrift(model.schema, Reference.read(artifacts / paths.STATISTICS.name), scores)
     with (
         Progress(log.num_rows, label=f"compare {log}") as progress,
         closing(encoded_batches(model, log, list(model.columns), num_threads=num_threads)) as batches,

@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 import torch
 
 from qin.errors import ArtifactError, ConfigError
+from qin.labels.artifacts import artifacts_of
 from qin.metrics.logits import prior_logit
 from qin.model.artifact import load_model
 from qin.network.qin import QIN
@@ -48,7 +49,7 @@ MOST_APART = 1e-4
 _SIGNATURE = "signature.json"
 
 
-def export(artifacts: Path, out: Path, rows: Source, *, kind: Format) -> dict[str, Any]:
+def export(artifacts: Path, out: Path, rows: Source, *, kind: Format, label: str | None = None) -> dict[str, Any]:
     """Write the folder.
 
     Args:
@@ -56,6 +57,7 @@ def export(artifacts: Path, out: Path, rows: Source, *, kind: Format) -> dict[st
         out: Folder to write, which takes the place of an earlier export that is there.
         rows: Log from which golden rows are taken.
         kind: One of `FORMATS`.
+        label: Which label's model, where there are several; None for the first.
 
     Returns:
         What `parity.json` holds.
@@ -65,6 +67,11 @@ def export(artifacts: Path, out: Path, rows: Source, *, kind: Format) -> dict[st
         ConfigError: If a package that the format needs is missing, or `out` holds anything but an export.
     """
     _refuse_other_folder(out)
+    with artifacts_of(artifacts, label) as place:
+        return _export(place, out, rows, kind=kind)
+
+
+def _export(artifacts: Path, out: Path, rows: Source, *, kind: Format) -> dict[str, Any]:
     model = read_deployed(artifacts, num_threads=1, precision="fp32")
     if len(model.folds) > 1:
         raise ArtifactError(

@@ -89,7 +89,12 @@ class Scorer:
 
     @classmethod
     def load(
-        cls, folder: str | Path = "artifacts", *, num_threads: int | None = None, precision: Precision | None = None
+        cls,
+        folder: str | Path = "artifacts",
+        *,
+        num_threads: int | None = None,
+        precision: Precision | None = None,
+        label: str | None = None,
     ) -> "Scorer":
         """Read a folder of artifacts.
 
@@ -97,12 +102,19 @@ class Scorer:
             folder: `artifacts` of a repository after `dvc repro`, or a copy of it.
             num_threads: To score with; None for one per core. Bytes do not depend on it.
             precision: Of the network's matrix products; None for that of the predict stage.
+            label: Which label's probabilities, where `data.label` names several; None for the first.
 
         Raises:
-            ArtifactError: If a file is missing or damaged, or they are of different runs.
+            ArtifactError: If a file is missing or damaged, or they are of different runs, or there is no such label.
         """
         num_threads = num_threads or num_cores()
-        return cls(read_deployed(Path(folder), num_threads=num_threads, precision=precision), num_threads=num_threads)
+        deployed = read_deployed(Path(folder), num_threads=num_threads, precision=precision, label=label)
+        return cls(deployed, num_threads=num_threads)
+
+    @property
+    def label(self) -> str:
+        """The column that the probabilities are of."""
+        return self._deployed.label
 
     @property
     def columns(self) -> Mapping[str, Column]:

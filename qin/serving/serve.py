@@ -16,14 +16,14 @@ _SECONDS_TO_END = 30
 log = logging.getLogger("qin")
 
 
-def run(folder: Path, *, host: str, port: int, limits: Limits, num_threads: int) -> None:
+def run(folder: Path, *, host: str, port: int, limits: Limits, num_threads: int, label: str | None = None) -> None:
     """Serve until a signal ends it.
 
     Raises:
         ArtifactError: If there is no model to begin with.
     """
     torch.set_num_threads(1)  # of each product; tiles of rows run side by side
-    service = Service(folder, limits=limits, num_threads=num_threads)
+    service = Service(folder, limits=limits, num_threads=num_threads, label=label)
     log.info("model %s of %s", service.load(), folder)
     config = uvicorn.Config(
         create_app(service), host=host, port=port, log_level="warning", timeout_graceful_shutdown=_SECONDS_TO_END

@@ -110,10 +110,11 @@ class Service:
         folder: Of artifacts.
         limits: Of requests.
         num_threads: To score with.
+        label: Which label's model, where there are several; None for the first.
     """
 
-    def __init__(self, folder: Path, *, limits: Limits, num_threads: int) -> None:
-        self.folder, self.limits, self._num_threads = folder, limits, num_threads
+    def __init__(self, folder: Path, *, limits: Limits, num_threads: int, label: str | None = None) -> None:
+        self.folder, self.limits, self._num_threads, self._label = folder, limits, num_threads, label
         self.scorer: Scorer | None = None
         self.metrics = CollectorRegistry()
         self.requests = Counter("qin_requests", "Requests", ["path", "status"], registry=self.metrics)
@@ -132,7 +133,7 @@ class Service:
         Raises:
             ArtifactError: If they cannot be used; the model that was there stays.
         """
-        scorer = Scorer.load(self.folder, num_threads=self._num_threads)
+        scorer = Scorer.load(self.folder, num_threads=self._num_threads, label=self._label)
         scorer.warm_up()
         self.scorer = scorer
         self.model.info({"version": scorer.version})

@@ -1,8 +1,9 @@
 """The prepared log on disk: fixed-width little-endian arrays in shards, which end where raw files end, and a manifest.
 
 A shard file holds its groups one after the other, each a row-major `(num_rows, width)` array:
-`categorical`, `numeric`, one `sequence.<name>` each, and `label` (train). Fixed widths make any range of rows a
-single read per group and shard, without a memory map, so resident memory is what was asked for.
+`categorical`, `numeric`, one `sequence.<name>` each, and `label` (train). Of several labels there is a `label.<name>`
+each instead, which no reader of rows gets with the others: whoever wants one names it. Fixed widths make any range of
+rows a single read per group and shard, without a memory map, so resident memory is what was asked for.
 """
 
 import os
@@ -21,6 +22,7 @@ from qin.columns.schema import Schema
 from qin.errors import ArtifactError
 from qin.runtime.chain import Origin, origin_entry
 from qin.runtime.files import file_crc32, read_exact_json, write_exact_json
+from qin.runtime.labelled import LABEL, LABEL_OF
 
 FORMAT = 3
 MANIFEST = "manifest.json"
@@ -54,8 +56,13 @@ def layout(schema: Schema, *, with_label: bool) -> tuple[Group, ...]:
     groups.append(Group("numeric", "<f4", len(schema.numeric)))
     groups += [Group(f"sequence.{f.name}", _bucket_dtype([f.num_buckets]), f.max_len) for f in schema.sequences]
     if with_label:
-        groups.append(Group("label", "|u1", 1))
+        groups += [Group(name, "|u1", 1) for name in label_groups(schema)]
     return tuple(groups)
+
+
+def label_groups(schema: Schema) -> dict[str, str]:
+    """The column of each label by the name of its group."""
+    return {LABEL: schema.label} if not schema.other_labels else {LABEL_OF + name: name for name in schema.labels}
 
 
 def _bucket_dtype(num_buckets: Sequence[int]) -> str:
@@ -265,7 +272,7 @@ class ShardReader:
         """
         for shard in self._shards:
             path = self.folder / shard["file"]
-            damaged = damaged_group(path, shard, self.groups)
+            damaged = damaged_group(path, shard, self._all_groups)
             if damaged is not None:
                 raise ArtifactError(f"{path}: {damaged}: damaged; run the prepare stage again")
         for name, checksum in self.manifest["other_files"].items():
@@ -275,7 +282,11 @@ class ShardReader:
 
     @property
     def groups(self) -> tuple[Group, ...]:
-        """The groups of each shard, in file order."""
+        """The groups of each shard, in file order, without those of further labels."""
+        return tuple(group for group in self._all_groups if not group.name.startswith(LABEL_OF))
+
+    @property
+    def _all_groups(self) -> tuple[Group, ...]:
         return tuple(self._groups.values())
 
     def read(self, group: str, start: int, stop: int) -> npt.NDArray[Any]:
@@ -308,7 +319,7 @@ class ShardReader:
     def _read_shard(self, number: int, spec: Group, row: int, part: npt.NDArray[Any]) -> None:
         path = self.folder / self._shards[number]["file"]
         offset = row * spec.row_bytes
-        for group in self.groups:
+        for group in self._all_groups:
             if group.name == spec.name:
                 break
             offset += group.row_bytes * self._shards[number]["num_rows"]

@@ -1,5 +1,6 @@
 """The leakage audit: what the two folds share that they should not."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,7 @@ import numpy.typing as npt
 
 from qin.errors import DataError
 from qin.raw.hashing import Hashes
-from qin.shards.folds import EXCLUDED, TRAIN, VALIDATION, Assignment
+from qin.shards.folds import EXCLUDED, TRAIN, VALIDATION, Assignment, Folds
 from qin.split.columns import SplitColumns
 from qin.split.methods import METHODS, is_in
 
@@ -30,7 +31,7 @@ def audit(columns: SplitColumns, assignment: Assignment, *, method: str) -> dict
     figures: dict[str, Any] = {
         "method": method,
         "rows": {"train": int(is_train.sum()), "val": int(is_val.sum()), "excluded": int((fold == EXCLUDED).sum())},
-        "base_rate": {"train": float(columns.label[is_train].mean()), "val": float(columns.label[is_val].mean())},
+        "base_rate": _base_rates(columns.label, fold),
         "val_share": float(is_val.mean()),
         "duplicates": _in_both(columns.row_hash, is_train, is_val)[1],
         "missing": {name: float(mask.mean()) for name, mask in sorted(columns.missing.items())},
@@ -47,6 +48,29 @@ def audit(columns: SplitColumns, assignment: Assignment, *, method: str) -> dict
         last, first = columns.moment[is_train].max(), columns.moment[is_val].min()
         figures["time"] = {"in_order": bool(last < first)}
     return {**figures, **assignment.details}
+
+
+def audits_by_label(
+    audits: Sequence[dict[str, Any]], columns: SplitColumns, assignments: Sequence[Assignment]
+) -> dict[str, list[dict[str, Any]]]:
+    """The audits of divisions for each label: they differ in the base rates alone.
+
+    Args:
+        audits: Of each division.
+        columns: With all labels.
+        assignments: The divisions.
+    """
+    return {
+        name: [
+            {**figures, "base_rate": _base_rates(label, assignment.fold)}
+            for figures, assignment in zip(audits, assignments, strict=True)
+        ]
+        for name, label in columns.labels.items()
+    }
+
+
+def _base_rates(label: npt.NDArray[np.uint8], fold: Folds) -> dict[str, float]:
+    return {"train": float(label[fold == TRAIN].mean()), "val": float(label[fold == VALIDATION].mean())}
 
 
 def check(figures: dict[str, Any], *, file: str, of: str = "") -> None:

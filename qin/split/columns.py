@@ -20,6 +20,7 @@ from qin.runtime.progress import Progress
 from qin.runtime.progress import log as logger
 
 _BATCH_ROWS = 4096
+_LABEL = "label.{}"  # an array's name, which no key has
 _LONE_KEYS = frozenset({"group", "session", "impression"})  # where null is no value that rows could share
 
 
@@ -36,6 +37,8 @@ class SplitColumns:
             A row whose group, session or impression is missing is one of its own.
         missing: Whether a row has no group, session or impression `(num_rows,)`, by key.
         shown: The first time of each row's impression, `(num_rows,)`; None without both.
+        other_labels: Further labels, `(num_rows,)` each, by column.
+        label_name: Column of the label.
     """
 
     label: npt.NDArray[np.uint8]
@@ -45,6 +48,21 @@ class SplitColumns:
     keys: dict[str, Hashes] = field(default_factory=dict)
     missing: dict[str, npt.NDArray[np.bool_]] = field(default_factory=dict)
     shown: npt.NDArray[Any] | None = None
+    other_labels: Mapping[str, npt.NDArray[np.uint8]] = field(default_factory=dict)
+    label_name: str = "label"
+
+    @property
+    def labels(self) -> dict[str, npt.NDArray[np.uint8]]:
+        """Every label, `(num_rows,)` each, by column."""
+        return {self.label_name: self.label, **self.other_labels}
+
+    @property
+    def joint_class(self) -> npt.NDArray[np.uint8]:
+        """The class of each row by all labels together, a bit each, the first lowest, `(num_rows,)`."""
+        joint = self.label.copy()
+        for bit, label in enumerate(self.other_labels.values(), start=1):
+            joint |= label << np.uint8(bit)
+        return joint
 
     @property
     def moment(self) -> npt.NDArray[Any] | None:
@@ -84,7 +102,7 @@ def read_split_columns(
     if impression is not None:
         keys["impression"] = list(impression)
     named: dict[str, Sequence[str | None]] = {
-        "data.label": [data.label],
+        "data.label": list(data.labels),
         "features.target": list(target),
         "split.row_key": row_key,
         "split.group_key": [split.group_key],
@@ -94,7 +112,7 @@ def read_split_columns(
     }
     columns_read = _checked_columns(schema, named, log.name)
     time_column = None if split.time_col is None else TimeColumn.of(log, split.time_col)
-    encoder = _SplitEncoder(data.label, {"row": row_key, **keys}, time_column, split.seed)
+    encoder = _SplitEncoder(data.labels, {"row": row_key, **keys}, time_column, split.seed)
     arrays: dict[str, npt.NDArray[Any]] = {}
     chunks = read_batches(log, columns=columns_read, batch_rows=_BATCH_ROWS)
     with Progress(log.num_rows, label=f"split {log}") as progress:
@@ -112,13 +130,15 @@ def read_split_columns(
             share, names = f"{mask.mean():.2%}", " or ".join(keys[key])
             logger.info("%s: %s of the rows have no %s (%s); each is one of its own", log, share, key, names)
     return SplitColumns(
-        label=arrays["label"],
+        label=arrays[_LABEL.format(data.first_label)],
         row_hash=arrays["row"],
         time=arrays.get("time"),
         time_column=time_column,
         keys={name: arrays[name] for name in keys},
         missing=missing,
         shown=_first_times(arrays) if {"impression", "time"} <= arrays.keys() else None,
+        other_labels={name: arrays[_LABEL.format(name)] for name in data.labels[1:]},
+        label_name=data.first_label,
     )
 
 
@@ -131,21 +151,23 @@ class _SplitEncoder:
     """Labels, hashes and times of a batch.
 
     Attributes:
-        label: Column of the label.
+        labels: Columns of the labels.
         keys: Columns of each hash.
         time: The time column, or None.
         seed: Seed of the hashes.
     """
 
-    label: str
+    labels: Sequence[str]
     keys: Mapping[str, Sequence[str]]
     time: TimeColumn | None
     seed: int
 
     def __call__(self, chunk: Chunk) -> dict[str, npt.NDArray[Any]]:
         batch, file, first_row = chunk.batch, chunk.part.name, chunk.row
-        label = encode_label(batch.column(self.label), file=file, column=self.label, first_row=first_row)
-        values: dict[str, npt.NDArray[Any]] = {"label": label}
+        values: dict[str, npt.NDArray[Any]] = {
+            _LABEL.format(name): encode_label(batch.column(name), file=file, column=name, first_row=first_row)
+            for name in self.labels
+        }
         hashed = {name: hash_column(batch.column(name)) for name in set().union(*self.keys.values())}
         for key, columns in self.keys.items():
             values[key] = hash_rows([hashed[name] for name in columns], seed_of(f"split.{key}", self.seed))

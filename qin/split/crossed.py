@@ -79,7 +79,7 @@ def stratified_folds(label: npt.NDArray[np.uint8], row_hash: Hashes, *, num_fold
     """The same share of each class in each fold, exact to one row; rows with equal hashes stay together.
 
     Args:
-        label: `(num_rows,)`, 0 or 1.
+        label: `(num_rows,)`, 0 or 1; of several labels a bit each.
         row_hash: `(num_rows,)`, a seeded hash of what identifies each row.
         num_folds: How many.
 
@@ -88,7 +88,7 @@ def stratified_folds(label: npt.NDArray[np.uint8], row_hash: Hashes, *, num_fold
     """
     position = row_hash >> POSITION_SHIFT
     number = np.zeros(label.size, np.uint8)
-    for value in (0, 1):
+    for value in np.unique(label):
         is_class = label == value
         number[is_class] = _equal_parts(position[is_class], num_folds)
     return number
@@ -169,7 +169,7 @@ def _drawn(number: Numbers, details: Sequence[dict[str, Any]]) -> list[Assignmen
 def _divide_stratified(columns: SplitColumns, split: SplitParams) -> list[Assignment]:
     if "impression" in columns.keys:  # whole impressions, so the classes' shares are those that the draw gives
         return _divide_groups(columns, split, key="impression")
-    number = stratified_folds(columns.label, columns.row_hash, num_folds=split.num_folds)
+    number = stratified_folds(columns.joint_class, columns.row_hash, num_folds=split.num_folds)
     return _drawn(number, [{}] * split.num_folds)
 
 

@@ -51,12 +51,12 @@ def _segments_apart(data: DataParams, by: str, *, train: pa.Field, test: pa.Fiel
 
 
 def _statistics_problems(params: Params, names: list[str]) -> list[str]:
-    features, knobs = params.features, params.features.statistics
+    features, knobs, labels = params.features, params.features.statistics, params.data.labels
     if not knobs.enable:
         return []
     return counted_problems(
         knobs.fields,
         None if knobs.pairs == "auto" else knobs.pairs,
-        categorical=[name for _, name in expanded(features.categorical, dict.fromkeys(names))],
+        categorical=[name for _, name in expanded(features.categorical, dict.fromkeys(names)) if name not in labels],
         sequences=[sequence.name for sequence in features.sequences],
     )

@@ -37,17 +37,25 @@ Mask = npt.NDArray[np.bool_]
 
 
 def stratified(
-    label: npt.NDArray[np.uint8], row_hash: Hashes, *, val_ratio: float, thresholds: Mapping[str, int] | None
+    label: npt.NDArray[np.uint8],
+    row_hash: Hashes,
+    *,
+    val_ratio: float,
+    thresholds: Mapping[str, int] | None,
+    num_labels: int = 1,
 ) -> Assignment:
     """Draw the same share of each class, exact to one row (rows with equal hashes stay together).
 
     A class of two rows and more has at least one in either fold, so that few clicks are enough to train and validate.
+    Of several labels a class is what all of them are together, so that the share of each label is exact as well.
 
     Args:
-        label: `(num_rows,)`, 0 or 1.
+        label: `(num_rows,)`, 0 or 1; of several labels a bit each.
         row_hash: `(num_rows,)`, a seeded hash of what identifies each row.
         val_ratio: Share of each class in validation.
-        thresholds: `label_0` and `label_1` of an earlier run, or None to compute them.
+        thresholds: `label_0` and `label_1` of an earlier run (of two labels `label_0_0`, `label_0_1` and so on), or
+            None to compute them.
+        num_labels: Bits of `label`.
 
     Raises:
         ValueError: If a frozen threshold is missing.
@@ -55,10 +63,12 @@ def stratified(
     position = row_hash >> POSITION_SHIFT
     fold = np.zeros(label.size, np.uint8)
     used = {}
-    for value in (0, 1):
+    for value in range(1 << num_labels):
         is_class = label == value
-        name = f"label_{value}"
-        if thresholds is None:
+        name = "_".join(["label", *(str(value >> bit & 1) for bit in range(num_labels))])
+        if thresholds is None and not is_class.any():  # for appended rows alone
+            used[name] = round(val_ratio * _END)
+        elif thresholds is None:
             used[name] = _smallest(position[is_class], val_ratio, leaves_some=True)
         else:
             used[name] = _frozen(thresholds, name)
@@ -323,19 +333,27 @@ def check_classes(
     Raises:
         DataError: If a fold would be empty or hold one class only.
     """
-    for fold, name in ((TRAIN, "train"), (VALIDATION, "validation")):
-        counts = np.bincount(columns.label[assignment.fold == fold], minlength=2)
-        if not counts.all():
-            raise DataError(
-                f"{file}: split.method {split.method}: {of}the {name} fold has {counts[0]} rows of class 0 "
-                f"and {counts[1]} of class 1; it needs both: {way_out}"
-            )
+    for label, values in columns.labels.items():
+        of_label = f"{of}label {label}: " if columns.other_labels else of
+        for fold, name in ((TRAIN, "train"), (VALIDATION, "validation")):
+            counts = np.bincount(values[assignment.fold == fold], minlength=2)
+            if not counts.all():
+                raise DataError(
+                    f"{file}: split.method {split.method}: {of_label}the {name} fold has {counts[0]} rows of class 0 "
+                    f"and {counts[1]} of class 1; it needs both: {way_out}"
+                )
 
 
 def _assign_stratified(columns: SplitColumns, split: SplitParams) -> Assignment:
     if "impression" in columns.keys:  # whole impressions, so the classes' shares are those that the draw gives
         return grouped(columns.keys["impression"], val_ratio=split.val_ratio, thresholds=split.thresholds)
-    return stratified(columns.label, columns.row_hash, val_ratio=split.val_ratio, thresholds=split.thresholds)
+    return stratified(
+        columns.joint_class,
+        columns.row_hash,
+        val_ratio=split.val_ratio,
+        thresholds=split.thresholds,
+        num_labels=len(columns.labels),
+    )
 
 
 def _assign_grouped(columns: SplitColumns, split: SplitParams, *, key: str) -> Assignment:

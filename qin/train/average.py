@@ -3,12 +3,11 @@
 from typing import Any
 
 import torch
+from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from qin.network.qin import QIN
 
-
-def moving_average(model: QIN, *, decay: float) -> AveragedModel:
+def moving_average(model: nn.Module, *, decay: float) -> AveragedModel:
     """A copy of the model that follows it as an exponential moving average of weights and of the norms' moments.
 
     Whole numbers and flags (offsets of vocabularies, rare values) stay as they are: PyTorch's average of them would be

@@ -41,7 +41,7 @@ from qin.train.warm_start import Start
 from qin.train.watch import SILENT, Watch
 
 # Rows of the selection half that a check scores: enough to tell a difference that matters from noise.
-_CHECK_ROWS = 200_000
+CHECK_ROWS = 200_000
 
 # Settings of section train that do not change a run, or of which `computed_by` tells.
 _HARMLESS = (
@@ -157,9 +157,9 @@ def fit_model(
     """
     label, is_train, is_val = read_labels(reader), fold == TRAIN, fold == VALIDATION
     prior = training_prior(params.imbalance, label[is_train])
-    decides = _at_most(selection_rows(label, is_val=is_val, is_report=is_report), label, max_rows=_CHECK_ROWS)
-    stop = _SelectionHalf(reader, decides, label, params.train.eval_batch_size, prior.offset, ranks)
-    run = _Run(
+    decides = at_most(selection_rows(label, is_val=is_val, is_report=is_report), label, max_rows=CHECK_ROWS)
+    stop = SelectionHalf(reader, decides, label, params.train.eval_batch_size, prior.offset, ranks)
+    run = Run(
         params,
         reader,
         label,
@@ -220,7 +220,7 @@ def refit_model(
         num_steps=max(1, round(heldout.result.best_step * growth)),
         plateau_steps=tuple(round(step * growth) for step in heldout.result.plateau_steps),
     )
-    run = _Run(params, reader, label, is_fitted, prior, heldout.pace, ranks, start)
+    run = Run(params, reader, label, is_fitted, prior, heldout.pace, ranks, start)
     trained = run.train(run.provenance(fold, stop=budget), stop=budget, checkpoints=checkpoints, watch=watch)
     DividedTables(trained.network, ranks, trained.checkpoints).replace_in(trained.network)
     return trained
@@ -242,7 +242,7 @@ def score_rows(
     return ranks.gather(torch.from_numpy(logit)).numpy()
 
 
-def _at_most(mask: npt.NDArray[np.bool_], label: npt.NDArray[np.uint8], *, max_rows: int) -> npt.NDArray[np.bool_]:
+def at_most(mask: npt.NDArray[np.bool_], label: npt.NDArray[np.uint8], *, max_rows: int) -> npt.NDArray[np.bool_]:
     """The mask with at most so many rows, evenly spaced among its clicks and among its others.
 
     The first click is among them, so that however few there are both classes can be judged.
@@ -257,7 +257,7 @@ def _at_most(mask: npt.NDArray[np.bool_], label: npt.NDArray[np.uint8], *, max_r
 
 
 @dataclass(frozen=True)
-class _SelectionHalf:
+class SelectionHalf:
     """Scores a network on the rows that decide when to stop.
 
     Attributes:
@@ -277,6 +277,7 @@ class _SelectionHalf:
     ranks: Ranks
 
     def scores(self, network: QIN) -> ValidationScores:
+        """Figures of the network as it is."""
         label = self.label[self.is_selected]
         logit = score_rows(network, self.reader, self.is_selected, batch_size=self.batch_size, ranks=self.ranks)
         if not np.isfinite(logit).all():  # the step before may have overflowed, and no later loss tells so
@@ -286,7 +287,7 @@ class _SelectionHalf:
 
 
 @dataclass(frozen=True)
-class _Run:
+class Run:
     """What the held-out run and the refit share; see `fit_model`."""
 
     params: Params
@@ -299,6 +300,7 @@ class _Run:
     start: Start | None = None
 
     def provenance(self, fold: Folds, *, stop: npt.NDArray[np.bool_] | Budget) -> dict[str, Any]:
+        """See `describe_run`."""
         by = computed_by(self.params.train, self.ranks)
         provenance = describe_run(self.params, self.reader, fold, computed_by=by, stop=stop, start=self.start)
         check_same_run(provenance, self.ranks)
@@ -339,7 +341,7 @@ class _Run:
         is_last = isinstance(stop, Budget) or knobs.refit == "none"
         if self.params.model.seeds > 1 or not is_last:
             loop.save()  # the run that follows may be killed
-        figures = _figures(result, self, network)
+        figures = run_figures(result, self, network)
         facts = {**provenance, **asdict(self.prior), "metrics": figures}
         num_rows_seen = result.num_steps * self.pace.batch_size
         kept = optimizer_state(network, optimizer) if knobs.keep_optimizer else None
@@ -361,7 +363,8 @@ class _Run:
         return network
 
 
-def _figures(result: LoopResult, run: _Run, network: QIN) -> dict[str, Any]:
+def run_figures(result: LoopResult, run: Run, network: QIN) -> dict[str, Any]:
+    """What `metrics/train.json` tells of a run that has ended."""
     figures = {
         "rows": {"train": int(run.is_train.sum())},
         "base_rate": run.prior.base_rate,

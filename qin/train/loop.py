@@ -4,13 +4,14 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from qin.config import TrainParams
 from qin.errors import TrainingError
-from qin.network.qin import QIN
 from qin.runtime.progress import Progress, log
 from qin.shards.loader import Batch
 from qin.train.average import moving_average
@@ -109,13 +110,13 @@ class TrainingLoop:
 
     def __init__(
         self,
-        model: QIN,
+        model: nn.Module,
         *,
         optimizer: torch.optim.Optimizer | Optimizers,
         rows: TrainingRows,
         params: TrainParams,
         hard_negatives: HardNegatives | None,
-        stop: Callable[[QIN], ValidationScores] | Budget,
+        stop: Callable[[Any], ValidationScores] | Budget,
         checkpoints: CheckpointStore,
         watch: Watch,
     ) -> None:
@@ -180,11 +181,10 @@ class TrainingLoop:
         return self._state.epoch >= self._params.epochs or self._state.checks_without_gain >= self._params.patience
 
     @property
-    def _evaluated(self) -> QIN:
+    def _evaluated(self) -> nn.Module:
         """The model that checks judge and whose best weights are kept."""
         if self._average is None:
             return self._model
-        assert isinstance(self._average.module, QIN)
         return self._average.module
 
     def _train_epoch(self) -> None:
@@ -282,7 +282,7 @@ class TrainingLoop:
         self._model.train()  # scoring has put it in evaluation mode
         self._watch.on_check(state.history)
 
-    def _keep_as_best(self, model: QIN) -> None:
+    def _keep_as_best(self, model: nn.Module) -> None:
         """Copy the weights in place: a second copy of a large table would not fit."""
         state = model.state_dict()
         if not self._best:

@@ -114,9 +114,7 @@ def fit_models(
     Raises:
         ConfigError: If a form does not fit into memory, or cannot be trained as section hnm wants.
     """
-    wanted = params.model.forms if earlier is None else [earlier.form]
-    forms = [_with_form(params, form) for form in wanted]
-    names = ["as set", *map(_described, params.model.alternatives)][: len(forms)]
+    forms, names = forms_of(params, None if earlier is None else [earlier.form])
     for form in forms:
         check_network(form, reader.schema, ranks)
 
@@ -203,6 +201,17 @@ def check_network(params: Params, schema: Schema, ranks: Ranks) -> None:
     num_parts = ranks.world if params.train.shard_tables else 1
     check_memory(schema, params.model.network, available_bytes=available, num_parts=num_parts)
     check_passes(params.hnm, norm=resolve_preset(params.model.network).norm)
+
+
+def forms_of(params: Params, wanted: Sequence[NetworkParams] | None = None) -> tuple[list[Params], list[str]]:
+    """The settings of each form as if it were the only one, and what to call it.
+
+    Args:
+        params: Section model.
+        wanted: The forms; None for all that the settings list.
+    """
+    forms = [_with_form(params, form) for form in wanted or params.model.forms]
+    return forms, ["as set", *map(_described, params.model.alternatives)][: len(forms)]
 
 
 def _with_form(params: Params, form: NetworkParams) -> Params:

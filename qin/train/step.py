@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from qin.config import TrainParams
@@ -44,7 +45,7 @@ class TrainingStep:
 
     def __init__(
         self,
-        model: QIN,
+        model: nn.Module,
         *,
         optimizer: torch.optim.Optimizer | Optimizers,
         rows: TrainingRows,
@@ -102,7 +103,8 @@ class TrainingStep:
         if form == EAGER:
             return self._plain
         if form.compiled:
-            compile_parts(self._model)
+            for network in (module for module in self._model.modules() if isinstance(module, QIN)):
+                compile_parts(network)
         tables, _ = sparse_tables(self._model)
         can_be_recorded = self._ranks.world == 1 and self._hard_negatives is None and not tables
         if not form.compiled and not (form.recorded and can_be_recorded):

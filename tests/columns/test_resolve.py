@@ -112,9 +112,48 @@ def test_a_column_in_two_lists_is_named_with_both() -> None:
     assert problems(log_columns(), numeric=["price", "views", "item"]) == [
         "train.parquet: column item: in 2 lists: features.categorical, features.numeric"
     ]
-    assert problems(log_columns(), categorical=["shop", "item", "click*"]) == [
+    assert problems(log_columns(), categorical=["shop", "item", "clicked"]) == [
         "train.parquet: column clicked: in 2 lists: data.label, features.categorical"
     ]
+
+
+def test_a_glob_means_no_label() -> None:
+    columns = log_columns(is_new=pa.int8(), is_liked=pa.int8())
+    both, features = data_params(label=["clicked", "is_liked"]), feature_params(numeric=["price", "views", "is_*"])
+    schema = resolve_schema(columns, data=both, features=features)
+    assert [field.name for field in schema.numeric] == ["price", "views", "is_new"]
+    assert (schema.label, schema.other_labels, schema.labels) == ("clicked", ("is_liked",), ("clicked", "is_liked"))
+    assert Schema.from_json(schema.to_json()) == schema
+    assert scalar_columns(columns.names, data=both, features=features) == ["shop", "item", "price", "views", "is_new"]
+    one = resolve_schema(columns, data=data_params(label="is_liked", ignore=["clicked"]), features=features)
+    assert one.fields == schema.fields
+    assert "other_labels" not in one.to_json()
+    assert problems(columns, data={"label": "is_liked", "ignore": ["clicked", "is_new"]}, numeric=["is_l*"]) == [
+        "train.parquet: column price: in no list; add it to features.categorical, features.numeric, "
+        "features.sequences or data.ignore",
+        "train.parquet: column views: in no list; add it to features.categorical, features.numeric, "
+        "features.sequences or data.ignore",
+        "train.parquet: features.numeric: is_l* matches no column",
+    ]
+
+
+def test_every_label_must_be_a_column_and_no_feature() -> None:
+    columns = log_columns(liked=pa.int8())
+    assert problems(columns, data={"label": ["clicked", "liked", "shared", "saved"]}) == [
+        "train.parquet: data.label: no column shared",
+        "train.parquet: data.label: no column saved",
+    ]
+    assert problems(columns, data={"label": ["clicked", "liked"]}, numeric=["price", "views", "liked"]) == [
+        "train.parquet: column liked: in 2 lists: data.label, features.numeric"
+    ]
+
+
+def test_a_test_log_may_hold_labels_and_needs_none() -> None:
+    train, data = log_columns(is_liked=pa.int8(), is_new=pa.int8()), data_params(label=["clicked", "is_liked"])
+    features = feature_params(numeric=["price", "views", "is_*"])
+    schema = resolve_schema(train, data=data, features=features)
+    for test in (train, log_columns(clicked=None, is_new=pa.int8())):
+        check_test_columns(test, schema, data=data, features=features, train=train)
 
 
 def test_a_dropped_column_may_match_a_glob_but_not_be_listed() -> None:

@@ -89,7 +89,7 @@ def test_an_example_is_shipped() -> None:
             "features.num_buckets_of.l_feat_12: Input should be greater than or equal to 3 (got 2)",
         ),
         ("features.target", [], "features.target: List should have at least 1 item after validation, not 0 (got [])"),
-        ("data.label", None, "data.label: Input should be a valid string (got null)"),
+        ("data.label", None, "data.label: Input should be a valid string or Input should be a valid array (got null)"),
         ("data.id", ["ID"], 'data.id: Input should be a valid string (got ["ID"])'),
         ("data.label", MISSING, "data.label: missing"),
         ("model", MISSING, "model: missing"),

@@ -38,7 +38,7 @@ other:
 @pytest.mark.parametrize(
     ("section", "key", "words"),
     [
-        ("data", "label", "text"),
+        ("data", "label", "text or one or more of text"),
         ("data", "drop", "list of text"),
         ("features", "target", "one or more of text"),
         ("features", "num_buckets_of", "mapping of names to whole number ≥ 3 and ≤ 2147483647"),

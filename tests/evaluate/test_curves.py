@@ -252,3 +252,12 @@ def test_template_draws_each_revision_in_its_own_colour(name: str) -> None:
     for needed in ("#0072B2", "#D55E00", "workspace", "HEAD", "Title"):
         assert needed in svg
     assert "NaN" not in svg
+
+
+@pytest.mark.parametrize("name", AXES)
+def test_template_draws_each_label_of_a_revision_in_its_own_colour(name: str) -> None:
+    rows = [{"of_label": label, **row} for label in ("clicked", "liked") for row in plot_rows()[name]]
+    svg = vl_convert.vegalite_to_svg(filled_template(name, rows), vl_version=OLDEST_VEGA_LITE)
+    for needed in ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "workspace, clicked", "HEAD, liked"):
+        assert needed in svg
+    assert "NaN" not in svg

@@ -68,6 +68,11 @@ def test_what_cannot_be_walked_is_refused(project: Path) -> None:
     with pytest.raises(ConfigError, match=r"a backtest starts from models of its own"):
         open_walk(params_of(project), num_days=None, variants=["fresh"])
     set_params(project / "params.yaml", {"train.init_from": None})
+    several = params_of(project).model_copy(
+        update={"data": params_of(project).data.model_copy(update={"label": ["clicked", "liked"]})}
+    )
+    with pytest.raises(ConfigError, match=r"2 labels \(clicked, liked\), but a backtest is of one"):
+        open_walk(several, num_days=None, variants=["fresh"])
     with pytest.raises(
         ConfigError, match=r"^the log has 5 days; 3 of them can be scored, not the 4 that were asked for"
     ):

@@ -1,6 +1,7 @@
 """Two runs side by side: found by folder, revision or experiment, matched by row, compared."""
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from qin.calibrate.blend import Blend, Member
 from qin.calibrate.holdout import CalibrationRows, CalibratorSpec, fit_calibration
 from qin.cli import app
 from qin.errors import ArtifactError, DataError
-from qin.experiments.compare import compare_runs, comparison_json, comparison_text, shared_rows, verdict
+from qin.experiments.compare import compare_runs, compared, comparison_json, comparison_text, shared_rows, verdict
 from qin.experiments.runs import read_run
 from qin.metrics.paired import Difference
 from qin.prior import TrainingPrior
@@ -25,6 +26,7 @@ from qin.raw.segments import Segments
 from qin.runtime import paths
 from qin.runtime.chain import Origin, origin_entry, read_artifact
 from qin.runtime.files import write_exact_json
+from qin.runtime.labelled import write_labelled_json
 from qin.scored import ScoredRows
 from qin.shards.folds import report_half
 from tests.metrics.test_ranking import sample
@@ -38,7 +40,13 @@ pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value will soon raise:
 
 
 def write_run(
-    root: Path, logit: Array, label: Array, *, row: Array | None = None, segments: Segments | None = None
+    root: Path,
+    logit: Array,
+    label: Array,
+    *,
+    row: Array | None = None,
+    segments: Segments | None = None,
+    settings: dict[str, Any] | None = None,
 ) -> Path:
     """Leave what train, trees and calibrate would, with shifts by user if there are segments; returns the root."""
     row = np.arange(label.size) if row is None else row
@@ -51,7 +59,7 @@ def write_run(
     )
     for place in (paths.VALIDATION, paths.TREES_VALIDATION, paths.SCORED):
         (root / place).mkdir(parents=True, exist_ok=True)
-        scored.write(root / place, origin=Origin({}, {}))
+        scored.write(root / place, origin=Origin(settings or {}, {}))
     blend = Blend({"network": Member(0.0, 1.0, 0.0, 1.0)})
     write_exact_json(root / paths.BLEND, {"members": blend.to_dict(), **origin_entry(Origin({}, {}))})
     report = fit_calibration(
@@ -278,3 +286,49 @@ def test_what_is_not_there_is_one_line(repository: Path, monkeypatch: pytest.Mon
         with pytest.raises(ArtifactError, match=rf"^{name}: artifacts/\S+ is not in DVC's cache"):
             read_run(name)
     (repository / "away").rename(cache)
+
+
+def write_labelled_run(root: Path, logits: dict[str, Array], labels: dict[str, Array]) -> Path:
+    """Leave what calibrate would of several labels."""
+    calibrators = {}
+    for name, logit in logits.items():
+        write_run(root / "rooms" / name, logit, labels[name])
+        (root / paths.SCORED).mkdir(parents=True, exist_ok=True)
+        shutil.move(root / "rooms" / name / paths.SCORED, root / paths.SCORED / name)
+        calibrators[name] = root / "rooms" / name / paths.CALIBRATOR
+    write_labelled_json(root / paths.CALIBRATOR, calibrators)
+    return root
+
+
+def test_each_label_that_both_runs_have_is_compared(tmp_path: Path, rows: tuple[Array, Array, Array]) -> None:
+    good, noisy, label = rows
+    liked = label[::-1]
+    first = write_labelled_run(
+        tmp_path / "first", {"clicked": good, "liked": noisy[::-1]}, {"clicked": label, "liked": liked}
+    )
+    second = write_labelled_run(
+        tmp_path / "second", {"liked": good[::-1], "clicked": good}, {"clicked": label, "liked": liked}
+    )
+    report = compared(str(first), str(second), params=tmp_path / "params.yaml")
+    assert list(report["labels"]) == ["clicked", "liked"]  # in the first run's order
+    assert report["labels"]["clicked"]["metrics"]["auc"]["verdict"] == "identical"
+    assert report["labels"]["liked"]["metrics"]["auc"]["verdict"] == "B likely better"
+    text = comparison_text(report)
+    assert [line for line in text.splitlines() if line.startswith("label ")] == ["label clicked", "label liked"]
+    alone = compared(str(first), str(second), params=tmp_path / "params.yaml", label="liked")
+    assert alone == report["labels"]["liked"]
+    with pytest.raises(DataError, match="no label saved; they are of clicked, liked and liked, clicked"):
+        compared(str(first), str(second), params=tmp_path / "params.yaml", label="saved")
+
+
+def test_a_run_of_one_label_is_compared_with_that_label_of_another(
+    tmp_path: Path, rows: tuple[Array, Array, Array]
+) -> None:
+    good, noisy, label = rows
+    one = write_run(tmp_path / "one", noisy, label, settings={"data.label": "clicked"})
+    both = write_labelled_run(
+        tmp_path / "both", {"liked": good, "clicked": good}, {"clicked": label, "liked": label[::-1]}
+    )
+    report = compared(str(one), str(both), params=tmp_path / "params.yaml")
+    assert list(report["labels"]) == ["clicked"]
+    assert report["labels"]["clicked"]["metrics"]["auc"]["verdict"] == "B better"

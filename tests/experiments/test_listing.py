@@ -104,3 +104,11 @@ def test_settings_that_are_no_yaml_are_one_line(project: Path) -> None:
     (project / "params.yaml").write_bytes(b"data: \xff")
     with pytest.raises(ConfigError, match=r"^params\.yaml: .*UTF-8"):
         listed_runs(everywhere=False)
+
+
+def test_of_several_labels_the_first_is_listed_by_name(project: Path) -> None:
+    both = {"clicked": {"auc": 0.72, "ap": 0.06, "log_loss": 0.08}, "liked": {"auc": 0.6, "ap": 0.01, "log_loss": 0.02}}
+    (project / "metrics/run.json").write_text(json.dumps(both))
+    lines = runs_text(listed_runs(everywhere=False), width=100).splitlines()
+    assert lines[1].split()[:4] == ["HEAD", "0.09", "0.7", "0.05"]
+    assert lines[2].split() == ["workspace", "(clicked)", "0.08", "0.72", "0.06"]

@@ -61,3 +61,19 @@ def test_a_commit_without_figures_is_one_line_and_no_closing_summary(
         summary_lines("HEAD", params=Path("params.yaml"))
     log_summary()
     assert caplog.messages == []
+
+
+def test_each_label_has_its_figures(project: Path) -> None:
+    def write(ap: float) -> None:
+        text = json.dumps({"clicked": {"ap": ap, "ap_se": 0.01}, "liked": {"ap": 2 * ap, "auc": 0.5}})
+        (project / "metrics/run.json").write_text(text)
+
+    write(0.05)
+    commit(project)
+    write(0.06)
+    lines = summary_lines("HEAD", params=Path("params.yaml"))
+    assert [line.split() for line in lines[1:4]] == [
+        ["clicked.ap", "0.05", "0.06", "+0.01"],
+        ["liked.ap", "0.1", "0.12", "+0.02"],
+        ["liked.auc", "0.5", "0.5", "+0"],
+    ]

@@ -97,6 +97,13 @@ def test_a_search_finds_what_is_best_and_says_what_it_is_worth(base: Params, spa
     assert f"best on the selection half: {tuned.best.name}" in text
 
 
+def test_a_search_is_of_one_label(base: Params, space: Space, tmp_path: Path) -> None:
+    several = base.model_copy(update={"data": base.data.model_copy(update={"label": ["clicked", "liked"]})})
+    with pytest.raises(ConfigError, match=r"2 labels \(clicked, liked\), but a search is of one: name it alone"):
+        tune(several, space, plan(), folder=tmp_path, run=FakeRun(base))
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("step", ["0.0..0.5:step=0.2", "0.0..0.5:step=0.1"])
 def test_the_default_may_lie_between_the_steps_of_a_range(base: Params, step: str, tmp_path: Path) -> None:
     """The shipped dropout of 0.1 is a point of the second grid alone; Optuna refuses the others."""

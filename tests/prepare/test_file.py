@@ -1,6 +1,7 @@
 """Prepared folders: the right rows, the same bytes however the work is cut, brute-force statistics, named errors."""
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from qin.columns.buckets import NULL_BUCKET
 from qin.config import PrepareParams
 from qin.errors import DataError
 from qin.prepare.file import prepare_file
-from qin.prepare.statistics import headline
+from qin.prepare.statistics import headline, headlines
 from qin.raw.hashing import bucket_of, hash_values, seed_of
 from qin.shards.files import ShardReader
 from qin.shards.ids import read_ids
@@ -279,3 +280,36 @@ def test_headline_totals_the_columns(tmp_path: Path) -> None:
     assert {key: figures[key] for key in ("num_rows", "num_clicks", "base_rate", "sequences")} == {
         key: statistics[key] for key in ("num_rows", "num_clicks", "base_rate", "sequences")
     }
+
+
+def test_each_label_is_a_column_of_its_own(tmp_path: Path) -> None:
+    """And none is among what a reader of rows gets."""
+    columns = make_log(NUM_ROWS)
+    liked = pa.array((np.arange(NUM_ROWS) % 5 == 2).astype(np.int8))
+    file = write_log(tmp_path / "log.parquet", {**columns, "liked": liked})
+    schema = replace(log_schema(make_log(4)), other_labels=("liked",))
+    knobs = PrepareParams(shard_rows=64, batch_rows=50, num_threads=1)
+    folder = tmp_path / "both"
+    folder.mkdir()
+    statistics = prepare_file(file, folder, schema=schema, with_label=True, knobs=knobs)
+    one = prepare(tmp_path / "one", file)
+    reader, alone = ShardReader(folder), ShardReader(tmp_path / "one")
+    reader.verify()
+    assert [group.name for group in reader.groups] == [group.name for group in alone.groups if group.name != "label"]
+    for group in reader.groups:
+        assert np.array_equal(reader.read(group.name, 3, 200), alone.read(group.name, 3, 200), equal_nan=True)
+    assert np.array_equal(reader.read("label.clicked", 0, NUM_ROWS), alone.read("label", 0, NUM_ROWS))
+    assert reader.read("label.liked", 0, NUM_ROWS)[:, 0].tolist() == liked.to_pylist()
+    assert ShardReader(folder).schema.labels == ("clicked", "liked")
+    told = headlines(statistics, schema.labels)
+    assert told["clicked"] == headline(one) == headlines(one, ["clicked"])["clicked"]
+    assert told["liked"] == {**headline(one), "num_clicks": 46, "base_rate": 46 / NUM_ROWS}
+
+
+def test_a_label_of_one_class_is_named(tmp_path: Path) -> None:
+    file = write_log(tmp_path / "log.parquet", {**make_log(NUM_ROWS), "liked": pa.array([0] * NUM_ROWS)})
+    schema = replace(log_schema(make_log(4)), other_labels=("liked",))
+    knobs = PrepareParams(shard_rows=64, batch_rows=50, num_threads=1)
+    (tmp_path / "out").mkdir()
+    with pytest.raises(DataError, match=r"log\.parquet: column liked: all labels are 0; training needs both classes"):
+        prepare_file(file, tmp_path / "out", schema=schema, with_label=True, knobs=knobs)

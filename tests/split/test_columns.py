@@ -497,3 +497,19 @@ def test_a_split_by_all_columns_survives_a_rewrite_in_wider_types(tmp_path: Path
         for number, columns in enumerate((narrow, wide))
     ]
     assert folds[0] == folds[1]
+
+
+def test_every_label_is_read_and_checked(tmp_path: Path) -> None:
+    columns = make_split_log()
+    liked = np.random.default_rng(5).random(NUM_ROWS) < 0.2
+    file = write_log(tmp_path / "log.parquet", {**columns, "liked": pa.array(liked)})
+    data = data_params(file, label=["liked", "clicked"])
+    found = read_split_columns(data, split_params("stratified"), target=TARGET, features=FEATURES)
+    assert list(found.labels) == ["liked", "clicked"]
+    assert np.array_equal(found.label, liked)
+    assert np.array_equal(found.other_labels["clicked"], columns["clicked"].to_numpy())
+    rows = list(liked.astype(float))
+    rows[123] = 0.5
+    file = write_log(tmp_path / "log.parquet", {**columns, "liked": pa.array(rows)})
+    with pytest.raises(DataError, match=r"log\.parquet: column liked, row 123: label must be 0 or 1: 0\.5$"):
+        read_split_columns(data, split_params("stratified"), target=TARGET, features=FEATURES)

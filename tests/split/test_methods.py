@@ -1,6 +1,7 @@
 """Invariants of the four splits on random labels, hashes and times."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, get_args
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from qin.config import SplitParams
 from qin.errors import DataError
 from qin.shards.folds import EXCLUDED, TRAIN, VALIDATION, Assignment
-from qin.split.audit import audit, check
+from qin.split.audit import audit, audits_by_label, check
 from qin.split.columns import SplitColumns
 from qin.split.methods import METHODS, Method, assign_folds, by_time, grouped, stratified
 
@@ -323,3 +324,50 @@ def test_a_start_between_integers_and_beyond_them() -> None:
 def test_open_ends_are_the_last_times() -> None:
     time = np.array([5, 2**63 - 1, 7, 2**63 - 1, 1, 2])
     assert time_split(time, val_ratio=1 / 3, embargo=2).fold.tolist() == [0, 1, 0, 1, 0, 0]
+
+
+def of_labels(num_rows: int, *, seed: int) -> SplitColumns:
+    """Rows with three labels, of which the rarest is one in a hundred and depends on the first."""
+    generator, empty = np.random.default_rng(seed), np.zeros(num_rows, np.uint8)
+    first, second = (generator.random((2, num_rows)) < 0.1).astype(np.uint8)
+    third = first & (generator.random(num_rows) < 0.1)
+    others = {"liked": second, "shared": third.astype(np.uint8)}
+    return SplitColumns(first, random_hashes(num_rows, seed=seed), None, None, {"target": empty.astype(np.uint64)},
+                        other_labels=others, label_name="clicked")  # fmt: skip
+
+
+def test_several_labels_are_stratified_by_what_they_are_together() -> None:
+    columns = of_labels(5000, seed=1)
+    split = SplitParams(method="stratified", seed=0, val_ratio=0.2, time_val_ratio=0.2)
+    assignment = assign_folds(columns, split, file="log")
+    joint = columns.joint_class
+    assert sorted(np.unique(joint)) == [0, 1, 2, 3, 5, 7]  # nothing is shared that was not clicked
+    for value in np.unique(joint):
+        share = (assignment.fold[joint == value] == VALIDATION).sum()
+        assert share in {round(0.2 * (joint == value).sum()), 1}
+    for name, label in columns.labels.items():
+        assert abs((assignment.fold[label == 1] == VALIDATION).sum() - 0.2 * label.sum()) <= 4, name
+    assert set(assignment.thresholds) == {f"label_{a}_{b}_{c}" for a in (0, 1) for b in (0, 1) for c in (0, 1)}
+    kept = split.model_copy(update={"thresholds": json.loads(json.dumps(assignment.thresholds))})
+    assert np.array_equal(assign_folds(columns, kept, file="log").fold, assignment.fold)
+    by_label = audits_by_label([audit(columns, assignment, method="stratified")], columns, [assignment])
+    for name, label in columns.labels.items():
+        [figures] = by_label[name]
+        assert figures["base_rate"]["val"] == label[assignment.fold == VALIDATION].mean()
+        assert figures["rows"] == by_label["clicked"][0]["rows"]
+
+
+def test_one_label_is_divided_as_ever() -> None:
+    columns = of_labels(3000, seed=2)
+    alone = SplitColumns(columns.label, columns.row_hash, None, None)
+    assert np.array_equal(alone.joint_class, alone.label)
+    assert alone.labels.keys() == {"label"}
+
+
+def test_a_fold_without_both_classes_of_a_label_names_it() -> None:
+    columns = of_labels(400, seed=3)
+    liked = np.zeros(400, np.uint8)
+    liked[0] = 1
+    split = SplitParams(method="stratified", seed=0, val_ratio=0.2, time_val_ratio=0.2)
+    with pytest.raises(DataError, match=r"^log: split\.method stratified: label liked: the .* fold has \d+ rows of"):
+        assign_folds(replace(columns, other_labels={"liked": liked}), split, file="log")
