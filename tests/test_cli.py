@@ -1,12 +1,16 @@
 """The command line as a whole."""
 
+import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from qin.cli import app
+from tests.project import ROOT
 
 COMMANDS = sorted(command.name or command.callback.__name__ for command in app.registered_commands)  # type: ignore[union-attr]
 
@@ -27,3 +31,16 @@ def test_every_command_has_an_example_in_its_help(command: str) -> None:
 
 def test_the_shell_can_complete_commands() -> None:
     assert "--install-completion" in CliRunner().invoke(app, ["--help"]).output
+
+
+def test_a_reader_that_has_had_enough_is_no_error(tmp_path: Path) -> None:
+    """As `head` is: the command ends without a word."""
+    for name in ("params.yaml", "dvc.yaml"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "qin.cli", "files"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, check=False, cwd=tmp_path, env=environment)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, b"")

@@ -63,10 +63,12 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
     Raises:
         OSError: If something cannot be written; its file name is the final one. The old content stays.
-        ArtifactError: If `path` is a link that leads nowhere.
+        ArtifactError: If `path` is a link that leads nowhere, or a device or a pipe.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     place = place_of(path)
+    if place.exists() and not (place.is_file() or place.is_dir()):  # such as /dev/null, which is the whole machine's
+        raise ArtifactError(f"{path}: is a device or a pipe, whose place no file may take")
     staging = staging_file(place)
     with named_errors(path, staging=staging):
         recover(place)

@@ -74,6 +74,8 @@ def followed(items: Collection[Item], *, label: str, unit: str) -> Iterator[Item
 
 
 def _on_terminal() -> bool:
+    if sys.stderr is None:  # closed by who started the process, as `2>&-` does
+        return False
     return sys.stderr.isatty() and not logs_json() and log.isEnabledFor(logging.INFO)
 
 

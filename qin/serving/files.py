@@ -102,8 +102,8 @@ def check_output(path: Path, log: RawLog, *, source: Source) -> None:
     Raises:
         ConfigError: If not.
     """
-    if path.is_dir():
-        raise ConfigError(f"{path}: is a folder; name the file to write")
+    if path.exists() and not path.is_file():
+        raise ConfigError(f"{path}: is a folder, a device or a pipe; name the file to write")
     read = [Path(part.name) for part in log.parts if part.file.filesystem is None]
     folders = [Path(item).resolve() for item in items_of(source) if not is_uri(item) and Path(item).is_dir()]
     is_read = path.exists() and any(path.samefile(file) for file in read)

@@ -34,7 +34,8 @@ def _inside(folder: str, name: str) -> str:
 
 def prompt() -> Ask | None:
     """Asks on the terminal; None where there is none, so that the best guess is taken."""
-    return _ask if sys.stdin.isatty() and sys.stdout.isatty() else None
+    streams = (sys.stdin, sys.stdout)  # None where who started the process has closed one
+    return _ask if all(stream is not None and stream.isatty() for stream in streams) else None
 
 
 def _ask(question: str, choices: list[str]) -> str:

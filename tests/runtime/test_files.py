@@ -1,6 +1,7 @@
 """Files are whole or absent, have the same bytes for the same content, and refuse what is not a number."""
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -203,3 +204,16 @@ def test_a_key_keeps_every_digit_beside_figures(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "a.json").read_text()) == {"boundary": 1650694105.25, "share": 1650690000.0}
     with pytest.raises(ArtifactError, match=r"^boundary: nan cannot be written as JSON$"):
         write_json(tmp_path / "a.json", {"boundary": Exact("nan")})
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs a system with named pipes")
+def test_a_device_or_a_pipe_is_not_replaced(tmp_path: Path) -> None:
+    """A file that takes the place of /dev/null would be the end of it for every program."""
+    pipe, link = tmp_path / "pipe", tmp_path / "link"
+    os.mkfifo(pipe)
+    link.symlink_to(pipe)
+    for path in (pipe, link):
+        with pytest.raises(ArtifactError, match=rf"^{path}: is a device or a pipe, whose place no file may take$"):
+            write_json(path, {"a": 1})
+    assert pipe.is_fifo()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "pipe"]

@@ -1,6 +1,7 @@
 """Lines about long work."""
 
 import logging
+import sys
 
 import pytest
 
@@ -34,3 +35,9 @@ def test_what_is_followed_counts_when_it_is_done(
         "curves: 1 of 2 curves, 0.083 per second, 12 s left",
         "curves: 2 of 2 curves, 0.083 per second, 0 s left",
     ]
+
+
+def test_progress_goes_on_without_a_place_to_show_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", None)
+    with Progress(3, label="rows") as progress:
+        progress.advance(3)

@@ -126,6 +126,8 @@ def test_what_is_read_is_not_written_over(sampled: Path, tmp_path: Path) -> None
         done = run(source, out, "--artifacts", sampled / "artifacts")
         assert done.exit_code == 1
         assert done.stderr.startswith(f"error: {out}: is part of the log that is read, {source}")
-    assert run(file, parts, "--artifacts", sampled / "artifacts").stderr.startswith(f"error: {parts}: is a folder; ")
+    assert run(file, parts, "--artifacts", sampled / "artifacts").stderr.startswith(
+        f"error: {parts}: is a folder, a device or a pipe; "
+    )
     assert file.read_bytes() == before
     assert [path.name for path in parts.iterdir()] == ["part.parquet"]
