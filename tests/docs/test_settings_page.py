@@ -46,7 +46,7 @@ other:
         ("split", "group_key", "text or `null`"),
         ("split", "val_ratio", "number > 0 and < 1"),
         ("model", "target_values", "`true`, `false`"),
-        ("imbalance", "pos_weight", "number > 0 or `auto` or `null`"),
+        ("imbalance", "pos_weight", "number ≥ 1e-06 and ≤ 1000000.0 or `auto` or `null`"),
     ],
 )
 def test_rules_in_words(section: str, key: str, words: str) -> None:
