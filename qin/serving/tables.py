@@ -48,7 +48,10 @@ def to_table(rows: Rows, columns: Mapping[str, Column], *, may_miss: bool, name:
     if hasattr(rows, "iloc") and hasattr(rows, "columns"):
         return _of_pandas(rows, columns, name=name)
     if hasattr(rows, "__arrow_c_stream__"):
-        return pa.table(rows)
+        try:
+            return pa.table(rows)
+        except pa.ArrowInvalid as error:  # a stream of values rather than of rows, as a series of pandas is
+            raise TypeError(f"{name}: a {type(rows).__name__} has no columns ({_first_line(error)})") from error
     if isinstance(rows, Sequence) and all(isinstance(row, Mapping) for row in rows):
         return _of_mappings(rows, columns, may_miss=may_miss, name=name)
     raise TypeError(

@@ -219,6 +219,8 @@ def test_rows_that_are_no_rows_are_refused(rich: Path) -> None:
     scorer = Scorer.load(rich / "artifacts")
     with pytest.raises(TypeError, match="rows: expected a pyarrow Table"):
         scorer.score(7)
+    with pytest.raises(TypeError, match="rows: a Series has no columns"):
+        scorer.score(pq.read_table(rich / "data/test.parquet")["item"].to_pandas())
     with pytest.raises(SchemaError, match="rows: column item, row 1: missing"):
         scorer.score([{"item": 1}, {"shop": "a"}])
     with pytest.raises(ValueError, match="on_missing"):
