@@ -25,16 +25,18 @@ from qin.runtime.jit import njit
 from qin.shards.files import Arrays, Group, label_groups
 
 _FLOATS = (pa.float32(), pa.float64())
+_FEW_ROWS = 2048  # up to which a call for each column costs more than what it reads
 
 
 @njit(nogil=True)
-def _to_buckets(hashes: Any, is_null: Any, seeds: Any, num_values: Any, out: Any) -> None:
-    """Give each field's hashes `(fields, n)` its seed, in place, and fill `out (n, fields)` with their buckets."""
-    for field in range(seeds.size):
+def _to_buckets(hashes: Any, is_null: Any, places: Any, seeds: Any, num_values: Any, out: Any) -> None:
+    """Give hashes of fields, `(places, n)`, their seeds, in place, and fill the fields' columns of `out`."""
+    for row in range(places.size):
+        place = places[row]
         for i in range(out.shape[0]):
-            hashes[field, i] = with_seed(hashes[field, i], seeds[field])
-            is_value = not is_null[field, i]
-            out[i, field] = bucket_of(hashes[field, i], num_values[field]) if is_value else np.uint64(NULL_BUCKET)
+            hashes[row, i] = with_seed(hashes[row, i], seeds[place])
+            is_value = not is_null[row, i]
+            out[i, place] = bucket_of(hashes[row, i], num_values[place]) if is_value else np.uint64(NULL_BUCKET)
 
 
 @njit(nogil=True)
@@ -114,6 +116,10 @@ class _Floats(NamedTuple):
         return values
 
 
+def _no_floats(fields: Sequence[Field]) -> _Floats:
+    return _Floats([], np.empty(0, np.int64), list(range(len(fields))), np.empty(0))
+
+
 class _Layout(NamedTuple):
     """Where batches of a schema have what is encoded."""
 
@@ -141,6 +147,7 @@ class BatchEncoder:
         self._num_values = np.array([f.num_buckets - FIRST_VALUE_BUCKET for f in schema.categorical], np.uint64)
         self._derived = DerivedNumbers(schema, self._seeds, None)
         self._layout: _Layout | None = None
+        self._one_by_one = _Layout(pa.schema([]), _no_floats(schema.categorical), _no_floats(self._numbers))
 
     def with_impressions(self, features: RowColumns) -> "BatchEncoder":
         """The same encoder for a file whose features of impressions are known."""
@@ -179,23 +186,25 @@ class BatchEncoder:
     ) -> dict[str, tuple[npt.NDArray[np.uint64], npt.NDArray[np.bool_]]]:
         """Fill the buckets; returns each field's hashes, and which values are null."""
         fields, floats = self._schema.categorical, self._layout_of(batch).categorical
-        hashes, is_null = np.empty((len(fields), len(out)), np.uint64), np.empty((len(fields), len(out)), np.bool_)
-        others = floats.others
-        if floats.columns and batch.num_rows:
-            is_done = hash_whole_floats(floats.read(batch), floats.limits, floats.places, hashes, is_null)
+        found, others = {}, floats.others
+        if floats.columns:
+            hashes, is_null, is_done = hash_whole_floats(floats.read(batch), floats.limits)
+            _to_buckets(hashes, is_null, floats.places, self._field_seeds, self._num_values, out)
+            found = {fields[place].name: (hashes[row], is_null[row]) for row, place in enumerate(floats.places)}
             others = sorted([*others, *floats.places[~is_done].tolist()])
-        for position in others:
-            column = batch.column(fields[position].name)
-            refuse_rounded(column, file=self._file, column=fields[position].name, first_row=first_row)
-            hashes[position], is_null[position] = hash_column(column)
-        _to_buckets(hashes, is_null, self._field_seeds, self._num_values, out)
-        return {field.name: (hashes[position], is_null[position]) for position, field in enumerate(fields)}
+        for place in others:
+            column, name = batch.column(fields[place].name), fields[place].name
+            refuse_rounded(column, file=self._file, column=name, first_row=first_row)
+            hashes, is_null = found[name] = hash_column(column)
+            at = np.array([place])
+            _to_buckets(hashes[None], is_null[None], at, self._field_seeds, self._num_values, out)
+        return found
 
     def _fill_numbers(self, first_row: int, batch: pa.RecordBatch, out: npt.NDArray[np.float32]) -> Any:
         """Fill the numbers; returns how many of each are missing."""
         floats, num_missing = self._layout_of(batch).numbers, np.zeros(len(self._numbers), np.int64)
         others = floats.others
-        if floats.columns and batch.num_rows and not _copy_columns(floats.read(batch), floats.places, out, num_missing):
+        if floats.columns and not _copy_columns(floats.read(batch), floats.places, out, num_missing):
             others = list(range(len(self._numbers)))  # again, one by one, to name the first column that is wrong
         for place in others:
             name = self._numbers[place].name
@@ -203,6 +212,8 @@ class BatchEncoder:
         return num_missing
 
     def _layout_of(self, batch: pa.RecordBatch) -> _Layout:
+        if not 0 < batch.num_rows <= _FEW_ROWS:
+            return self._one_by_one
         layout, schema = self._layout, batch.schema
         if layout is None or layout.schema != schema:  # batches are mostly of one schema
             categorical, numbers = (_Floats.of(schema, fields) for fields in (self._schema.categorical, self._numbers))

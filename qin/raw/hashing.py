@@ -172,39 +172,34 @@ def _unseeded_whole_floats(values: Any, out: UInt64Array, is_other: Any) -> int:
 
 
 @njit(nogil=True)
-def _fill_whole_floats(values: Any, limits: Any, places: Any, out: Any, is_null: Any, is_done: _Flags) -> None:
+def _fill_whole_floats(values: Any, limits: Any, out: Any, is_null: Any, is_done: _Flags) -> None:
     for i in range(values.shape[0]):
-        for column in range(places.size):
-            value, place = np.float64(values[i, column]), places[column]
-            is_null[place, i] = np.isnan(value)
+        for column in range(limits.size):
+            value = np.float64(values[i, column])
+            is_null[column, i] = np.isnan(value)
             if abs(value) < limits[column] and value == np.floor(value):
-                out[place, i] = _unseeded_int(np.int64(value))
+                out[column, i] = _unseeded_int(np.int64(value))
             elif not np.isnan(value):
                 is_done[column] = False
 
 
 def hash_whole_floats(
-    values: npt.NDArray[np.floating[Any]],
-    limits: npt.NDArray[np.float64],
-    places: npt.NDArray[np.int64],
-    out: UInt64Array,
-    is_null: _Flags,
-) -> _Flags:
+    values: npt.NDArray[np.floating[Any]], limits: npt.NDArray[np.float64]
+) -> tuple[UInt64Array, _Flags, _Flags]:
     """Hash columns of floats that are whole numbers, all at once, as `hash_column` hashes each.
 
     Args:
         values: `(n, columns)`, NaN where null.
         limits: Of each column, above which its values are left.
-        places: Of each column in what is filled.
-        out: Hashes before any seed to fill, `(places, n)`; arbitrary where null.
-        is_null: To fill, `(places, n)`.
 
     Returns:
-        Which columns were nothing else, `(columns,)`; the others are left for `hash_column`.
+        Hashes before any seed, arbitrary where null, and what is null, `(columns, n)` each; and which columns are
+        nothing else, `(columns,)`: the others are left for `hash_column`.
     """
-    is_done = np.ones(places.size, np.bool_)
-    _fill_whole_floats(values, limits, places, out, is_null, is_done)
-    return is_done
+    shape = values.shape[::-1]
+    out, is_null, is_done = np.empty(shape, np.uint64), np.empty(shape, np.bool_), np.ones(shape[0], np.bool_)
+    _fill_whole_floats(values, limits, out, is_null, is_done)
+    return out, is_null, is_done
 
 
 @njit(nogil=True, inline="always")
