@@ -39,6 +39,9 @@ const NOTES = %s;
 const drawPlot = window.vegaEmbed, waiting = [];
 window.vegaEmbed = (target, spec) => waiting.push([target, spec]);
 
+/** A line's name: its revision, with its label where there are several; the templates call it so, too. */
+const nameOf = (point) => point.of_label ? point.rev + ", " + point.of_label : point.rev;
+
 /** Every place of a document where revisions have colours. */
 function revisionScales(node, found = []) {
     if (node === null || typeof node !== "object") return found;
@@ -60,10 +63,10 @@ addEventListener("DOMContentLoaded", () => {
     const revisions = [];
     for (const [, spec] of waiting)
         for (const point of (spec.data && spec.data.values) || [])
-            if (point.rev && !revisions.includes(point.rev)) revisions.push(point.rev);
+            if (point.rev && !revisions.includes(nameOf(point))) revisions.push(nameOf(point));
     for (const [target, spec] of waiting) {
         if (!spec.$schema) { note(target); continue; }
-        const shown = revisions.filter((name) => spec.data.values.some((point) => point.rev === name));
+        const shown = revisions.filter((name) => spec.data.values.some((point) => nameOf(point) === name));
         for (const scale of revisionScales(spec)) {
             scale.range = shown.map((name) => scale.range[revisions.indexOf(name) %% scale.range.length]);
             scale.domain = shown;

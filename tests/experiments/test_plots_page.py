@@ -1,5 +1,6 @@
 """The page of plots: complete in itself, and what DVC makes of it."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -44,6 +45,15 @@ def test_dvc_fills_the_page(page: str, tmp_path: Path) -> None:
     html = (tmp_path / "out" / "index.html").read_text()
     assert references(html) == []
     assert "vegaEmbed('#plots_roc_csv', spec)" in html
+
+
+def test_the_page_names_lines_as_the_templates_do(page: str) -> None:
+    """Where they differ, a line's name is in no colour's domain, and the line is not drawn."""
+    (of_page,) = re.findall(r"const nameOf = \(point\) => (.*);", page)
+    of_template = of_page.replace("point.", "datum.").replace('"', "'")
+    for template in TEMPLATES.glob("*.json"):
+        steps = json.loads(template.read_text()).get("transform", [])
+        assert of_template in [step["calculate"] for step in steps if step.get("as") == "rev"], template.name
 
 
 @pytest.mark.slow
