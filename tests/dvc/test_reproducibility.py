@@ -151,8 +151,8 @@ def test_chaos(tmp_path: Path, small_log: Path) -> None:
 
 def test_kills_are_spread_over_stages_and_victims() -> None:
     kills = plan(20, seed=0)
-    assert {stage: sum(kill.stage == stage for kill in kills) for stage in STAGES} == {
-        stage: 4 if stage in ("train", "prepare") else 3 for stage in STAGES
-    }
+    counts = {stage: sum(kill.stage == stage for kill in kills) for stage in STAGES}
+    assert sorted(counts.values()) == [2] + [3] * 6
+    assert counts["train"] == counts["prepare"] == 3
     assert sorted(sum(kill.victim == victim for kill in kills) for victim in ("stage", "dvc", "both")) == [6, 7, 7]
     assert plan(20, seed=0) == kills != plan(20, seed=1)

@@ -122,11 +122,11 @@ def _other_type(folder: Path, generator: np.random.Generator) -> Mutation:
         )
         for make in makers:
             try:
-                made = make()
-                pq.write_table(pa.table({"x": made}), io.BytesIO())
+                array = make()
+                pq.write_table(pa.table({"x": array}), io.BytesIO())
             except (pa.ArrowException, ValueError, TypeError, OverflowError):
                 continue
-            return made
+            return array
         return pa.array([f"as text: {value}" for value in values])
 
     for name in names:
