@@ -172,6 +172,7 @@ def test_what_is_recorded_is_what_dvc_tracks(stage: str, settings: dict[str, Any
     for method in chain._SPLIT_OF:
         for row_key in (None, ["a"]):
             settings["split"].update(method=method, row_key=row_key, session_key="session", num_folds=2)
+            settings["data"]["label_heads"] = "shared"  # recorded where labels share them
             recorded |= set(recorded_keys(stage, settings))
     assert recorded <= tracked
     assert tracked - recorded == NOT_RECORDED[stage]

@@ -223,7 +223,7 @@ def test_another_division_into_halves_is_another_run(reader: ShardReader, tmp_pa
 def test_a_check_scores_at_most_so_many_rows_of_both_classes(
     reader: ShardReader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fit, "_CHECK_ROWS", 50)
+    monkeypatch.setattr(fit, "CHECK_ROWS", 50)
     label = np.zeros(NUM_ROWS, np.uint8)
     label[FOLD == TRAIN] = read_labels(reader)[FOLD == TRAIN]
     label[np.flatnonzero((FOLD == VALIDATION) & ~IS_REPORT)[-1]] = 1  # the last one, which even spacing would miss
