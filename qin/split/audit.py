@@ -10,7 +10,8 @@ from qin.errors import DataError
 from qin.raw.hashing import Hashes
 from qin.shards.folds import EXCLUDED, TRAIN, VALIDATION, Assignment, Folds
 from qin.split.columns import SplitColumns
-from qin.split.methods import METHODS, is_in
+from qin.split.methods import METHODS
+from qin.split.overlap import is_in
 
 _FEW_CLICKS = 20
 

@@ -19,6 +19,8 @@ from qin.raw.values import encode_label, refuse_rounded
 from qin.runtime.progress import Progress
 from qin.runtime.progress import log as logger
 
+Mask = npt.NDArray[np.bool_]
+
 _BATCH_ROWS = 4096
 _LABEL = "label.{}"  # an array's name, which no key has
 _LONE_KEYS = frozenset({"group", "session", "impression"})  # where null is no value that rows could share

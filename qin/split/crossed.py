@@ -18,19 +18,17 @@ from qin.config import SplitParams
 from qin.errors import ConfigError, DataError
 from qin.raw.hashing import Hashes
 from qin.shards.folds import TRAIN, VALIDATION, Assignment
-from qin.split.columns import SplitColumns
+from qin.split.columns import Mask, SplitColumns
 from qin.split.methods import (
     CHUNK_ROWS,
     LARGE_GROUP_SHARE,
     METHODS,
     POSITION_SHIFT,
-    Mask,
     assign_folds,
-    boundary_of,
     check_classes,
     groups_of,
-    time_assignment,
 )
+from qin.split.timed import boundary_of, time_assignment
 
 Numbers = npt.NDArray[np.uint8]
 

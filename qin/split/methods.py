@@ -1,16 +1,13 @@
-"""The split methods: which rows train and which validate, as pure functions of hashes, labels and times.
+"""The split methods: which rows train and which validate, as pure functions of hashes, labels and times (see `timed`).
 
 Membership is a threshold on a seeded hash of the row or group, so it does not depend on the order of rows. Thresholds
 are returned and can be given back (frozen), after which appended rows never move old ones. Hashes are cut to 53 bits,
 so that thresholds are exact in JSON and YAML.
 """
 
-import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from fractions import Fraction
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,12 +15,10 @@ import numpy.typing as npt
 from qin.config import SplitParams
 from qin.errors import ConfigError, DataError
 from qin.raw.hashing import Hashes
-from qin.raw.times import MICROSECONDS, TimeColumn
-from qin.runtime.files import Exact
 from qin.runtime.jit import njit
-from qin.runtime.progress import log
-from qin.shards.folds import EXCLUDED, TRAIN, VALIDATION, Assignment, Folds
-from qin.split.columns import SplitColumns
+from qin.shards.folds import TRAIN, VALIDATION, Assignment, Folds
+from qin.split.columns import Mask, SplitColumns
+from qin.split.timed import assign_by_time
 
 # A group above this share of all rows could move the validation share visibly, so it is placed, not drawn.
 LARGE_GROUP_SHARE = 0.0025
@@ -32,8 +27,6 @@ _LARGE, _MISSING = "large_", "missing"
 POSITION_SHIFT = np.uint64(11)
 _END = 1 << 53  # of the positions
 CHUNK_ROWS = 1 << 20
-
-Mask = npt.NDArray[np.bool_]
 
 
 def stratified(
@@ -201,88 +194,10 @@ def _place_groups(position: Hashes, thresholds: Mapping[str, int]) -> Folds:
     return fold
 
 
-def by_time(
-    time: npt.NDArray[np.int64] | npt.NDArray[np.float64],
-    *,
-    val_ratio: float,
-    start: float | int | None,
-    embargo: float,
-    session_hash: Hashes | None,
-    drop_crossing: bool,
-) -> Assignment:
-    """Validate on the latest rows; rows of one time are never divided.
-
-    Args:
-        time: `(num_rows,)`.
-        val_ratio: Wanted share of rows in validation; the boundary whose share is nearest is chosen.
-        start: First time of validation, or None to choose it.
-        embargo: Train rows this close before the boundary are excluded, in the unit of `time`.
-        session_hash: `(num_rows,)`, to count the sessions with rows on both sides, or None.
-        drop_crossing: Whether to exclude such sessions' validation rows.
-
-    Raises:
-        ValueError: If no boundary leaves rows on both sides.
-    """
-    boundary = boundary_of(time, val_ratio) if start is None else start
-    first, latest = boundary, boundary - embargo
-    if time.dtype.kind == "i":  # compared as integers: 64-bit floats would confuse neighbours beyond 2^53
-        first, latest = math.ceil(boundary), math.floor(Fraction(boundary) - Fraction(embargo))
-    is_val = time >= first
-    fold = is_val.astype(np.uint8)
-    fold[~is_val & (time > latest)] = EXCLUDED
-    details: dict[str, Any] = {}
-    if session_hash is not None:
-        is_crossing = fold == VALIDATION
-        is_crossing[is_crossing] = is_in(session_hash[is_crossing], session_hash[fold == TRAIN])
-        details["num_crossing_sessions"] = int(np.unique(session_hash[is_crossing]).size)
-        if drop_crossing:
-            fold[is_crossing] = EXCLUDED
-    if not (fold == TRAIN).any() or not (fold == VALIDATION).any():
-        raise ValueError(f"the boundary {boundary} leaves no row on one side of it")
-    return Assignment(fold, {}, {"boundary": boundary, **details})
-
-
-def boundary_of(time: npt.NDArray[Any], val_ratio: float) -> Any:
-    """The time from which on the share of rows is nearest `val_ratio`.
-
-    Raises:
-        ValueError: If all times are equal.
-    """
-    times, counts = np.unique(time, return_counts=True)
-    if times.size < 2:
-        raise ValueError(f"all rows have the same time {times[0]}")
-    share = np.cumsum(counts[::-1])[::-1][1:] / time.size
-    return times[1:][int(np.argmin(np.abs(share - val_ratio)))].item()
-
-
 def _frozen(thresholds: Mapping[str, int], name: str) -> int:
     if name not in thresholds:
         raise ValueError(f"split.thresholds has no {name}; it has {', '.join(thresholds) or 'nothing'}")
     return thresholds[name]
-
-
-_CHUNK_VALUES = 1 << 20
-
-
-def is_in(values: npt.NDArray[Any], reference: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    """Whether each value occurs in `reference`; `np.isin` would need several times the memory of both.
-
-    Args:
-        values: `(n,)`; sorted values are found several times faster.
-        reference: `(m,)`, of the same type; it is sorted in place, so give a copy.
-
-    Returns:
-        `(n,)`.
-    """
-    if not reference.size:
-        return np.zeros(values.shape, np.bool_)
-    reference.sort()
-    found = np.empty(values.shape, np.bool_)
-    for start in range(0, values.size, _CHUNK_VALUES):
-        part = values[start : start + _CHUNK_VALUES]
-        position = np.minimum(np.searchsorted(reference, part), reference.size - 1)
-        found[start : start + part.size] = reference[position] == part
-    return found
 
 
 @dataclass(frozen=True)
@@ -362,59 +277,10 @@ def _assign_grouped(columns: SplitColumns, split: SplitParams, *, key: str) -> A
     )
 
 
-def _assign_by_time(columns: SplitColumns, split: SplitParams) -> Assignment:
-    assert columns.time_column is not None, "config demands time_col for the time method"
-    start = None if split.time_val_start is None else _start(split.time_val_start, columns.time_column)
-    return time_assignment(columns, split, start=start)
-
-
-def time_assignment(
-    columns: SplitColumns, split: SplitParams, *, start: float | int | None, rows: Mask | None = None
-) -> Assignment:
-    """Divide rows by time as the settings have it.
-
-    Args:
-        columns: With times.
-        split: Section split.
-        start: First time of validation, or None to choose it.
-        rows: Which rows to divide, `(num_rows,)`; the others are excluded. None: all.
-
-    Raises:
-        ValueError: See `by_time`.
-    """
-    assert columns.moment is not None, "config demands time_col for the time method"
-    assert columns.time_column is not None
-    column, session, every = columns.time_column, columns.keys.get("session"), slice(None) if rows is None else rows
-    assignment = by_time(
-        columns.moment[every],
-        val_ratio=split.time_val_ratio,
-        start=start,
-        embargo=round(split.time_embargo * MICROSECONDS) if column.is_moment else split.time_embargo,
-        session_hash=None if session is None else session[every],
-        drop_crossing=split.cross_boundary_sessions == "drop",
-    )
-    boundary = column.show(assignment.details["boundary"])
-    shown = Exact(boundary) if isinstance(boundary, float) else boundary
-    fold = assignment.fold
-    if rows is not None:
-        fold = np.full(rows.size, EXCLUDED, np.uint8)
-        fold[rows] = assignment.fold
-    return replace(assignment, fold=fold, details={**assignment.details, "boundary": shown})
-
-
-def _start(text: str | float, column: TimeColumn) -> float | int:
-    """The first time of validation in the column's numbers; says which zone it was read in."""
-    start = column.parse(text)
-    if column.is_moment:
-        clock = f"zone {column.zone}" if column.zone else "own clock, which has no zone"
-        log.info("split.time_val_start %s: %s by column %s's %s", text, column.show(start), column.name, clock)
-    return start
-
-
 # To add a method: its entry here, and its name in `qin.config.SplitParams.method` with the column it needs.
 METHODS: Mapping[str, Method] = {
     "stratified": Method(_assign_stratified),
     "group_user": Method(partial(_assign_grouped, key="group"), keeps_whole="group"),
     "group_session": Method(partial(_assign_grouped, key="session"), keeps_whole="session"),
-    "time": Method(_assign_by_time, in_order=True, way_out="set another split.time_val_ratio or split.time_val_start"),
+    "time": Method(assign_by_time, in_order=True, way_out="set another split.time_val_ratio or split.time_val_start"),
 }

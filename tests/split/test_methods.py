@@ -16,7 +16,8 @@ from qin.errors import DataError
 from qin.shards.folds import EXCLUDED, TRAIN, VALIDATION, Assignment
 from qin.split.audit import audit, audits_by_label, check
 from qin.split.columns import SplitColumns
-from qin.split.methods import METHODS, Method, assign_folds, by_time, grouped, stratified
+from qin.split.methods import METHODS, Method, assign_folds, grouped, stratified
+from qin.split.timed import by_time
 
 Hashes = npt.NDArray[np.uint64]
 SETTINGS = settings(max_examples=100, deadline=None)
