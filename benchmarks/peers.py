@@ -35,7 +35,7 @@ from qin.model.artifact import load_model
 from qin.network.threads import fix_threads
 from qin.shards.files import ShardReader, read_labels
 from qin.shards.folds import TRAIN, VALIDATION, read_folds
-from qin.train.fit import score_rows
+from qin.train.validation import score_rows
 
 _FILES = ("head.parquet", "tail.parquet")
 

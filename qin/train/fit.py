@@ -12,24 +12,18 @@ import torch
 
 from qin.config import Params, TrainParams
 from qin.distributed.ranks import ONE, Ranks
-from qin.errors import TrainingError
-from qin.metrics.definitions import AP, AUC, LOG_LOSS, Rows, values
 from qin.metrics.logits import prior_logit, sigmoid
 from qin.model.build import build_model, choose_bf16, choose_device, place, unfitted
-from qin.model.scoring import score_all
 from qin.network.qin import QIN
-from qin.network.sharded import divided_tables
 from qin.prior import TrainingPrior
 from qin.runtime.files import fingerprint
 from qin.runtime.provenance import code_fingerprint, library_versions
 from qin.scored import ScoredRows
 from qin.shards.files import RowReader, read_labels
-from qin.shards.folds import TRAIN, VALIDATION, Folds, selection_rows
-from qin.shards.loader import iterate_in_order
+from qin.shards.folds import TRAIN, VALIDATION, Folds
 from qin.train.build import build_hard_negatives, build_loader, build_optimizer
 from qin.train.checkpoint import CheckpointStore
-from qin.train.divided import DividedTables, count_parameters, score_together, take_over
-from qin.train.figures import HINT_DIVERGED
+from qin.train.divided import DividedTables, count_parameters, take_over
 from qin.train.forms import EAGER, choose_form
 from qin.train.imbalance import TrainingRows, num_drawn_rows, training_prior
 from qin.train.inputs import fit_inputs
@@ -37,11 +31,9 @@ from qin.train.loop import Budget, LoopResult, TrainingLoop, ValidationScores
 from qin.train.optimizer_state import optimizer_state
 from qin.train.pace import Pace, choose_pace
 from qin.train.processes import check_same_run
+from qin.train.validation import SelectionHalf, deciding_rows, score_rows
 from qin.train.warm_start import Start
 from qin.train.watch import SILENT, Watch
-
-# Rows of the selection half that a check scores: enough to tell a difference that matters from noise.
-CHECK_ROWS = 200_000
 
 # Settings of section train that do not change a run, or of which `computed_by` tells.
 _HARMLESS = (
@@ -76,6 +68,13 @@ class Trained:
     num_rows_seen: int
     figures: dict[str, Any]
     optimizer: dict[str, torch.Tensor] | None = None
+
+    def budget(self, growth: float) -> Budget:
+        """As many passes as this run has chosen, over `growth` times as many rows."""
+        return Budget(
+            num_steps=max(1, round(self.result.best_step * growth)),
+            plateau_steps=tuple(round(step * growth) for step in self.result.plateau_steps),
+        )
 
 
 def describe_run(
@@ -157,8 +156,6 @@ def fit_model(
     """
     label, is_train, is_val = read_labels(reader), fold == TRAIN, fold == VALIDATION
     prior = training_prior(params.imbalance, label[is_train])
-    decides = at_most(selection_rows(label, is_val=is_val, is_report=is_report), label, max_rows=CHECK_ROWS)
-    stop = SelectionHalf(reader, decides, label, params.train.eval_batch_size, prior.offset, ranks)
     run = Run(
         params,
         reader,
@@ -169,15 +166,10 @@ def fit_model(
         ranks,
         start,
     )
-    provenance = run.provenance(fold, stop=decides)
-    trained = run.train(provenance, stop=stop.scores, checkpoints=checkpoints, watch=watch)
-    scored = ScoredRows(
-        row=np.flatnonzero(is_val),
-        logit=score_rows(trained.network, reader, is_val, batch_size=params.train.eval_batch_size, ranks=ranks),
-        label=label[is_val],
-        is_report=is_report[is_val].astype(np.uint8),
-        prior=prior,
-    )
+    half = run.selection_half(is_val=is_val, is_report=is_report)
+    provenance = run.provenance(fold, stop=half.is_selected)
+    trained = run.train(provenance, stop=half.scores, checkpoints=checkpoints, watch=watch)
+    scored = run.validation_rows(trained.network, is_val=is_val, is_report=is_report)
     DividedTables(trained.network, ranks, trained.checkpoints).replace_in(trained.network)
     return trained, scored
 
@@ -216,74 +208,11 @@ def refit_model(
     prior = replace(heldout.prior, base_rate=float(label[is_fitted].mean()))
     is_train = fold == TRAIN
     growth = num_drawn_rows(label[is_fitted], prior) / num_drawn_rows(label[is_train], prior)
-    budget = Budget(
-        num_steps=max(1, round(heldout.result.best_step * growth)),
-        plateau_steps=tuple(round(step * growth) for step in heldout.result.plateau_steps),
-    )
+    budget = heldout.budget(growth)
     run = Run(params, reader, label, is_fitted, prior, heldout.pace, ranks, start)
     trained = run.train(run.provenance(fold, stop=budget), stop=budget, checkpoints=checkpoints, watch=watch)
     DividedTables(trained.network, ranks, trained.checkpoints).replace_in(trained.network)
     return trained
-
-
-def score_rows(
-    network: QIN, reader: RowReader, is_selected: npt.NDArray[np.bool_], *, batch_size: int, ranks: Ranks = ONE
-) -> npt.NDArray[np.float32]:
-    """Training-scale logits of the selected rows in the file's order, `(num_selected,)`; each process scores a part."""
-    if ranks.world > 1:
-        selected = np.flatnonzero(is_selected)
-        is_selected = np.zeros_like(is_selected)
-        is_selected[selected[slice(*ranks.bounds(selected.size))]] = True
-    batches = iterate_in_order(reader, is_selected=is_selected, batch_size=batch_size)
-    if divided_tables(network):
-        logit = score_together(network, batches, ranks=ranks)
-    else:
-        logit = score_all(network, batches, num_rows=int(np.count_nonzero(is_selected)))
-    return ranks.gather(torch.from_numpy(logit)).numpy()
-
-
-def at_most(mask: npt.NDArray[np.bool_], label: npt.NDArray[np.uint8], *, max_rows: int) -> npt.NDArray[np.bool_]:
-    """The mask with at most so many rows, evenly spaced among its clicks and among its others.
-
-    The first click is among them, so that however few there are both classes can be judged.
-    """
-    rows = np.flatnonzero(mask)
-    if rows.size <= max_rows:
-        return mask
-    rows = rows[np.argsort(label[rows] == 0, kind="stable")]
-    out = np.zeros_like(mask)
-    out[rows[np.arange(max_rows) * rows.size // max_rows]] = True
-    return out
-
-
-@dataclass(frozen=True)
-class SelectionHalf:
-    """Scores a network on the rows that decide when to stop.
-
-    Attributes:
-        reader: Prepared train file.
-        is_selected: `(num_rows,)`.
-        label: Of every row, `(num_rows,)`.
-        batch_size: Rows scored at a time.
-        offset: What brings training logits to the natural scale.
-        ranks: The processes that score it.
-    """
-
-    reader: RowReader
-    is_selected: npt.NDArray[np.bool_]
-    label: npt.NDArray[np.uint8]
-    batch_size: int
-    offset: float
-    ranks: Ranks
-
-    def scores(self, network: QIN) -> ValidationScores:
-        """Figures of the network as it is."""
-        label = self.label[self.is_selected]
-        logit = score_rows(network, self.reader, self.is_selected, batch_size=self.batch_size, ranks=self.ranks)
-        if not np.isfinite(logit).all():  # the step before may have overflowed, and no later loss tells so
-            raise TrainingError(f"the model's logits are not finite; {HINT_DIVERGED}")
-        loss = LOG_LOSS.statistic(Rows(logit.astype(np.float64) + self.offset, label))
-        return ValidationScores(log_loss=loss, **values((AP, AUC), Rows(logit, label)))
 
 
 @dataclass(frozen=True)
@@ -338,14 +267,41 @@ class Run:
             watch=watch,
         )
         result = loop.run()
-        is_last = isinstance(stop, Budget) or knobs.refit == "none"
-        if self.params.model.seeds > 1 or not is_last:
-            loop.save()  # the run that follows may be killed
-        figures = run_figures(result, self, network)
+        if self.is_followed(stop):
+            loop.save()
+        ended = self.ended(network, result, provenance, store)
+        return replace(ended, optimizer=optimizer_state(network, optimizer)) if knobs.keep_optimizer else ended
+
+    def is_followed(self, stop: object) -> bool:
+        """Whether another run of the stage follows, which may be killed: then this one's end must be saved."""
+        is_last = isinstance(stop, Budget) or self.params.train.refit == "none"
+        return self.params.model.seeds > 1 or not is_last
+
+    def ended(self, network: QIN, result: LoopResult, provenance: dict[str, Any], store: CheckpointStore) -> Trained:
+        """What the loop's result makes of the run."""
+        figures = _figures(result, self, network)
         facts = {**provenance, **asdict(self.prior), "metrics": figures}
         num_rows_seen = result.num_steps * self.pace.batch_size
-        kept = optimizer_state(network, optimizer) if knobs.keep_optimizer else None
-        return Trained(network, facts, self.prior, self.pace, result, store, num_rows_seen, figures, kept)
+        return Trained(network, facts, self.prior, self.pace, result, store, num_rows_seen, figures)
+
+    def selection_half(self, *, is_val: npt.NDArray[np.bool_], is_report: npt.NDArray[np.bool_]) -> SelectionHalf:
+        """Who judges the run's checks, on the selection half of its validation fold."""
+        decides = deciding_rows(self.label, is_val=is_val, is_report=is_report)
+        batch_size = self.params.train.eval_batch_size
+        return SelectionHalf(self.reader, decides, self.label, batch_size, self.prior.offset, self.ranks)
+
+    def validation_rows(
+        self, network: QIN, *, is_val: npt.NDArray[np.bool_], is_report: npt.NDArray[np.bool_]
+    ) -> ScoredRows:
+        """The whole validation fold with a network's logits, for the stages that follow."""
+        batch_size = self.params.train.eval_batch_size
+        return ScoredRows(
+            row=np.flatnonzero(is_val),
+            logit=score_rows(network, self.reader, is_val, batch_size=batch_size, ranks=self.ranks),
+            label=self.label[is_val],
+            is_report=is_report[is_val].astype(np.uint8),
+            prior=self.prior,
+        )
 
     def initial_network(self) -> QIN:
         """The network before training, in all the same: an earlier one, or drawn with its output at the base rate."""
@@ -363,8 +319,7 @@ class Run:
         return network
 
 
-def run_figures(result: LoopResult, run: Run, network: QIN) -> dict[str, Any]:
-    """What `metrics/train.json` tells of a run that has ended."""
+def _figures(result: LoopResult, run: Run, network: QIN) -> dict[str, Any]:
     figures = {
         "rows": {"train": int(run.is_train.sum())},
         "base_rate": run.prior.base_rate,

@@ -1,7 +1,7 @@
 """Training of the networks that several labels share, from prepared files; see `qin.train.heads`."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -17,10 +17,10 @@ from qin.runtime.files import fingerprint
 from qin.runtime.progress import log
 from qin.scored import ScoredRows
 from qin.shards.files import RowReader, read_labels
-from qin.shards.folds import TRAIN, VALIDATION, Folds, selection_rows
+from qin.shards.folds import TRAIN, VALIDATION, Folds
 from qin.train.build import build_loader, build_optimizer
 from qin.train.checkpoint import CheckpointStore
-from qin.train.fit import CHECK_ROWS, Run, SelectionHalf, Trained, at_most, run_figures, score_rows
+from qin.train.fit import Run, Trained
 from qin.train.heads import SharedNetworks, SharedRows
 from qin.train.imbalance import TrainingRows, training_prior
 from qin.train.loop import Budget, TrainingLoop, ValidationScores
@@ -104,11 +104,9 @@ def fit_shared(params: Params, fitting: SharedFitting, *, watch: Watch) -> OfLab
     for reader in fitting.readers:
         label = read_labels(reader)
         prior = training_prior(params.imbalance, label[is_train])
-        selected = selection_rows(label, is_val=is_val, is_report=fitting.is_report)
-        decides = at_most(selected, label, max_rows=CHECK_ROWS)
         pace = choose_pace(params.train, num_rows=int(np.count_nonzero(is_train)))
         runs.append(Run(params, reader, label, is_train, prior, pace, ONE))
-        halves.append(SelectionHalf(reader, decides, label, params.train.eval_batch_size, prior.offset, ONE))
+        halves.append(runs[-1].selection_half(is_val=is_val, is_report=fitting.is_report))
 
     def scores(model: SharedNetworks) -> list[ValidationScores]:
         return [half.scores(model.of_label(number)) for number, half in enumerate(halves)]
@@ -117,13 +115,7 @@ def fit_shared(params: Params, fitting: SharedFitting, *, watch: Watch) -> OfLab
     trained = _train(runs, provenances, stop=scores, checkpoints=fitting.checkpoints, watch=watch)
     found = []
     for number, (run, one) in enumerate(zip(runs, trained, strict=True)):
-        scored = ScoredRows(
-            row=np.flatnonzero(is_val),
-            logit=score_rows(one.network, run.reader, is_val, batch_size=params.train.eval_batch_size),
-            label=run.label[is_val],
-            is_report=fitting.is_report[is_val].astype(np.uint8),
-            prior=run.prior,
-        )
+        scored = run.validation_rows(one.network, is_val=is_val, is_report=fitting.is_report)
         own = halves[number].scores(one.network)
         figures = {**one.figures, "val_log_loss": own.log_loss, "val_ap": own.ap, "val_auc": own.auc}
         figures["shared_val_log_loss"] = one.figures["val_log_loss"]
@@ -152,11 +144,7 @@ def refit_shared_models(
     for seed in range(params.model.seeds):
         settings = with_seed(params, seed)
         before = [of_label.runs[seed] for of_label in heldout]
-        result = before[0].result  # one run, whatever the label
-        budget = Budget(
-            num_steps=max(1, round(result.best_step * growth)),
-            plateau_steps=tuple(round(step * growth) for step in result.plateau_steps),
-        )
+        budget = before[0].budget(growth)  # one run, whatever the label
         runs = []
         for reader, one in zip(fitting.readers, before, strict=True):
             label = read_labels(reader)
@@ -206,14 +194,10 @@ def _train(
         watch=watch,
     )
     result = loop.run()
-    if params.model.seeds > 1 or not (isinstance(stop, Budget) or knobs.refit == "none"):
-        loop.save()  # the run that follows may be killed
-    found, num_rows = [], result.num_steps * pace.batch_size
-    for run, network, told in zip(runs, networks, provenances, strict=True):
-        figures = run_figures(result, run, network)
-        facts = {**told, **asdict(run.prior), "metrics": figures}
-        found.append(Trained(network, facts, run.prior, pace, result, store, num_rows, figures))
-    return found
+    if runs[0].is_followed(stop):
+        loop.save()
+    parts = zip(runs, networks, provenances, strict=True)
+    return [run.ended(network, result, told, store) for run, network, told in parts]
 
 
 def _mean(scores: Sequence[ValidationScores]) -> ValidationScores:

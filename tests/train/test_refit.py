@@ -17,7 +17,7 @@ from qin.scored import ScoredRows
 from qin.shards.files import ShardReader, ShardWriter, read_labels
 from qin.shards.folds import EXCLUDED, TRAIN, VALIDATION
 from qin.shards.row_facts import RowFacts
-from qin.train import fit
+from qin.train import validation
 from qin.train.fit import Trained, fit_model, refit_model
 from qin.train.loop import Budget, LoopResult, TrainingLoop
 from qin.train.moments import numeric_moments
@@ -223,7 +223,7 @@ def test_another_division_into_halves_is_another_run(reader: ShardReader, tmp_pa
 def test_a_check_scores_at_most_so_many_rows_of_both_classes(
     reader: ShardReader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fit, "CHECK_ROWS", 50)
+    monkeypatch.setattr(validation, "_CHECK_ROWS", 50)
     label = np.zeros(NUM_ROWS, np.uint8)
     label[FOLD == TRAIN] = read_labels(reader)[FOLD == TRAIN]
     label[np.flatnonzero((FOLD == VALIDATION) & ~IS_REPORT)[-1]] = 1  # the last one, which even spacing would miss
