@@ -25,7 +25,6 @@ from qin.labels.parts import OUTPUTS
 from qin.model.artifact import load_model, weights_file
 from qin.runtime import paths
 from qin.runtime.files import read_json
-from qin.runtime.stage import STAGES
 from qin.runtime.stage_process import started_stage
 from qin.serving.drift import log_drift
 from qin.serving.export import export
@@ -33,7 +32,7 @@ from qin.serving.scorer import Scorer
 from qin.shards.files import ShardReader
 from tests.project import ROOT, copy_project, digests, set_params
 from tests.stages.killing import killed_after, steps_taken
-from tests.stages.run import run_as_command, run_in_process
+from tests.stages.run import run_all, run_as_command, run_in_process
 
 # A glob of the features matches the second label, which says more about the first than any feature does.
 LABELS = ("clicked", "feat_like")
@@ -72,10 +71,7 @@ def two_label_log(folder: Path, log: Path, *, labels: tuple[str, ...] = LABELS) 
 def ran(folder: Path, log: Path, label: str | list[str], **changes: Any) -> Path:
     project = copy_project(folder / "project", log=log)
     set_params(project / "params.yaml", {**SETTINGS, "data.label": label, **changes})
-    with pytest.MonkeyPatch.context() as patched:
-        patched.chdir(project)
-        for stage in STAGES:
-            run_in_process(stage)
+    run_all(project)
     return project
 
 

@@ -10,7 +10,7 @@ import pytest
 from qin.config.strict_yaml import read_yaml
 from tests.logs import make_log, write_log
 from tests.project import copy_project, set_params
-from tests.stages.run import run_in_process
+from tests.stages.run import run_all
 
 STAGES = ("prepare", "split", "train", "trees", "calibrate", "predict")
 QUICK: dict[str, Any] = {"train.epochs": 1, "trees.max_rounds": 8, "trees.learning_rate": 0.3}
@@ -40,10 +40,7 @@ def run_pipeline(folder: Path, log: Path, changes: dict[str, Any]) -> Path:
     plain = {key: value for key, value in changes.items() if key.split(".")[1] in tree[key.split(".")[0]]}
     assert plain == changes
     set_params(project / "params.yaml", changes)
-    with pytest.MonkeyPatch.context() as patched:
-        patched.chdir(project)
-        for stage in STAGES:
-            run_in_process(stage)
+    run_all(project, STAGES)
     return project
 
 

@@ -5,8 +5,12 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
+import pytest
+
+from qin.runtime.stage import STAGES
 from tests.project import ROOT
 
 # How far long work has come; how often that is said depends on the machine.
@@ -34,3 +38,11 @@ def run_as_command(stage: str, folder: Path) -> subprocess.CompletedProcess[str]
         text=True,
         check=False,
     )
+
+
+def run_all(project: Path, stages: Iterable[str] = STAGES) -> None:
+    """Run stages in a project's folder, in this process; afterwards the current folder is what it was."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.chdir(project)
+        for stage in stages:
+            run_in_process(stage)
