@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import typer
 
+from qin.calibrate.calibrator import segment_column
 from qin.calibrate.report import read_calibrations
 from qin.config import Params, load_params
 from qin.errors import FewClicksError
@@ -103,9 +104,9 @@ def _reported(params: Params, folds: Sequence[ScoredRows]) -> tuple[list[ReportH
     train, key = params.data.train, params.split.group_key
     calibrations, rows = read_calibrations(paths.CALIBRATOR), [scored.row for scored in folds]
     segments: list[Segments] | list[None] = [None] * len(folds)
-    shifts = next((one.deployed.segments for one in calibrations if one.deployed.segments is not None), None)
-    if shifts is not None:
-        segments = read_segments_of_folds(train, shifts.column, rows)
+    column = segment_column(one.deployed for one in calibrations)
+    if column is not None:
+        segments = read_segments_of_folds(train, column, rows)
     every = np.sort(np.concatenate(rows))
     cluster = None if key is None else read_clusters(train, key, every)
     halves = []

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import typer
 
+from qin.calibrate.calibrator import segment_column
 from qin.calibrate.folds import averaged, read_deployed_folds
 from qin.calibrate.report import CalibrationReport, read_calibrations
 from qin.config import Params, load_params
@@ -101,9 +102,9 @@ class _Scored:
 
 
 def _segments(calibrations: Sequence[CalibrationReport], test: Source, *, num_rows: int) -> Segments | None:
-    """The column that calibrators shift by, which is one of the raw file, whatever the number of folds."""
-    shifts = next((one.deployed.segments for one in calibrations if one.deployed.segments is not None), None)
-    return None if shifts is None else read_segments(test, shifts.column, np.arange(num_rows))
+    """What calibrators shift the rows to predict by: one column of the raw file, whatever the number of folds."""
+    column = segment_column(one.deployed for one in calibrations)
+    return None if column is None else read_segments(test, column, np.arange(num_rows))
 
 
 def _scored(params: Params, fold: int, calibration: CalibrationReport, segments: Segments | None) -> _Scored:

@@ -5,7 +5,7 @@ The training logit is brought to its natural scale by a known offset, never fitt
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -90,3 +90,8 @@ class Calibrator:
         shifts = values["segments"]
         segments = None if shifts is None else SegmentShifts.from_dict(shifts)
         return cls(values["method"], values["parameters"], values["offset"], segments)
+
+
+def segment_column(calibrators: Iterable[Calibrator]) -> str | None:
+    """The column whose values calibrators of one log's folds shift by; None where none does."""
+    return next((one.segments.column for one in calibrators if one.segments is not None), None)

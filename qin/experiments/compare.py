@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from qin.calibrate.calibrator import segment_column
 from qin.calibrate.report import reported_base_rate
 from qin.config import load_params
 from qin.errors import ConfigError, DataError, one_line
@@ -105,7 +106,7 @@ def calibrated_logits(run: Run, *, train: Source | None) -> Float64Array:
         ConfigError: If there are shifts and no raw log.
     """
     segments: list[Segments] | list[None] = [None] * len(run.folds)
-    column = next((one.heldout.segments.column for one in run.reports if one.heldout.segments is not None), None)
+    column = segment_column(one.heldout for one in run.reports)
     if column is not None:
         if train is None:
             raise ConfigError("params.yaml: file not found; shifts by segment need its data.train")

@@ -1,11 +1,11 @@
 """The workspace's headline figures beside a revision's, each difference with what it means."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from qin.errors import ArtifactError, QinError
 from qin.experiments.aligned import aligned
+from qin.experiments.changes import leaves
 from qin.experiments.compare import compared
 from qin.experiments.git import git
 from qin.runtime.files import parse_json, read_json
@@ -25,7 +25,7 @@ def summary_lines(revision: str, *, params: Path) -> list[str]:
     Raises:
         ArtifactError: If either has no headline figures.
     """
-    here, there = by_name(read_json(HEADLINE)), _headline_of(revision)
+    here, there = dict(leaves(read_json(HEADLINE))), _headline_of(revision)
     if there is None:
         raise ArtifactError(f"{revision}: has no {HEADLINE}; commit a run's metrics first")
     verdicts, note = _verdicts(revision, params)
@@ -35,8 +35,9 @@ def summary_lines(revision: str, *, params: Path) -> list[str]:
 
 
 def _headline_of(revision: str) -> dict[str, Any] | None:
+    """A revision's headline figures, of several labels as `label.name`; None where it has none."""
     found = git("show", f"{revision}:./{HEADLINE.as_posix()}")
-    return None if found is None else by_name(parse_json(found, source=f"{revision}: {HEADLINE}"))
+    return None if found is None else dict(leaves(parse_json(found, source=f"{revision}: {HEADLINE}")))
 
 
 def _verdicts(revision: str, params: Path) -> tuple[dict[str, str], list[str]]:
@@ -56,15 +57,6 @@ def _verdicts(revision: str, params: Path) -> tuple[dict[str, str], list[str]]:
     return {
         name: f"{sides[word[0]]}{word[2:]}" if word[:2] in ("A ", "B ") else word for name, word in words.items()
     }, [f"{num_rows:,} rows that both report; noise: |z| below 1.96, better: from 3.29"]
-
-
-def by_name(headline: Mapping[str, Any]) -> dict[str, Any]:
-    """Headline figures, of several labels as `label.name`."""
-    figures: dict[str, Any] = {}
-    for name, value in headline.items():
-        of_label = isinstance(value, Mapping)
-        figures |= {f"{name}.{figure}": of for figure, of in value.items()} if of_label else {name: value}
-    return figures
 
 
 def _shown(value: float | None) -> str:

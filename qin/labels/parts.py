@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import shutil
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -84,10 +83,9 @@ def take_out(place: Path, label: str, *, to: Path) -> None:
 def _part(place: Path, label: str) -> str:
     if place in _NAMED:
         return labelled_text(place, label)
-    text = place.read_text(encoding="utf-8")
     if place.suffix == ".json":
-        return json_text(json.loads(text)[label])
-    header, *rows = csv.reader(io.StringIO(text))
+        return json_text(read_json(place)[label])
+    header, *rows = csv.reader(io.StringIO(place.read_text(encoding="utf-8")))
     if header[0] != COLUMN:
         raise KeyError(label)
     return _table([header[1:], *(row[1:] for row in rows if row[0] == label)])

@@ -5,7 +5,6 @@ is as in a run of that label alone: no stage has to know of several labels, and 
 """
 
 import os
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from qin.runtime import paths
 from qin.runtime.chain import ORIGIN, description_of
 from qin.runtime.files import read_exact_json, write_exact_json
 from qin.runtime.labelled import LABEL, LABEL_OF
+from qin.runtime.replacing import remove
 from qin.runtime.stage import STAGES
 from qin.sources import Source, is_uri, items_of
 
@@ -91,7 +91,7 @@ def furnish(room: Path, stage: str, params: Params, label: str) -> Params:
         (paths.RUNS / label).mkdir(parents=True, exist_ok=True)
         _link(paths.RUNS / label, room / paths.RUNS)
     for place in inputs_of(stage):
-        _remove(room / place)
+        remove(room / place)
         if place in SHARED:
             _share(place, room / place, settings)
         else:
@@ -152,13 +152,6 @@ def _group(name: str, label: str) -> str:
 
 
 def _link(place: Path, link: Path) -> None:
-    _remove(link)
+    remove(link)
     link.parent.mkdir(parents=True, exist_ok=True)
     link.symlink_to(place.absolute())
-
-
-def _remove(place: Path) -> None:
-    if place.is_dir() and not place.is_symlink():
-        shutil.rmtree(place)
-    else:
-        place.unlink(missing_ok=True)

@@ -179,9 +179,8 @@ class _FrozenAttention:
         self._gate = None if attention.gate is None else attention.gate.weight.t().contiguous().numpy()  # (dt, ds)
         self._score_bias = None if attention.score_bias is None else attention.score_bias.clone()
         self._bias, self._norm = attention.bias, attention.norm
-        self._of_length: dict[
-            int, tuple[Float32Array, Float32Array]
-        ] = {}  # by a history's width, of which there is one
+        # Made at the first batch, by the width of its histories: there is one.
+        self._of_length: dict[int, tuple[Float32Array, Float32Array]] = {}
 
     def __call__(self, target: Float32Array, query: Float32Array, history: Int64Array) -> Float32Array:
         """Attention outputs `(rows, dt)` of targets and queries `(rows, dt)` and histories' buckets `(rows, seq)`."""

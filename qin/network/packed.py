@@ -43,11 +43,8 @@ def packs_alike(width: int, dtype: torch.dtype) -> bool:
             packed = _pack(weight)
             parts = [x[:height].clone() for height in (*HEIGHTS, TILE_ROWS)]
             return all(torch.equal(_multiply_packed(part, packed=packed), part @ weight) for part in parts)
-        except (
-            AttributeError,
-            RuntimeError,
-        ):  # a PyTorch without oneDNN, or a processor for which that has no bfloat16
-            return False
+        except (AttributeError, RuntimeError):
+            return False  # a PyTorch without oneDNN, or a processor for which that has no bfloat16
 
 
 def _pack(weight: torch.Tensor) -> Any:

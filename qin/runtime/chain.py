@@ -83,8 +83,8 @@ _DIVIDED = ("split", "train", "trees")
 
 _HEADS = "data.label_heads"  # recorded where labels share them, likewise
 
-# What settings of before there were such mean.
-_BEFORE = {_FOLDS: 1, _HEADS: "separate"}
+# A key that is recorded only where it says something else than this, by a key that is always recorded beside it.
+_SILENT = {"split.method": (_FOLDS, 1), "train.epochs": (_HEADS, "separate")}
 
 _COMBINED = "model.members"  # in the network's section, but read after training
 
@@ -273,14 +273,11 @@ def raw_checksum(source: Source) -> str:
 
 def _check_settings(artifact: Artifact, settings: Settings) -> None:
     recorded = artifact.origin.settings
-    if "split.method" in recorded:
-        recorded = {_FOLDS: 1, **recorded}
-    if "train.epochs" in recorded:
-        recorded = {_HEADS: "separate", **recorded}
-    for key, value in recorded.items():
+    silent = dict(pair for beside, pair in _SILENT.items() if beside in recorded)
+    for key, value in {**silent, **recorded}.items():
         now = json.loads(json.dumps(setting_at(settings, key)))
-        if key in _BEFORE:
-            now = now or _BEFORE[key]
+        if now is None:  # settings of before there was such a key
+            now = silent.get(key)
         if now != value:
             raise ArtifactError(
                 f"{artifact.place}: made with {key}: {_short(value)}, params.yaml has {_short(now)}; run `dvc repro`"

@@ -117,7 +117,7 @@ def recover(place: Path) -> None:
     if place.is_dir():
         _recover_inside(place)
     for left in (_beside(place, "tmp"), _beside(aside, "tmp")):
-        _remove(left)
+        remove(left)
 
 
 def _replace_inside(place: Path) -> None:
@@ -149,14 +149,14 @@ def _recover_inside(place: Path) -> None:
     leaving, old = place / _LEAVING, place / _OLD
     if old.exists():
         for entry in _entries(place):
-            _remove(entry)
+            remove(entry)
         old.rename(leaving)
     if leaving.exists():
         for entry in list(leaving.iterdir()):
             entry.rename(place / entry.name)
         leaving.rmdir()
     for name in (_NEW, _DONE):
-        _remove(place / name)
+        remove(place / name)
 
 
 def _entries(place: Path) -> list[Path]:
@@ -171,7 +171,8 @@ def _overwrite(place: Path, source: Path) -> None:
         os.fsync(file.fileno())
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Remove a file, a link or a whole folder, whatever is there."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from pydantic import ValidationError
 
+from qin.calibrate.calibrator import segment_column
 from qin.calibrate.folds import averaged, read_deployed_folds
 from qin.calibrate.report import CalibrationReport, read_calibrations
 from qin.columns.schema import Schema
@@ -78,10 +79,7 @@ class Deployed:
     @property
     def segment(self) -> str | None:
         """Column whose values the calibrator shifts by."""
-        for fold in self.folds:
-            if fold.calibration.deployed.segments is not None:
-                return fold.calibration.deployed.segments.column
-        return None
+        return segment_column(fold.calibration.deployed for fold in self.folds)
 
     @property
     def label(self) -> str:
