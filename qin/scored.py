@@ -1,4 +1,4 @@
-"""The validation fold's logits, as train leaves them for calibrate and evaluate; read without torch."""
+"""The validation fold's logits, as train, trees and calibrate leave them for the stages that follow; without torch."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -16,7 +16,7 @@ from qin.runtime.files import read_array, read_exact_json, write_array, write_ex
 
 _ARRAYS = {"row": "int64", "logit": "float32", "label": "uint8", "is_report": "uint8"}
 _FACTS = "facts.json"
-_WRITERS = {paths.TREES_VALIDATION.name: "trees", paths.SCORED.name: "calibrate"}
+_WRITERS = {paths.TREES_VALIDATION.name: "trees", paths.SCORED.name: "calibrate"}  # all else is of train
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,15 +70,17 @@ class ScoredRows:
             ArtifactError: If a file is missing, damaged, or of another type or length.
         """
         facts = read_exact_json(folder / _FACTS)
+        # Of several folds, each lies in a folder below the one that names the writer.
+        stage = next((_WRITERS[name] for name in (folder.name, folder.parent.name) if name in _WRITERS), "train")
         if "file_crc32" not in facts:
-            raise ArtifactError(f"{folder / _FACTS}: of another version; run the train stage again")
+            raise ArtifactError(f"{folder / _FACTS}: of another version; run the {stage} stage again")
         arrays: dict[str, Any] = {
             name: read_array(
                 folder / f"{name}.npy",
                 crc32=facts["file_crc32"][name],
                 dtype=dtype,
                 shape=(facts["num_rows"],),
-                stage=_WRITERS.get(folder.name, "train"),
+                stage=stage,
             )
             for name, dtype in _ARRAYS.items()
         }
@@ -102,5 +104,6 @@ def pooled(folds: Sequence[ScoredRows]) -> ScoredRows:
     rates, sizes = [fold.prior.base_rate for fold in folds], [fold.row.size for fold in folds]
     arrays: dict[str, Any] = {name: np.concatenate([getattr(fold, name) for fold in folds])[order] for name in _ARRAYS}
     natural = np.concatenate([fold.natural for fold in folds])[order]
+    # Without an offset: each fold's own is in its natural logits already.
     prior = TrainingPrior(base_rate=float(np.average(rates, weights=sizes)))
     return ScoredRows(**{**arrays, "logit": natural.astype(np.float32)}, prior=prior)

@@ -55,3 +55,25 @@ def test_a_damaged_array_is_named(scored: ScoredRows, tmp_path: Path, name: str)
     path.write_bytes(content)
     with pytest.raises(ArtifactError, match=rf"{name}\.npy"):
         ScoredRows.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("folder", "stage"),
+    [
+        ("validation", "train"),
+        ("validation/fold2", "train"),
+        ("trees_validation", "trees"),
+        ("trees_validation/fold2", "trees"),
+        ("scored", "calibrate"),
+        ("scored/fold2", "calibrate"),
+    ],
+)
+def test_the_stage_that_wrote_them_is_named_also_of_a_fold(
+    scored: ScoredRows, tmp_path: Path, folder: str, stage: str
+) -> None:
+    place = tmp_path / folder
+    place.mkdir(parents=True)
+    scored.write(place)
+    (place / "logit.npy").unlink()
+    with pytest.raises(ArtifactError, match=f"run the {stage} stage"):
+        ScoredRows.read(place)
