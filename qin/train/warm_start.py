@@ -176,6 +176,7 @@ def read_earlier(params: Params) -> Earlier | None:
     heldout = paths.heldout(deployed)
     descriptions = {folder: _read(named, folder) for folder in dict.fromkeys((deployed, heldout))}
     differences = [(list(_settings_differ(descriptions[deployed].params, form)), form) for form in params.model.forms]
+    # The first form that it is; where it is none, what keeps it from the settings' own is told.
     problems, form = next((pair for pair in differences if not pair[0]), differences[0])
     num_networks = len(descriptions[deployed].weights_crc32)
     if num_networks < params.model.seeds:
@@ -254,9 +255,10 @@ def _settings_differ(there: NetworkParams, here: NetworkParams) -> Iterator[str]
 
 def _columns_differ(there: Schema, here: Schema) -> Iterator[str]:
     ours, theirs = ({field.name: field for field in schema.fields} for schema in (here, there))
-    for name in theirs.keys() - ours.keys():
+    # In the schemas' order: that of a set would be another one in each process, and only the first few are shown.
+    for name in (name for name in theirs if name not in ours):
         yield f"column {name} there alone"
-    for name in ours.keys() - theirs.keys():
+    for name in (name for name in ours if name not in theirs):
         yield f"column {name} here alone"
     for name in (name for name in theirs if name in ours):
         yield from _field_differs(theirs[name], ours[name])
@@ -282,6 +284,7 @@ def _keeps_folds(earlier: Description, params: Params, rule: FoldRule) -> bool:
     if rule.method == "time":
         return _is_not_later(earlier.folds.boundary, rule.boundary)
     now = params.model_dump(mode="json")
+    # The rule holds the thresholds themselves, whatever has set them.
     keys, settings = set(recorded_keys("split", now)) - {"split.thresholds", "split.val_ratio"}, earlier.settings
     return earlier.folds == rule and all(settings.get(key) == setting_at(now, key) for key in keys)
 

@@ -1,5 +1,6 @@
 """Training from an earlier model: what is taken over, what is not, and what is refused before training."""
 
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -222,6 +223,10 @@ def test_other_columns_are_named(kept: Path) -> None:
         opened(warm(kept), wider)
     with pytest.raises(ConfigError, match=f"not the same model: column {others[0].name} there alone"):
         opened(warm(kept), replace(SCHEMA, fields=tuple(field for field in SCHEMA.fields if field != others[0])))
+    names = [field.name for field in SCHEMA.fields if field.name != first.name]
+    told = "; ".join(f"column {name} there alone" for name in names[:6])
+    with pytest.raises(ConfigError, match=re.escape(f"not the same model: {told}")):  # in order, in every process
+        opened(warm(kept), replace(SCHEMA, fields=(first,)))
     with pytest.raises(ConfigError, match=r"hash_seed \d+ there, 99 here"):
         opened(warm(kept), replace(SCHEMA, hash_seed=99))
 
