@@ -60,7 +60,7 @@ def fit_shared_models(
     Args:
         params: Sections model, imbalance, train.
         fitting: Rows, folds and checkpoints.
-        watch: Who is told of the first form's steps and checks.
+        watch: Who is told of the first form's steps and checks, and at the end of the chosen one's checks.
 
     Returns:
         For each label its runs, and the mean of the chosen ones' logits of the whole validation fold.
@@ -81,6 +81,8 @@ def fit_shared_models(
     first = tried.pop(chosen)
     if tried:
         log.info("form %d is kept: mean log loss %s", chosen, ", ".join(f"{loss:.5f}" for loss in losses))
+    if chosen:  # as of `fit_models`
+        watch.on_check(first[0][0].result.history)
     further = range(1, params.model.seeds)
     runs = [first, *(fit_shared(with_seed(forms[chosen], seed), fitting, watch=SILENT) for seed in further)]
     found = []
@@ -104,6 +106,7 @@ def fit_shared(params: Params, fitting: SharedFitting, *, watch: Watch) -> OfLab
     for reader in fitting.readers:
         label = read_labels(reader)
         prior = training_prior(params.imbalance, label[is_train])
+        # All rows: where labels share batches, none of them can draw rows of its own.
         pace = choose_pace(params.train, num_rows=int(np.count_nonzero(is_train)))
         runs.append(Run(params, reader, label, is_train, prior, pace, ONE))
         halves.append(runs[-1].selection_half(is_val=is_val, is_report=fitting.is_report))
@@ -116,6 +119,7 @@ def fit_shared(params: Params, fitting: SharedFitting, *, watch: Watch) -> OfLab
     found = []
     for number, (run, one) in enumerate(zip(runs, trained, strict=True)):
         scored = run.validation_rows(one.network, is_val=is_val, is_report=fitting.is_report)
+        # A label's own figures, of the state that the mean of all has chosen; the mean stands beside them.
         own = halves[number].scores(one.network)
         figures = {**one.figures, "val_log_loss": own.log_loss, "val_ap": own.ap, "val_auc": own.auc}
         figures["shared_val_log_loss"] = one.figures["val_log_loss"]
@@ -164,7 +168,12 @@ def _train(
     checkpoints: Path,
     watch: Watch,
 ) -> list[Trained]:
-    """Train new networks together to their end; their checkpoint stays until the outputs are written."""
+    """Train new networks together to their end; their checkpoint stays until the outputs are written.
+
+    1. Each label's network is drawn as if it were alone; then all but the first give up what they share.
+    2. The labels' batches are stacked: the same rows of each, with that label's weights.
+    3. One loop trains them, under a name that is made of all labels' runs.
+    """
     params, pace = runs[0].params, runs[0].pace
     knobs, device = params.train, choose_device(params.train)
     networks = [place(run.initial_network(), knobs) for run in runs]
