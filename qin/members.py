@@ -99,6 +99,7 @@ class Members:
             artifact = load_trees(places["trees"], num_threads=computing.num_threads)
             trees = artifact.trees
             schemas.append(artifact.schema)
+        # One or two are loaded, and of both the same rows are to be read.
         if schemas[0] != schemas[-1]:
             found = differences(*schemas)
             raise ArtifactError(f"{folder}: the members read different rows; different: {found}; run `dvc repro`")
@@ -138,6 +139,7 @@ class Members:
         if self.networks:
             logits["network"] = mean_logit([of_network(network) for network in self.networks])
         if self.trees is not None:
+            # Rounded as the trees stage stored them, to which the blend was fitted.
             logits["trees"] = of_trees(self.trees).astype(np.float32)
         if len(self.blend.members) == 1:  # it stays on its training scale, which the calibrator knows
             return next(iter(logits.values()))

@@ -82,6 +82,7 @@ def shift_prior(logit: FloatArray, *, base_rate: float, prior: OutputPrior) -> F
     probabilities, equation 4.
     """
     check_prior(prior)
+    # Before the choice, so that a base rate of 0 or 1 is refused whatever the prior.
     base_logit = prior_logit(base_rate)
     if prior == "natural":
         return logit.astype(np.float64)

@@ -105,6 +105,7 @@ def load_model(folder: Path) -> TrainedModel:
         ArtifactError: If a file is missing, damaged, or of another format.
     """
     tree = _read_tree(folder)
+    # Every file before any is read, so that damage is called damage and not another version.
     for name, checksum in tree["weights_crc32"].items():
         check_file(folder / name, crc32=checksum, stage="train", otherwise="of another model")
     try:
@@ -176,6 +177,7 @@ def _read_tree(folder: Path) -> dict[str, Any]:
 
 
 def _load_network(weights: Path, schema: Schema, params: NetworkParams) -> QIN:
+    # What is drawn and what stands for fitted values is overwritten, all of it, or loading fails.
     network = build_model(schema, params, unfitted(schema, params), seed=0)
     network.load_state_dict(load_file(weights))
     return network.eval()

@@ -60,6 +60,7 @@ def build_model(
     generator = torch.Generator().manual_seed(seed)
     if shared_by is None:
         return QIN(inputs=inputs, sizes=sizes, fitted=fitted, generator=generator)
+    # Rows of a divided table are exchanged, never the table, so its gradient is sparse whatever its size.
     sizes, tables = replace(sizes, sparse_embedding_grad=True), partial(ShardedEmbedding, ranks=shared_by)
     return QIN(inputs=inputs, sizes=sizes, fitted=fitted, generator=generator, tables=tables)
 
@@ -70,6 +71,7 @@ def unfitted(schema: Schema, params: NetworkParams) -> FittedInputs:
     zeros = torch.zeros(num_fields)
     return FittedInputs(
         normalizer=NumericNormalizer(zeros, zeros),
+        # Ascending, as whoever takes edges demands.
         edges=torch.arange(params.numeric_bins + 1.0).expand(num_fields, -1) if params.numeric_bins else None,
         is_rare=torch.zeros(sum(schema.vocabularies.values()), dtype=torch.bool) if params.min_count > 1 else None,
     )
@@ -94,6 +96,7 @@ def resolve_sizes(schema: Schema, params: NetworkParams) -> QINSizes:
 
 def network_sizes(params: NetworkParams, *, is_sparse: bool) -> QINSizes:
     """The same for a table whose gradient is known to be sparse or not."""
+    # A preset has become what it stands for, and `min_count` has become which values are rare.
     names = set(NetworkParams.model_fields) - {"preset", "min_count"}
     return QINSizes(**resolve_preset(params).model_dump(include=names), sparse_embedding_grad=is_sparse)
 
@@ -122,6 +125,7 @@ def choose_bf16(params: Computing, device: torch.device) -> bool:
     if params.precision != "auto":
         return params.precision == "bf16"
     if device.type == "cuda":
+        # Older GPUs emulate it, slower than they multiply float32.
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return has_bf16_units()
 

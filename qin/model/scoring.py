@@ -61,6 +61,7 @@ def _score_on_device(
     """The logits of a batch are fetched when the next one has been handed over, so that the device goes on."""
     device, pending = next(network.parameters()).device, deque[tuple[Batch, torch.Tensor]]()
     for batch in prefetched(batches, device):
+        # The plain form checks nothing, because it is exported as well, and a graph raises no error.
         network.source.check_inputs(batch.categorical, batch.numeric, batch.sequences)
         with torch.inference_mode():
             buckets, histories = batch.categorical.long(), [history.long() for history in batch.sequences]
@@ -118,6 +119,7 @@ def mean_logit(logits: Sequence[npt.NDArray[np.float32]]) -> npt.NDArray[np.floa
     """The mean of several networks' logits, `(n,)` each; those of a single one as they are."""
     if len(logits) == 1:
         return logits[0]
+    # Rounded once, at the end, so that more seeds cost no digits.
     total = logits[0].astype(np.float64)
     for logit in logits[1:]:
         total += logit

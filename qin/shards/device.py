@@ -65,6 +65,8 @@ class ResidentLoader:
 
     def _copy(self, group: str) -> torch.Tensor:
         reader = self._loader.reader
+        # One row tells type and width. The rest comes chunk by chunk, so the log is never whole in the machine's own
+        # memory.
         first = torch.from_numpy(reader.read(group, 0, 1))
         whole = torch.empty((reader.num_rows, first.shape[1]), dtype=first.dtype, device=self._device)
         for start in range(0, reader.num_rows, CHUNK_ROWS):
@@ -98,6 +100,7 @@ def prefetched(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch
         yield from batches
         return
     stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    # One thread: an iterator gives one batch at a time, and one ahead of the one in use is all that overlaps.
     with ThreadPoolExecutor(1) as reader:
         pending = reader.submit(_next_on, batches, device, stream)
         while (batch := pending.result()) is not None:

@@ -24,6 +24,7 @@ from qin.runtime.chain import Origin, origin_entry
 from qin.runtime.files import file_crc32, read_exact_json, write_exact_json
 from qin.runtime.labelled import LABEL, LABEL_OF
 
+# 3: shards end where raw files end, so that a new day's file leaves the shards of the others as they are.
 FORMAT = 3
 MANIFEST = "manifest.json"
 _BLOCK_BYTES = 1 << 20
@@ -66,6 +67,7 @@ def label_groups(schema: Schema) -> dict[str, str]:
 
 
 def _bucket_dtype(num_buckets: Sequence[int]) -> str:
+    # Not <u4: PyTorch has no arithmetic for unsigned words, and no vocabulary has 2**31 buckets.
     return "<u2" if max(num_buckets, default=0) <= 1 << 16 else "<i4"
 
 
@@ -135,9 +137,12 @@ class ShardWriter:
         shard, offset = self._shards[number], 0
         path = self._folder / shard["file"]
         # Groups lie one after the other, so each batch of rows has a place of its own in each of them.
+        # Never appended to: Linux would then write at the end, whatever the place.
         with path.open("r+b" if row else "wb") as file:
             for group in self._groups:
                 data = np.ascontiguousarray(arrays[group.name], group.dtype).reshape(-1).view(np.uint8).data
+                # Rows come in their order, so a group's checksum goes on from the batch before, though the file is
+                # filled in stripes.
                 shard["crc32"][group.name] = zlib.crc32(data, shard["crc32"][group.name])
                 _write_at(file.fileno(), data, offset + row * group.row_bytes, path)
                 offset += group.row_bytes * shard["num_rows"]
@@ -261,6 +266,7 @@ class ShardReader:
         self._shards: list[Shard] = manifest["shards"]
         self._starts = [0, *accumulate(shard["num_rows"] for shard in self._shards)]
         row_bytes = sum(group.row_bytes for group in self._groups.values())
+        # Sizes, which cost nothing to ask for; whoever must know the content calls `verify`, once.
         for shard in self._shards:
             self._check_size(folder / shard["file"], shard["num_rows"] * row_bytes)
 
@@ -310,6 +316,7 @@ class ShardReader:
             raise ValueError(f"rows must be a range inside 0 to {self.num_rows}, got {start=} {stop=}")
         spec = self._groups[group]
         number = bisect_right(self._starts, start) - 1
+        # A group without columns has no bytes to ask for.
         while start < stop and spec.width:
             first, end = self._starts[number : number + 2]
             high = min(stop, end)

@@ -17,6 +17,8 @@ from qin.runtime.progress import log
 from qin.runtime.seeds import GOLDEN, HOLDOUT_SALT, mix_words
 from qin.shards.row_facts import FACTS, MANIFEST, RowFacts
 
+# As they stand in fold.npy. Excluded is what a model must not know: an embargo, sessions across the boundary, in an
+# earlier fold of several in time all that follows.
 TRAIN, VALIDATION, EXCLUDED = 0, 1, 2
 
 
@@ -149,6 +151,8 @@ def report_half(unit: npt.NDArray[np.integer[Any]], *, seed: int) -> npt.NDArray
         raise ValueError(f"unit must hold integers: {unit.dtype=}")
     if not 0 <= seed < 1 << 64:
         raise ValueError(f"seed must lie in [0, 2**64): {seed=}")
+    # Mixed with a key of its own: the unit's bits decided the fold already, and halves by the same bits would be no
+    # draw. As an array, whose products wrap around; of a single number NumPy would warn.
     key = mix_words((np.array([seed], dtype=np.uint64) ^ np.uint64(HOLDOUT_SALT)) + GOLDEN)
     is_report: npt.NDArray[np.bool_] = mix_words((unit.astype(np.uint64) ^ key) + GOLDEN) >> np.uint64(63) == 1
     return is_report

@@ -17,6 +17,7 @@ from qin.raw.values import plain_values
 from qin.runtime.files import named_errors
 
 IDS = "ids.arrow"
+# Of the file, whatever batches the ids come in: equal ids give equal bytes.
 _BLOCK_ROWS = 65536
 _SCHEMA = pa.schema([("id", pa.string())])
 
@@ -49,6 +50,7 @@ class IdWriter:
             self._writer.close()
             self._sink.close()
         if kind is None:
+            # With the file closed, because the message reads the id from it.
             self._check_different()
 
     def append(self, array: pa.Array, *, first_row: int) -> None:
@@ -73,11 +75,15 @@ class IdWriter:
             return
         pending = pa.concat_arrays(self._pending)
         for start in range(0, num_rows, _BLOCK_ROWS):
+            # Copied below: of a slice Arrow may write neighbours as padding, which depend on where it was cut.
             block = pending.slice(start, min(_BLOCK_ROWS, num_rows - start))
             self._writer.write_batch(pa.record_batch([pa.concat_arrays([block])], schema=_SCHEMA))
+        # Copied, or a few rows that are left would keep the whole batch in memory.
         self._pending = [pa.concat_arrays([pending.slice(num_rows)])]
 
     def _check_different(self) -> None:
+        # By hash, because the texts would be most of prepare's memory: of ten million different ids two share a hash in
+        # 3 of a million files. The sort says whether there are any; only a file that fails pays for where.
         hashes = np.concatenate(self._hashes)
         ordered = np.sort(hashes)
         if not (ordered[1:] == ordered[:-1]).any():

@@ -21,6 +21,7 @@ import torch
 from qin.runtime.seeds import Stream
 from qin.shards.files import Arrays, RowReader
 
+# Read at once, and moved as one where an epoch is shuffled: another number is another order, hence other weights.
 CHUNK_ROWS = 4096
 
 Rows = npt.NDArray[np.int64]
@@ -144,6 +145,7 @@ class ShuffledLoader:
     def num_batches(self, is_selected: npt.NDArray[np.bool_]) -> int:
         """Batches of an epoch over a selection."""
         num_rows = int(is_selected.sum())
+        # Fewer rows than a batch make one, or a small log would not be trained on at all.
         return num_rows // self.batch_size or min(num_rows, 1)
 
     def epoch(self, epoch: int, is_selected: npt.NDArray[np.bool_], *, first_step: int = 0) -> Iterator[Batch]:
@@ -174,7 +176,7 @@ class ShuffledLoader:
         num_steps = self.num_batches(is_selected) - first_step
         buffers = self._buffers(epoch, is_selected, num_skipped=first_step * self.batch_size)
         first, stop = self._bounds(int(is_selected.sum()))
-        if first == stop:  # fewer rows than processes
+        if first == stop:  # fewer rows than processes: this one makes every step with the others, which wait for it
             nothing = _Buffer()
             return repeat((nothing.rows, read(nothing)), num_steps)
         if self.world > 1:
@@ -207,6 +209,7 @@ class ShuffledLoader:
             if buffer.size <= num_skipped:
                 num_skipped -= buffer.size
                 continue
+            # A generator for each buffer, so that a resumed epoch draws nothing of those that it skips.
             order = np.random.default_rng((self.seed, epoch, Stream.ROW_ORDER, number)).permutation(buffer.size)
             yield buffer, order[num_skipped:]
             num_skipped = 0
@@ -227,6 +230,8 @@ class ShuffledLoader:
 
     def _memory(self, num_selected: int) -> Arrays:
         """One buffer's arrays, used again for each: fresh memory would cost as much as the copy into it."""
+        # A buffer is full by the chunk that passes `buffer_rows`; of a process's part a begun batch at either end comes
+        # on top.
         num_rows = min(num_selected, self.buffer_rows + CHUNK_ROWS)
         if self.world > 1:
             first, stop = self._bounds(num_selected)
@@ -240,6 +245,8 @@ class ShuffledLoader:
             stop = min(start + CHUNK_ROWS, self.reader.num_rows)
             for name, array in memory.items():
                 out = array[position : position + offsets.size]
+                # A chunk that is wanted whole is read where it belongs; of another one only the wanted rows are copied
+                # there.
                 if offsets.size == stop - start:
                     self.reader.read_into(name, start, out)
                 else:
@@ -269,6 +276,7 @@ class _Buffer:
 
     def add(self, start: int, offsets: Rows) -> None:
         """Add the selected rows of the chunk that begins at row `start`."""
+        # In the order of the file: reads go forward, and `part` finds its rows by bisection.
         insort(self.chunks, (start, offsets), key=lambda chunk: chunk[0])
         self.size += offsets.size
 
@@ -292,6 +300,7 @@ def cut_batches(sources: Iterable[tuple[Rows, Arrays, Rows]], batch_size: int) -
         done = 0
         while done < positions.size:
             taken = positions[done : done + missing]
+            # `take` copies, so the batch outlives the arrays that it is cut from.
             parts.append((rows[taken], {name: array.take(taken, axis=0) for name, array in arrays.items()}))
             done += taken.size
             missing -= taken.size
@@ -315,6 +324,7 @@ def to_batch(rows: Rows, arrays: Mapping[str, torch.Tensor]) -> Batch:
         rows=rows,
         categorical=arrays["categorical"],
         numeric=arrays["numeric"],
+        # In the schema's order, which is that of the file's groups.
         sequences=tuple(tensor for name, tensor in arrays.items() if name.startswith("sequence.")),
         label=arrays["label"][:, 0].float() if "label" in arrays else None,
     )

@@ -20,8 +20,8 @@ class RowFacts:
 
     Attributes:
         unit: Hash of what stays together where rows are divided: the group or session of a method that divides by it,
-            else the impression, else the row. It decided the fold where that was drawn, so whoever draws by it again
-            must mix it with a seed.
+            else the impression, else the row. Its high bits decided the fold where that was drawn, so whoever draws by
+            it again must mix it with a seed, or take low bits alone.
         time: When the row was, in the numbers of the time column; None without one.
         shown: The first time of the row's impression; None without a time, or where that is the row's own time.
     """

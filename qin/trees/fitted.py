@@ -74,6 +74,7 @@ class SelectedRows:
         return self._rows.num_rows if self._selected is None else self._selected.size
 
     def __getitem__(self, index: Any) -> Matrix:
+        # LightGBM asks for slices where it fills the bins, and for single rows where it samples their limits.
         if isinstance(index, slice):
             start, stop, _ = index.indices(len(self))
             return self._range(start, stop)

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 _FOLDERS = ("lib", "bin", "..")  # where builds of the package put it
 _SUFFIXES = (".so", ".dylib", ".dll")
+# As its C header numbers them; -1 stands for the trees that there are.
 _FLOAT64, _ROW_MAJOR, _RAW_SCORE, _ALL_TREES = 1, 1, 1, -1
 
 
@@ -34,6 +35,7 @@ class Forest:
         handle, num_rounds = ctypes.c_void_p(), ctypes.c_int()
         _call("LGBM_BoosterLoadModelFromString", text.encode(), ctypes.byref(num_rounds), ctypes.byref(handle))
         self._handle, self.num_rounds = handle, num_rounds.value
+        # Not `__del__`, which at the end of the process may find the library's functions gone.
         weakref.finalize(self, _library().LGBM_BoosterFree, handle)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -77,6 +79,7 @@ def _library() -> ctypes.CDLL:
             path = folder / f"lib_lightgbm{suffix}"
             if path.is_file():
                 library = ctypes.CDLL(str(path))
+                # Or ctypes would take the pointer for an int and cut it to 32 bits.
                 library.LGBM_GetLastError.restype = ctypes.c_char_p
                 return library
     raise ImportError(f"LightGBM's library is in none of {', '.join(map(str, places)) or 'the packages'}")

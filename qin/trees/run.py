@@ -19,6 +19,7 @@ from qin.trees.fitted import FittedTrees
 
 Curve = list[dict[str, float]]
 
+# No plot has room for more.
 _CURVE_POINTS = 200
 
 
@@ -26,6 +27,10 @@ def fit_heldout(
     params: Params, rows: RowReader, fold: Folds, *, is_report: Mask
 ) -> tuple[TreesArtifact, ScoredRows, Curve]:
     """Fit on the train fold, stopped by the selection half of the validation fold.
+
+    1. Rows to fit are sampled where `trees.max_rows` bounds them; those that decide are never.
+    2. Trees grow until the selection half's loss has not fallen for `trees.patience` of them.
+    3. The whole validation fold is scored; figures and curve are of the selection half alone.
 
     Args:
         params: Sections trees and train.
@@ -57,6 +62,8 @@ def fit_heldout(
             on_round=on_round,
         )
     logit = trees.logit(rows, is_val).astype(np.float32)
+    # Of the whole fold, as the network's, though `max_rows` may leave some out. Trees know neither weights nor a sample
+    # of negatives, so their logits need no offset.
     prior = TrainingPrior(base_rate=float(label[fold == TRAIN].mean()))
     scored = ScoredRows(
         row=np.flatnonzero(is_val),
@@ -88,7 +95,9 @@ def fit_on_all(params: Params, rows: RowReader, is_fitted: Mask, heldout: TreesA
         rows,
         read_labels(rows),
         is_train=sampled(is_fitted, max_rows=params.trees.max_rows, seed=params.trees.seed),
+        # As many, though there are more rows: a tree reads all rows, where a step of the network reads a batch.
         stop=heldout.trees.num_rounds,
+        # As large, too: `auto` would count the clicks of both folds.
         params=params.trees.model_copy(update={"num_leaves": heldout.trees.num_leaves}),
         num_threads=params.train.num_threads,
     )
