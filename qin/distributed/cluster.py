@@ -50,6 +50,7 @@ class _Starter:
         import ray  # noqa: PLC0415 -- an extra
 
         with socket.socket() as free:
+            # Given back before the process takes it: a program that takes it between the two ends the start, not a run.
             free.bind(("", 0))
             port: int = free.getsockname()[1]
         return ray.util.get_node_ip_address(), port
@@ -65,21 +66,25 @@ def _run(words: Sequence[str], num_processes: int, *, resources: Mapping[str, fl
     """Run the processes once; None if all ended well."""
     import ray  # noqa: PLC0415 -- an extra
 
+    # Ray's own restarts are off: one process alone cannot rejoin the others, so all start again or none.
     starter = ray.remote(max_restarts=0, **resources)(_Starter)
     actors = [starter.remote() for _ in range(num_processes)]
     try:
         host, port = ray.get(actors[0].address.remote())
         shared = {"WORLD_SIZE": str(num_processes), "MASTER_ADDR": host, "MASTER_PORT": str(port)}
         if alone:
+            # Without other machines, the name of this one may resolve to an address that nothing listens at.
             shared["GLOO_SOCKET_IFNAME"] = loopback_interface()
         path = os.environ.get("PYTHONPATH")
         shared |= {} if path is None else {"PYTHONPATH": path}
         running = {
+            # LOCAL_RANK is 0, because Ray shows each process its own GPU alone.
             actor.run.remote(list(words), os.getcwd(), {**shared, "RANK": str(rank), "LOCAL_RANK": "0"}): rank
             for rank, actor in enumerate(actors)
         }
         return _first_failure(running)
     finally:
+        # Also those whose processes wait for one that is gone.
         for actor in actors:
             ray.kill(actor)
 
@@ -90,6 +95,7 @@ def _first_failure(running: dict[Any, int]) -> Ended | None:
 
     statuses = dict[int, int]()
     while running:
+        # After a failure others follow within moments, and theirs may be the one that explains it.
         ended, _ = ray.wait(list(running), timeout=None if not any(statuses.values()) else 2.0)
         for reference in ended:
             rank = running.pop(reference)

@@ -24,6 +24,7 @@ from qin.runtime.host import LOOPBACK
 from qin.runtime.progress import log
 from qin.runtime.stage import raise_exit
 
+# How soon an end is noticed, which a short training would otherwise wait for.
 _LOOK_SECONDS = 0.2
 
 
@@ -81,6 +82,7 @@ def restarted(run: Callable[[], Ended | None], *, num_processes: int, max_restar
     Raises:
         SystemExit: See `launch`.
     """
+    # As exceptions, on whose way out what was started is ended.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, raise_exit)
     for restart in range(max_restarts + 1):
@@ -104,12 +106,14 @@ def _run(words: Sequence[str], num_processes: int) -> Ended | None:
             min_nodes=1,
             max_nodes=1,
             nproc_per_node=num_processes,
+            # Other trainings on this machine must not be met.
             run_id=uuid.uuid4().hex,
             rdzv_backend="c10d",
             rdzv_endpoint=f"{LOOPBACK}:0",
             local_addr=LOOPBACK,
             max_restarts=0,  # the agent's own would also try again what cannot succeed, such as a bad input
             monitor_interval=_LOOK_SECONDS,
+            # A folder that is thrown away: what processes say goes to the terminal.
             logs_specs=DefaultLogsSpecs(log_dir=logs),
         )
         try:
@@ -126,6 +130,7 @@ def explained(statuses: Mapping[int, int]) -> Ended:
 
     The agent tells those that are left to end, and others notice that a peer is gone.
     """
+    # What a process ends with because another one did.
     consequences = (-signal.SIGTERM, 128 + signal.SIGTERM, PeerEndedError.exit_status)
 
     def weight(rank: int) -> tuple[bool, bool, int]:

@@ -25,7 +25,7 @@ from qin.errors import ConfigError, PeerEndedError
 # A process that has ended is noticed at once, by its connections or by what started it; one that is slow, while it
 # reads a large log or waits for the lock of a run, is waited for.
 _TIMEOUT = timedelta(hours=24)
-_START_TIMEOUT = timedelta(minutes=30)
+_START_TIMEOUT = timedelta(minutes=30)  # machines of a queue come one by one
 
 # NCCL would choose how it adds up by size and by what connects the GPUs, and each way has an order of its own.
 _ONE_ORDER = {"NCCL_ALGO": "Ring", "NCCL_PROTO": "Simple"}
@@ -70,6 +70,7 @@ class Ranks:
         """Rows `(n, ...)` of all processes, in their order; each may have another number of them, also none."""
         if self.world == 1:
             return rows
+        # A collective takes parts of one shape: sizes go first, and all are as long as the longest.
         sizes = torch.zeros(self.world, dtype=torch.int64, device=rows.device)
         sizes[self.rank] = len(rows)
         self.sum_(sizes)
@@ -102,6 +103,7 @@ class Ranks:
         if self.world == 1:
             return make()
         tensors = list[torch.Tensor]()
+        # The form goes pickled, tensors after it as they are: pickled, a table would be in memory twice more.
         form = [_map_tree(make(), lambda tensor: _put_aside(tensor, tensors)) if self.rank == 0 else None]
         with _peers():
             torch.distributed.broadcast_object_list(form, src=0)
@@ -187,11 +189,14 @@ def _join() -> Ranks:
     if has_gpu:
         for name, value in _ONE_ORDER.items():
             os.environ.setdefault(name, value)
+        # Modulo, because a scheduler may show each process its own GPU alone, as number 0.
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     with _peers():
         store, rank, world = next(rendezvous("env://", timeout=_START_TIMEOUT))
+        # Gloo as well, for what lies on the CPU: values, checkpoints, counts.
         backend = "cpu:gloo,cuda:nccl" if has_gpu else "gloo"
         torch.distributed.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=_TIMEOUT)
+    # Containers may share a host's name; torchrun numbers its agents, of which each machine has one.
     node = f"{socket.gethostname()} {os.environ.get('GROUP_RANK', '')}"
     nodes = Ranks(rank, world).all_of(node)
     return Ranks(rank, world, nodes.index(node), nodes.count(node), store)
@@ -202,6 +207,7 @@ def _peers() -> Iterator[None]:
     """A collective fails where another process is gone."""
     try:
         yield
+    # A RuntimeError as well, but this process's own.
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:

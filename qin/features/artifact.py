@@ -163,6 +163,7 @@ class Statistics:
             raise ArtifactError(f"{folder / MANIFEST}: format {self._manifest.get('format')!r}, expected {FORMAT}")
         self.statistics = tuple(
             Statistic(tuple(tree.pop("fields")), tuple(tree.pop("measures")), **tree)
+            # Copies: what is popped must stay in the manifest, whose fingerprint names the content.
             for tree in map(dict, self._manifest["statistics"])
         )
         self.names = tuple(name for statistic in self.statistics for name in statistic.names)
@@ -213,6 +214,7 @@ class Statistics:
 
     def is_fitted_on(self, reader: ShardReader) -> bool:
         """Whether this is the file whose values are stored."""
+        # By content, so that a copy of the prepared file elsewhere is the file that it was fitted on.
         return bool(fingerprint(reader.manifest) == self._manifest["prepared"])
 
     def read_stored(self, start: int, out: npt.NDArray[np.float32]) -> None:
@@ -251,6 +253,7 @@ class Statistics:
             make_keys, rows_so_far = KeyMaker(self._encoding, statistic.fields), np.array([self._num_fitted])
             values = [measure(name, table.counts, rows_so_far, self._prior) for name in statistic.measures]
             nothing = np.zeros(1, np.float32)
+            # Last, where a key that is not found points.
             with_nothing = [np.append(column, nothing) for column in values]
             yield ValueLookup(make_keys.columns, make_keys.num_buckets, table.keys, with_nothing)
 

@@ -63,6 +63,7 @@ class ColumnFile:
         data = np.ascontiguousarray(values, _DTYPE).view(np.uint8).data
         offset = self._offset(column, start)
         with named_errors(self.path):
+            # Made if it is not there and never emptied: columns and their parts come in any order.
             descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT, 0o666)
             try:
                 while data:

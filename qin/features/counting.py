@@ -159,6 +159,7 @@ def count_keys(keys: Keys, label: Labels, fitted: Rows) -> tuple[Keys, KeyCounts
     """
     slots, clicks, rows, num_used = _counted(keys, label, fitted, np.zeros(0, np.uint8), _ALL_PARTS)
     distinct, of_clicks, of_rows = _compressed(slots, clicks, rows, num_used)
+    # Ascending, whatever slots the keys took, because tables are searched by bisection.
     order = np.argsort(distinct)
     return distinct[order], KeyCounts(of_clicks[order], of_rows[order])
 
@@ -201,6 +202,7 @@ def out_of_part_counts(
     slots, clicks, rows, _ = _counted(keys, label, fitted, part, _ALL_PARTS)
     _give_totals(keys, fitted, slots, clicks, rows, *out)
     del slots, clicks, rows  # before the parts' own tables
+    # Unsigned, and never below 0: what a part takes away is among the totals.
     for number in range(num_parts):
         _subtract_part(keys, label, fitted, part, number, *out)
     return out

@@ -35,6 +35,7 @@ class Impressions:
         """What the settings want, or None."""
         if knobs.key is None:
             return None
+        # The file's alone: the schema may have its derived numbers already.
         numbers = [field.name for field in schema.numeric if not field.source]
         fields = {field.name for field in schema.categorical}
         return cls(
@@ -52,6 +53,7 @@ class Impressions:
     @property
     def distances(self) -> list[Distance]:
         """Of each column's number, from that of the row whose value was last in each history."""
+        # Behind the columns, history by history, as `names` has them.
         first = len(self.columns) + COMPARED_MATCHES.index(SINCE)
         return [
             Distance(column, first + len(COMPARED_MATCHES) * number, f"impression.{name}.{FROM_LAST}.{field.name}")
@@ -83,6 +85,7 @@ def with_derived(schema: Schema, *, columns: pa.Schema, features: FeatureParams,
     ]
     if problems:
         raise SchemaError(*problems)
+    # Behind the file's own numbers: shards, moments and trees know numbers by their place.
     derived = (Field(name, FieldKind.NUMERIC, source=source) for name, source in names)
     return replace(schema, fields=(*schema.categorical, *schema.numeric, *derived, *schema.sequences))
 

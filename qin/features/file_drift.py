@@ -20,6 +20,7 @@ from qin.metrics.logits import Float64Array
 
 LARGE_INDEX = 0.25  # a major shift; see `drift`
 LARGE_SHARE = 0.1  # of rows or values that are new, or null, beyond what there was
+# A file has hundreds of columns with several figures each, and chance should name none of them.
 _NUM_ERRORS = 4.0
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -162,6 +163,7 @@ def _shift(known: Numbers, moments: _Moments) -> float | None:
 
 def _share_noise(num_rows: int, num_known: int) -> float:
     """What a share of so many rows may differ by chance from that of the known ones."""
+    # A share deviates most at one half, by 0.5 over the root of its rows.
     return _NUM_ERRORS * 0.5 * math.sqrt(1.0 / max(num_rows, 1) + 1.0 / max(num_known, 1))
 
 

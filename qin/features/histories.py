@@ -35,6 +35,7 @@ _Buckets = npt.NDArray[Any]
 
 @njit(nogil=True, inline="always")
 def _slot(item: Any, value: Any, num_values: np.uint64, num_slots: int) -> np.uint64:
+    # Mixed, or the slot of a pair would be known by its value alone where a field has 2^k buckets.
     return mix(np.uint64(item) * num_values + np.uint64(value)) & np.uint64(num_slots - 1)
 
 
@@ -140,6 +141,7 @@ def fit_history(
             _count(arrays[pair.group], value, label[part], pair.num_values, sign, *counts)
 
     def give(rows: Rows) -> None:
+        # Of all slots, once for each step: a logarithm for every item that is read would be most of the time.
         rates = slot_rates(counts, prior)
         for part, arrays in _chunks(reader, pair, rows):
             out[part] = pair.mean_rates(arrays, rates)
@@ -148,6 +150,7 @@ def fit_history(
     others[past.fitted] = False
     for step in past.steps():
         count(step.learned, 1)
+        # After what is learned, so that all that is taken away is counted by then: no count falls below 0.
         count(step.hidden, -1)
         if step.read.size:
             give(step.read)

@@ -78,6 +78,7 @@ def impression_hashes(columns: Sequence[HashedColumn], *, first_row: int) -> Has
     """
     hashes = hash_rows(columns, seed_of("impression", 0))
     is_alone = np.logical_or.reduce([column.is_null for column in columns])
+    # With a seed of their own, or a row's number might be another impression's key.
     rows = HashedColumn((first_row + np.flatnonzero(is_alone)).astype(np.uint64), np.zeros(is_alone.sum(), np.bool_))
     hashes[is_alone] = hash_rows([rows], seed_of("impression.row", 0))
     return hashes
@@ -107,7 +108,7 @@ def build_impression_features(
     batch_rows: int,
     num_threads: int,
 ) -> ColumnFile:
-    """Compute the features of all rows of a log.
+    """Compute the features of all rows of a log, by the four steps above.
 
     Args:
         source: The raw log.
@@ -129,15 +130,18 @@ def build_impression_features(
     names = feature_names(compared_names, distances)
     numbers = ColumnFile(folder / "compared.bin", log.num_rows, len(compared_names))
     features = ColumnFile(folder / "impression.bin", log.num_rows, len(names))
+    # Not named, so that the hashes are given back once the rows are grouped: 8 bytes a row.
     groups = group_rows(_read(log, key, compared, numbers, batch_rows=batch_rows, num_threads=num_threads))
     features.write(0, 0, sizes(groups))
     with Progress(len(compared_names) + len(distances), label=f"impressions of {log}", unit="columns") as progress:
         for number in range(len(compared_names)):
+            # To the places that `feature_names` gives them: the size, then two for each number, then distances.
             ranked = rank_within(groups, numbers.read_column(number))
             features.write(1 + 2 * number, 0, ranked.rank)
             features.write(2 + 2 * number, 0, ranked.relative)
             progress.advance(1)
         numbered = enumerate(distances, start=1 + 2 * len(compared_names))
+        # Distances come history by history, so each history's column is read once.
         for at, of_history in groupby(numbered, key=lambda each: each[1].since):
             since = numbers.read_column(at)
             for number, distance in of_history:
@@ -160,6 +164,7 @@ def _read(
 
     def encode(chunk: Chunk) -> tuple[Hashes, list[Values]]:
         for name in key:
+            # Large integers that came as floats: rounded to the same number, two impressions would be one.
             refuse_rounded(chunk.batch.column(name), file=chunk.part.name, column=name, first_row=chunk.row)
         keys = [hash_column(chunk.batch.column(name)) for name in key]
         place = (chunk.part.name, chunk.row, chunk.batch)

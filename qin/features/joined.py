@@ -41,6 +41,7 @@ class JoinedRows:
     @cached_property
     def manifest(self) -> dict[str, Any]:
         """The prepared file's, and which statistics are joined."""
+        # Other statistics are other rows: a run's fingerprint is made of this, and must not go on from theirs.
         return {**self._reader.manifest, "statistics": self._statistics.fingerprint}
 
     @cached_property

@@ -72,6 +72,7 @@ class _Tables(NamedTuple):
 def _fill(buckets: _Buckets, tables: _Tables, out: Values) -> None:
     for statistic in range(tables.num_buckets.size):
         first, second = tables.fields[statistic]
+        # Statistic by statistic over all rows, so that the keys of one stay in the cache while they are searched.
         keys = tables.keys[tables.key_start[statistic] : tables.key_start[statistic + 1]]
         for i in range(buckets.shape[0]):
             key = np.uint64(buckets[i, first])

@@ -78,6 +78,7 @@ def _fill_firsts(order: Rows, bounds: Rows, time: npt.NDArray[np.generic], out: 
 def _sort(values: npt.NDArray[np.float64], rows: Rows) -> None:
     """Sort values with their rows; groups are mostly a handful, for which insertion beats everything."""
     if values.size > _FEW:
+        # Not stable, nor need it be: equal values get equal results.
         order = np.argsort(values)
         values[:] = values[order]
         rows[:] = rows[order]
@@ -96,6 +97,7 @@ def _fill_group(values: npt.NDArray[np.float64], rows: Rows, rank: Values, relat
     size = values.size
     # Two passes: the mean of squares minus the square of the mean would lose all digits where values are large.
     mean = values.sum() / size
+    # In float64, in which the square of no float32 overflows or vanishes: it is 0 only where all values are equal.
     deviation = np.sqrt(np.square(values - mean).sum() / size)
     start = 0
     while start < size:
@@ -149,6 +151,7 @@ def group_rows(keys: npt.NDArray[np.uint64]) -> Groups:
     Args:
         keys: Of each row, `(num_rows,)`.
     """
+    # Stable, as rows of a group are promised to ascend.
     order = np.argsort(keys, kind="stable")
     return Groups(order, _bounds(keys, order))
 

@@ -21,6 +21,7 @@ from qin.runtime.jit import njit
 RATE, SHARE = "rate", "share"
 MEASURES = (RATE, SHARE)
 
+# Of so many rows, because plain shares are all near 0, where the signed log is a straight line and shortens no tail.
 _SHARE_ROWS = 10_000.0
 _ADDED_ROWS = 100.0
 

@@ -186,6 +186,7 @@ def fit_reference(reader: ShardReader, fold: Folds, *, with_validation: bool) ->
     for arrays in chunks(reader, is_train, groups=groups):
         _mark(schema, arrays, used)
         fitted.update(arrays)
+    # From here on `used` stays the train fold's: by it `held` counts what is new.
     known = {name: column.copy() for name, column in used.items()}
     for arrays in chunks(reader, is_held, groups=groups):
         held.update(arrays)

@@ -106,7 +106,7 @@ def fit_statistics(
     folder: Path,
     origin: Origin | None = None,
 ) -> FitReport:
-    """Fit statistics and write them.
+    """Fit statistics and write them, by the five steps above.
 
     Args:
         reader: Prepared train file.
@@ -125,8 +125,10 @@ def fit_statistics(
     dropped: dict[str, str] = {}
     names: list[str] = []
     columns = ColumnFile(folder / COLUMNS, reader.num_rows, 0)
+    # There also where nothing is kept: readers compare its size.
     columns.path.touch()
     with Progress(len(statistics), label="statistics", unit="statistics") as progress:
+        # In the order of `choose_statistics`, whose numbers tables and columns have.
         for statistic, table, values in fit.each(reader, statistics):
             reasons = [fit.fault(*named) for named in zip(statistic.names, values, strict=True)]
             for name, column, reason in zip(statistic.names, values, reasons, strict=True):
@@ -201,6 +203,7 @@ class _Fit:
 def _with_buckets(reader: ShardReader, statistics: Sequence[Statistic]) -> Iterator[tuple[Statistic, list[_Buckets]]]:
     """Each statistic with the buckets of its fields, `(num_rows,)` each, read for as many as fit into memory."""
     position = {field.name: column for column, field in enumerate(reader.schema.categorical)}
+    # 4 bytes is the wider of the two types of buckets; with fewer than two columns no pair could be counted.
     for block in _blocks(statistics, max_fields=max(2, _BLOCK_BYTES // (4 * reader.num_rows))):
         names = sorted({name for statistic in block for name in statistic.fields}, key=position.__getitem__)
         columns = dict(zip(names, _read_columns(reader, [position[name] for name in names]), strict=True))

@@ -35,6 +35,7 @@ def artifacts_of(folder: Path, label: str | None) -> Iterator[Path]:
     chosen = chosen_label(labels, label, of=folder)
     with TemporaryDirectory(prefix="qin-label-") as name:
         place = Path(name)
+        # Linked: a model and its statistics may be gigabytes.
         for entry in folder.iterdir():
             if label_place(entry, chosen).is_dir():
                 (place / entry.name).symlink_to(label_place(entry, chosen).absolute())
@@ -43,6 +44,7 @@ def artifacts_of(folder: Path, label: str | None) -> Iterator[Path]:
                 (place / file.name).write_text(labelled_text(folder / file.name, chosen), encoding="utf-8")
             yield place
         except ArtifactError as error:
+            # Of what was named, not of a folder of links that is gone when the message is read.
             raise ArtifactError(*(line.replace(name, f"{folder} (label {chosen})") for line in error.lines)) from error
 
 

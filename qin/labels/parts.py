@@ -46,6 +46,7 @@ def hand_over(stage: str, rooms: Mapping[str, Path]) -> None:
         rooms: The room of each label; of one alone, the outputs are its.
     """
     folders = [place for place in OUTPUTS[stage] if not place.suffix]
+    # All folders take their places at the end of the block, or after an error none does.
     with ExitStack() as outputs:
         for place in folders:
             folder = outputs.enter_context(atomic_directory(place))
@@ -86,6 +87,7 @@ def _part(place: Path, label: str) -> str:
     if place.suffix == ".json":
         return json_text(read_json(place)[label])
     header, *rows = csv.reader(io.StringIO(place.read_text(encoding="utf-8")))
+    # A table of one label alone, which other settings have left.
     if header[0] != COLUMN:
         raise KeyError(label)
     return _table([header[1:], *(row[1:] for row in rows if row[0] == label)])
@@ -122,5 +124,6 @@ def _joined_table(texts: Mapping[str, str]) -> str:
 
 def _table(rows: list[list[str]]) -> str:
     text = io.StringIO(newline="")
+    # As the tables of one label alone have it; Python's own is that of Windows.
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()

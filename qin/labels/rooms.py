@@ -79,6 +79,7 @@ def furnish(room: Path, stage: str, params: Params, label: str) -> Params:
     room.mkdir(parents=True, exist_ok=True)
     settings = settings_of(params, label, room=room)
     text = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    # As a file, because the stage's process reads its settings as any other does.
     (room / paths.PARAMS).write_text(text, encoding="utf-8")
     for source in (params.data.train, params.data.test, params.data.sample_submission):
         for item in [] if source is None else items_of(source):
@@ -91,6 +92,7 @@ def furnish(room: Path, stage: str, params: Params, label: str) -> Params:
         (paths.RUNS / label).mkdir(parents=True, exist_ok=True)
         _link(paths.RUNS / label, room / paths.RUNS)
     for place in inputs_of(stage):
+        # What was laid out for an earlier run may be of outputs that are there no longer.
         remove(room / place)
         if place in SHARED:
             _share(place, room / place, settings)
@@ -140,6 +142,7 @@ def _of_label(tree: Mapping[str, Any], settings: Params) -> dict[str, Any]:
         schema = {key: value for key, value in tree["schema"].items() if key != "other_labels"}
         found["schema"] = {**schema, "label": label}
         found["groups"] = [{**group, "name": _group(group["name"], label)} for group in tree["groups"]]
+        # Under other names the same bytes, so checksums stay what they are.
         found["shards"] = [
             {**shard, "crc32": {_group(name, label): crc32 for name, crc32 in shard["crc32"].items()}}
             for shard in tree["shards"]

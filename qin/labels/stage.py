@@ -16,6 +16,7 @@ from qin.runtime.provenance import code_fingerprint, library_versions
 from qin.runtime.stage import StageReport, run_stage
 from qin.runtime.stage_process import started_stage
 
+# Raw files that a stage reads beside what others left: keys of users, columns of slices and segments, ids.
 _RAW = {"calibrate": ("train",), "evaluate": ("train",), "predict": ("test", "sample_submission")}
 _DONE = paths.SCRATCH / "done.json"
 
@@ -78,10 +79,12 @@ def _run(stage: str, params: Params, label: str) -> int:
     """Run the stage for a label unless it has ended well there before; returns its number of rows."""
     room = room_of(stage, label)
     settings = furnish(room, stage, params, label)
+    # Of the room as it is furnished now: inputs are named by what is in their descriptions.
     key = _key(stage, settings, room)
     if _is_done(stage, room, key):
         log.info("label %s: finished before", label)
     else:
+        # The stage is about to replace what it vouched for, and may be killed on the way.
         (room / _DONE).unlink(missing_ok=True)
         with started_stage(stage, room, checkpoints=paths.CHECKPOINTS) as process:
             status = process.wait()
