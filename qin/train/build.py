@@ -29,6 +29,7 @@ def build_optimizer(model: nn.Module, params: TrainParams, *, lr: float) -> torc
     device = parameters[0].device
     # On a GPU the rate is a tensor that lives there, so that a step that was recorded reads what is set later.
     on_gpu = {"lr": torch.tensor(lr, device=device), "capturable": True} if device.type == "cuda" else {"lr": lr}
+    # Fused: one pass over weights, gradients and moments, where the plain form makes one for each operation.
     dense = torch.optim.AdamW(groups, fused=True, **on_gpu)
     if not tables:
         return dense

@@ -35,6 +35,7 @@ class CheckpointStore:
     @property
     def path(self) -> Path | None:
         """The newest checkpoint file, or None if there is none."""
+        # Steps have leading zeros in the names, so the last in alphabetical order is the newest.
         return max(self._folder.glob("*.pt"), default=None)
 
     def claim(self) -> None:
@@ -62,6 +63,7 @@ class CheckpointStore:
         finally:
             staging.unlink(missing_ok=True)
         _sync_folder(self._folder)
+        # Only now that the new one would survive a crash: at every moment there is one to go on from.
         for old in older:
             if old != path:
                 old.unlink(missing_ok=True)
@@ -80,12 +82,14 @@ class CheckpointStore:
             return None
         if f"{file_crc32(path):08x}" != path.stem.split("-")[-1]:
             raise ArtifactError(f"{path}: damaged checkpoint; delete it to train from the start")
+        # Weights alone: a pickle could bring code along.
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=maps)
         assert isinstance(state, dict)
         return state
 
     def remove(self) -> None:
         """Delete this run's checkpoint and let others train it."""
+        # Before the turn is given away: whoever waits for it must not find half of a state.
         shutil.rmtree(self._folder, ignore_errors=True)
         self._turn.release()
 

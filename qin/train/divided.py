@@ -97,6 +97,7 @@ class DividedTables:
         folder, is_first = self._checkpoints.folder, self._ranks.rank == 0
         if is_first:
             folder.mkdir(parents=True, exist_ok=True)
+        # Beside the checkpoints, where there is room: a machine's folder for such files may be memory.
         with tempfile.NamedTemporaryFile(dir=folder, prefix=_SCRATCH) if is_first else nullcontext() as file:
             for start, stop in chunks(num_rows, math.prod(part.shape[1:])):
                 rows = gathered(part, start, stop, self._ranks)
@@ -106,6 +107,8 @@ class DividedTables:
                 return part
             file.flush()
             shape = (num_rows, *part.shape[1:])
+            # The name is gone when the block ends; the tensor is a map of the file, which keeps the content until it is
+            # gone too.
             return torch.from_file(file.name, shared=False, size=math.prod(shape), dtype=part.dtype).view(shape)
 
     def _from_first(self, wholes: Iterator[torch.Tensor], empty: torch.Tensor, num_rows: int) -> torch.Tensor:
@@ -158,6 +161,8 @@ def _changed(state: dict[str, Any], rows_of: dict[str, int], change: _Change) ->
     def weights(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return {name: change(value, rows_of[name]) if name in rows_of else value for name, value in tensors.items()}
 
+    # The row-wise optimizer is the last part; see `build_optimizer`. Its tensors come before the weights here and in
+    # every process: each change is one that all make together, and what was put aside is taken in the same order.
     *others, tables = state["optimizer"]["parts"]
     moments = {
         number: {
@@ -177,6 +182,7 @@ def _put_aside(whole: torch.Tensor, wholes: list[torch.Tensor]) -> torch.Tensor:
 
 
 def _as_whole(table: ShardedEmbedding, rows: torch.Tensor) -> FusedEmbedding:
+    # No row is allocated, because its table is taken over.
     whole = FusedEmbedding(table.num_buckets.tolist(), dim=table.dim, sparse=True, is_rare=table.is_rare, table_rows=0)
     whole.embedding_table = nn.Parameter(rows)
     return whole

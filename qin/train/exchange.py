@@ -49,6 +49,7 @@ class GradientSum:
         sizes = [part.numel() for part in parts]
         *sums, present, found = torch.split(flat, [*sizes, len(parameters), len(figures)])
         numbers = present.tolist()
+        # The numbers go on with the tables, hence no strict zip.
         for parameter, total, processes in zip(self._dense, sums, numbers, strict=False):
             parameter.grad = total.view_as(parameter) if processes else None
         for table, processes in zip(self._tables, numbers[len(self._dense) :], strict=False):

@@ -40,6 +40,7 @@ class StepFigures:
         self._is_good &= loss.isfinite()
         total, weights, last, num_good = self._sums.unbind()
         added = torch.stack((total + loss * batch_weight, weights + weight, loss, num_good + self._is_good))
+        # Chosen where it is computed: a branch in Python would wait for the device.
         self._sums.copy_(torch.where(was_good, added, torch.stack((total, weights, last, num_good))))
 
     def count(self, step: int) -> None:
@@ -58,6 +59,7 @@ class StepFigures:
         if num_good < self.num_steps:
             assert not math.isfinite(last)
             raise TrainingError(f"the loss is {last} at step {self._first_step + int(num_good)}; {HINT_DIVERGED}")
+        # The last loss stays, as a progress bar shows it until there is another.
         self._sums[:2] = 0.0
         self._sums[3] = 0.0
         self.num_steps = 0

@@ -104,6 +104,7 @@ def describe_run(
     facts = {
         "settings": settings,
         "data": fingerprint(reader.manifest, hashlib.sha256(fold.tobytes()).hexdigest()),
+        # Of what this file imports, so that an edit of another stage does not end a run that could go on.
         "code": code_fingerprint("qin/train/fit.py"),
         "versions": library_versions(),
         "computed_by": computed_by,
@@ -134,6 +135,10 @@ def fit_model(
     start: Start | None = None,
 ) -> tuple[Trained, ScoredRows]:
     """Fit a model on the train fold, stopped by the selection half of the validation fold.
+
+    1. Batch size and rate follow from the rows that an epoch draws.
+    2. The network is trained, checked on the selection half, and set to its best check's weights.
+    3. It scores the whole validation fold, then divided tables are made whole.
 
     The report half decides nothing here, so what is reported of it is not biased by the choice of the best state.
 
@@ -169,6 +174,7 @@ def fit_model(
     half = run.selection_half(is_val=is_val, is_report=is_report)
     provenance = run.provenance(fold, stop=half.is_selected)
     trained = run.train(provenance, stop=half.scores, checkpoints=checkpoints, watch=watch)
+    # Before the tables are whole: all processes score divided ones, and only the first gets whole ones.
     scored = run.validation_rows(trained.network, is_val=is_val, is_report=is_report)
     DividedTables(trained.network, ranks, trained.checkpoints).replace_in(trained.network)
     return trained, scored
@@ -207,6 +213,7 @@ def refit_model(
     label, is_fitted = read_labels(reader), (fold == TRAIN) | (fold == VALIDATION)
     prior = replace(heldout.prior, base_rate=float(label[is_fitted].mean()))
     is_train = fold == TRAIN
+    # Of rows as they are drawn: an epoch with downsampling has fewer steps.
     growth = num_drawn_rows(label[is_fitted], prior) / num_drawn_rows(label[is_train], prior)
     budget = heldout.budget(growth)
     run = Run(params, reader, label, is_fitted, prior, heldout.pace, ranks, start)
@@ -248,10 +255,12 @@ class Run:
         loader = build_loader(self.reader, knobs, choose_device(knobs), batch_size=self.pace.batch_size, ranks=ranks)
         rows = TrainingRows(loader, self.is_train, self.label, self.prior, knobs.seed, ranks)
         network = place(self.initial_network(), knobs)
+        # Before the loop looks for a state: who had to wait for its turn goes on from what the other one has left.
         store = CheckpointStore(checkpoints, provenance["run"])
         if ranks.rank == 0:
             store.claim()
         optimizer = build_optimizer(network, knobs, lr=self.pace.lr)
+        # Before the loop, too, which replaces it where the run itself has left a checkpoint.
         if self.start is not None:
             self.start.load_optimizer(network, optimizer)
         loop = TrainingLoop(
@@ -270,6 +279,8 @@ class Run:
         if self.is_followed(stop):
             loop.save()
         ended = self.ended(network, result, provenance, store)
+        # Of the last step, also where an earlier check's weights are kept: a second copy of the moments at every best
+        # check would take twice the weights, for averages that change little over a few checks.
         return replace(ended, optimizer=optimizer_state(network, optimizer)) if knobs.keep_optimizer else ended
 
     def is_followed(self, stop: object) -> bool:
@@ -310,6 +321,7 @@ class Run:
         fitted = fit_inputs(self.reader, self.is_train, params, seed=seed) if is_first else unfitted(schema, params)
         shared_by = self.ranks if self.params.train.shard_tables else None
         network = build_model(schema, params, fitted, seed=seed, shared_by=shared_by)
+        # The base rate as the loss sees it: the offset is what weights and sampling do to the odds.
         start = prior_logit(self.prior.base_rate) - self.prior.offset
         network.set_base_rate(float(sigmoid(np.array([start]))[0]))
         if self.start is not None and is_first:
@@ -332,6 +344,7 @@ def _figures(result: LoopResult, run: Run, network: QIN) -> dict[str, Any]:
         "num_steps": result.num_steps,
         "best_step": result.best_step,
     }
+    # Told only where there were several, so that the figures of one process have the bytes that they always had.
     if any(number > 1 for _, number in result.processes):
         figures["processes"] = [list(part) for part in result.processes]
     if not result.history:

@@ -63,6 +63,7 @@ def fit_folds(
         warned: What has been warned of; a finished fold's warnings are added, so that they stand in the metrics.
     """
     for number, place in enumerate(folds, start=1):
+        # One process looks for all: on shared disks others may see a folder a moment later, and would part ways.
         if fitting.ranks.from_first(lambda number=number: store.has(number)):  # type: ignore[misc]
             log.info("fold %d of %d: finished before", number, len(folds))
             if fitting.ranks.rank == 0:
@@ -74,6 +75,7 @@ def fit_folds(
             trained, facts = _fit_fold(params, fitting, place, folder, checkpoints=checkpoints, watch=watch_of(number))
             store.write_facts(folder, {**facts, "warnings": warned[known:]})
         if fitting.ranks.rank == 0:
+            # Now that the fold is kept: between the two, a kill leaves both rather than none.
             trained.remove_checkpoints()
 
 

@@ -22,19 +22,19 @@ from qin.shards.loader import BatchSource
 def neg_downsample(
     label: npt.NDArray[np.uint8], *, ratio: float, generator: np.random.Generator
 ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float32]]:
-    """Keep every positive, and each negative independently with probability ``ratio``.
+    """Keep every positive, and each negative independently with probability `ratio`.
 
     Args:
-        label: ``(rows,)``, 0 or 1.
-        ratio: share of negatives to keep, in (0, 1].
-        generator: seeded generator; one number is drawn per row, whatever its label.
+        label: `(rows,)`, 0 or 1.
+        ratio: Share of negatives to keep, in (0, 1].
+        generator: Seeded generator; one number is drawn per row, whatever its label.
 
     Returns:
-        Whether each row is kept, ``(rows,)``, and each row's weight, ``(rows,)``: 1 for positives, ``1 / ratio`` for
+        Whether each row is kept, `(rows,)`, and each row's weight, `(rows,)`: 1 for positives, `1 / ratio` for
         kept negatives, 0 for the others. Its expectation is 1 for every row.
 
     Raises:
-        ValueError: ``label`` is not a vector of 0 and 1, or ``ratio`` is outside (0, 1].
+        ValueError: `label` is not a vector of 0 and 1, or `ratio` is outside (0, 1].
     """
     if not 0.0 < ratio <= 1.0:
         raise ValueError(f"the negative ratio must be in (0, 1], got {ratio=}")
@@ -47,7 +47,7 @@ def neg_downsample(
 
 
 def auto_pos_weight(num_negatives: int, num_positives: int) -> float:
-    """Return the weight that gives both classes the same total, ``num_negatives / num_positives``.
+    """Return the weight that gives both classes the same total, `num_negatives / num_positives`.
 
     Raises:
         ValueError: A count is below 1.
@@ -58,16 +58,16 @@ def auto_pos_weight(num_negatives: int, num_positives: int) -> float:
 
 
 def positive_weights(label: torch.Tensor, *, pos_weight: float) -> torch.Tensor:
-    """Return ``pos_weight`` for positives and 1 for negatives, ``(batch,)``, float32.
+    """Return `pos_weight` for positives and 1 for negatives, `(batch,)`, float32.
 
-    This shifts the logit that the loss is minimised by, by ``log(pos_weight)``; the calibrator's offset undoes it.
+    This shifts the logit that the loss is minimised by, by `log(pos_weight)`; the calibrator's offset undoes it.
 
     Args:
-        label: ``(batch,)``, 0 or 1.
-        pos_weight: positive and finite.
+        label: `(batch,)`, 0 or 1.
+        pos_weight: Positive and finite.
 
     Raises:
-        ValueError: ``pos_weight`` is not positive and finite.
+        ValueError: `pos_weight` is not positive and finite.
     """
     if not 0.0 < pos_weight < math.inf:
         raise ValueError(f"pos_weight must be positive and finite, got {pos_weight=}")

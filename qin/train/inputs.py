@@ -96,6 +96,7 @@ def rare_buckets(reader: RowReader, is_train: Mask, *, min_count: int) -> Mask:
             counts[field] += np.bincount(column, minlength=counts[field].size)
         for sequence, vocabulary in zip(reader.schema.sequences, inputs.sequence_vocabulary, strict=True):
             items = reader.read(f"sequence.{sequence.name}", start, stop)[chosen].ravel()
+            # Added to the field's where they share a vocabulary: what only histories hold is not rare for that.
             counts[vocabulary] += np.bincount(items, minlength=counts[vocabulary].size)
     for count in counts:
         count[:FIRST_VALUE_BUCKET] = min_count  # padding and null are what they are

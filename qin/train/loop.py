@@ -91,9 +91,10 @@ class Budget:
 class TrainingLoop:
     """One training run: either checked several times an epoch and stopped by what it finds, or of a fixed length.
 
-    1. Each epoch's rows are drawn, shuffled and cut into batches; a step descends the weighted loss of one.
-    2. `checks_per_epoch` times an epoch the model is scored on rows that it is not trained on. The best state is kept.
-    3. After `patience` checks without a smaller loss, or after `epochs`, the best state is loaded.
+    1. An existing checkpoint is loaded; what follows is then the rest of the same run, to the byte.
+    2. Each epoch's rows are drawn, shuffled and cut into batches; a step descends the weighted loss of one.
+    3. `checks_per_epoch` times an epoch the model is scored on rows that it is not trained on. The best state is kept.
+    4. After `patience` checks without a smaller loss, or after `epochs`, the best state is loaded.
 
     With a budget there are no checks, and the last state is the result.
 
@@ -127,6 +128,7 @@ class TrainingLoop:
         self._checkpoints, self._watch = checkpoints, watch
         self._divided = DividedTables(model, rows.ranks, checkpoints)
         self._num_rows_seen, self._last_loss = 0, math.nan
+        # At its full height, before a checkpoint brings the scaled one; groups differ in their decay alone.
         self._lr = self._rate = float(optimizer.param_groups[0]["lr"])
         self._state = LoopState()
         if self._budget is not None:
@@ -162,6 +164,7 @@ class TrainingLoop:
         if self._budget is None:
             self._model.load_state_dict(self._best)
         else:
+            # The best check's weights would be the average's already; the last step's are not.
             if self._average is not None:
                 self._model.load_state_dict(self._evaluated.state_dict())
             self._check_weights()
@@ -206,11 +209,14 @@ class TrainingLoop:
                 self._train_step(batch)
                 progress.advance(num_rows, note=f"loss {self._last_loss:.4f}")
                 self._tell_step(num_rows)
+                # Before the save, or a run that is resumed at this step would never be checked there.
                 if state.step_in_epoch in checks:
                     self._check(num_steps)
                 if self._is_over:
                     break
                 self._save_if_due()
+        # By the count, as the loop also ends where the run is over in the middle of an epoch, or begins at the end of
+        # one.
         if state.step_in_epoch == num_steps:
             state.epoch, state.step_in_epoch = state.epoch + 1, 0
 
@@ -219,6 +225,7 @@ class TrainingLoop:
         if self._validate is None:
             return set()
         per_epoch = self._params.checks_per_epoch
+        # Rounded up, so that the last is the epoch's end; in an epoch of fewer steps than checks some of them coincide.
         return {-(-number * num_steps // per_epoch) for number in range(1, per_epoch + 1)}
 
     def _train_step(self, batch: Batch) -> None:
@@ -229,13 +236,14 @@ class TrainingLoop:
             self._read_figures()
 
     def _read_figures(self) -> None:
-        """Take over the sums of the steps since the last read; what is reported is the mean over an epoch's rows."""
+        """Take over the sums of the steps since the last read; what a check reports is the mean since the last one."""
         loss_sum, weight_sum, self._last_loss = self._step.read()
         self._state.loss_sum += loss_sum
         self._state.weight_sum += weight_sum
 
     def _tell_step(self, num_rows: int) -> None:
         self._num_rows_seen += num_rows
+        # Rarely, because a GPU is waited for.
         if self._watch.is_due(self._state.step):
             self._read_figures()
             norm = {} if self._step.grad_norm is None else {"grad_norm": self._step.grad_norm.item()}
@@ -271,6 +279,7 @@ class TrainingLoop:
             record,
         )
         state.history.append(record)
+        # Strictly smaller: a model that stands still has no gain, and comes to its end.
         if scores.log_loss < state.best_loss:
             state.best_loss, state.best_step, state.checks_without_gain = scores.log_loss, state.step, 0
             self._keep_as_best(model)
@@ -293,6 +302,7 @@ class TrainingLoop:
     def _set_learning_rate(self, num_steps: int) -> None:
         """Set the rate of the next step; only the cosine depends on the last epoch that is allowed."""
         state, params = self._state, self._params
+        # Cut at 1 below: a refit's number of steps is rounded, and may pass the last epoch by one.
         done = (state.epoch + state.step_in_epoch / num_steps) / params.epochs
         scale = {
             "constant": 1.0,
@@ -308,6 +318,7 @@ class TrainingLoop:
     def _save_if_due(self) -> None:
         every = self._params.checkpoint_steps
         is_due = every is not None and self._state.step - self._last_saved_step >= every
+        # Steps are the same in all processes, clocks are not: what `agreed` asks is asked by all of them or by none.
         if is_due or self._divided.agreed(time.monotonic() - self._last_save >= self._save_interval):
             self._save()
 
@@ -335,6 +346,7 @@ class TrainingLoop:
         if saved is None:
             return
         self._state = LoopState(**saved["state"])
+        # Popped, so that each part is let go as soon as it is taken over: a large table would be there twice.
         self._model.load_state_dict(saved.pop("model"))
         load_optimizer(self._optimizer, saved.pop("optimizer"))
         if self._average is not None:

@@ -12,19 +12,19 @@ from qin.shards.loader import Batch
 
 
 def logistic_loss(logit: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
-    """Compute ``-log p(label)`` of each row from its logit.
+    """Compute `-log p(label)` of each row from its logit.
 
-    The form ``softplus(-z)`` for clicks and ``softplus(z)`` otherwise keeps the relative precision of tiny losses.
+    The form `softplus(-z)` for clicks and `softplus(z)` otherwise keeps the relative precision of tiny losses.
 
     Args:
-        logit: ``(batch,)``; half-precision logits are widened to float32 first.
-        label: ``(batch,)``, 0 or 1, any type.
+        logit: `(batch,)`; half-precision logits are widened to float32 first.
+        label: `(batch,)`, 0 or 1, any type.
 
     Returns:
-        Losses in nats, ``(batch,)``, float32, or float64 where ``logit`` is.
+        Losses in nats, `(batch,)`, float32, or float64 where `logit` is.
 
     Raises:
-        ValueError: ``logit`` is not a floating-point vector, or ``label`` has another shape.
+        ValueError: `logit` is not a floating-point vector, or `label` has another shape.
     """
     _check_logit(logit)
     _check_vector("label", label, like=logit)
@@ -41,25 +41,25 @@ def weighted_logistic_loss(
     denominator: float | torch.Tensor,
     extra_loss: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Compute ``sum(sample_weight * (loss + extra_loss)) / denominator``.
+    """Compute `sum(sample_weight * (loss + extra_loss)) / denominator`.
 
-    ``denominator`` is the expected weight of a full batch, of all ranks together: a constant that is known before any
+    `denominator` is the expected weight of a full batch, of all ranks together: a constant that is known before any
     batch is drawn. Divided by the weight of this batch, or of the rows that a selection kept, the loss would be a ratio
     of two random numbers and no longer unbiased.
 
     Args:
-        logit: ``(batch,)``.
-        label: ``(batch,)``, 0 or 1.
-        sample_weight: ``(batch,)``, the product of all weights of a row; a row of weight 0 counts for nothing.
-        denominator: positive total weight; a tensor must be a scalar, and is not checked for its value, because that
+        logit: `(batch,)`.
+        label: `(batch,)`, 0 or 1.
+        sample_weight: `(batch,)`, the product of all weights of a row; a row of weight 0 counts for nothing.
+        denominator: Positive total weight; a tensor must be a scalar, and is not checked for its value, because that
             would stall a GPU.
-        extra_loss: ``(batch,)``, what else each row costs; None: nothing.
+        extra_loss: `(batch,)`, what else each row costs; None: nothing.
 
     Returns:
-        The loss, a scalar in float32, or float64 where ``logit`` is.
+        The loss, a scalar in float32, or float64 where `logit` is.
 
     Raises:
-        ValueError: A shape is wrong, or a ``float`` denominator is not positive and finite.
+        ValueError: A shape is wrong, or a `float` denominator is not positive and finite.
     """
     _check_vector("sample_weight", sample_weight, like=logit)
     if isinstance(denominator, torch.Tensor):
@@ -78,20 +78,20 @@ def weighted_logistic_loss(
 def self_ensemble(first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Join two passes of one network, whose dropout masks differ, into their ensemble.
 
-    With the passes' probabilities ``p1``, ``p2`` and their mean ``p``, the published loss is ``L(p, label) +
-    L(p1, p) + L(p2, p)``, where ``L`` is the cross-entropy and no gradient flows through a ``p`` that is a target.
-    The first term is ``logistic_loss`` of the ensemble's logit.
+    With the passes' probabilities `p1`, `p2` and their mean `p`, the published loss is `L(p, label) +
+    L(p1, p) + L(p2, p)`, where `L` is the cross-entropy and no gradient flows through a `p` that is a target.
+    The first term is `logistic_loss` of the ensemble's logit.
 
     Source: QNN-alpha (arXiv 2505.17999), the self-ensemble loss.
-    NOTE[DIFF]: the other terms are divergences here, ``L(p1, p) - L(p, p)``: 0 where passes agree, the same gradient.
+    NOTE[DIFF]: the other terms are divergences here, `L(p1, p) - L(p, p)`: 0 where passes agree, the same gradient.
 
     Args:
-        first: logits of one pass, ``(batch,)``.
-        second: logits of the other, ``(batch,)``.
+        first: Logits of one pass, `(batch,)`.
+        second: Logits of the other, `(batch,)`.
 
     Returns:
-        The logit of the mean probability, ``(batch,)``, and the sum of both passes' divergences from it in nats,
-        ``(batch,)``; both in float32 at least.
+        The logit of the mean probability, `(batch,)`, and the sum of both passes' divergences from it in nats,
+        `(batch,)`; both in float32 at least.
 
     Raises:
         ValueError: The logits are not floating-point vectors of one shape.
@@ -140,5 +140,6 @@ def forward_ensemble(network: nn.Module, batch: Batch, *, strength: float) -> tu
     first = forward(network, batch)
     if not strength:
         return first, None
+    # The second pass draws masks of its own, the next ones of the step's generator.
     logit, divergence = self_ensemble(first, forward(network, batch))
     return logit, strength * divergence

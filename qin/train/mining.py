@@ -71,6 +71,10 @@ def mined_loss(
 ) -> torch.Tensor:
     """Compute an unbiased estimate (`ohem`: a biased one) of the batch's loss from the rows that mining selects.
 
+    1. Score the rows of this process: without a gradient where there are two passes, else with it.
+    2. Bring all processes' logits and labels together, and select from them with the generator that all share.
+    3. Weigh this process's rows by the selection; of two passes, score those that are kept once more, with a gradient.
+
     Several processes select from all their rows together, so that they keep what one keeps; the sum of their losses is
     the loss of the whole batch. A process whose rows are all left out has a loss of 0 without a gradient.
 
@@ -106,6 +110,7 @@ def mined_loss(
             logit, batch.label, sample_weight=weight, denominator=denominator, extra_loss=extra
         )
     kept = weight.nonzero().squeeze(1)
+    # Its number among all rows that are kept, as masks of dropout depend on it: one process would draw the same.
     first_row = int(torch.count_nonzero(selected[: batch.first_row]))
     part = replace(batch.take(kept), first_row=first_row)
     assert part.label is not None
@@ -122,6 +127,8 @@ def selection_generator(seed: int, *, step: int) -> torch.Generator:
         seed: Of the run.
         step: Optimizer steps before this one, over all epochs.
     """
+    # The 0 was a process's number when each selected by itself; without it, every run with mining would be another one.
+    # 63 bits, as of a step's seed.
     state = np.random.SeedSequence((seed, step, Stream.SELECTION, 0)).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state >> 1))
 

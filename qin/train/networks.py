@@ -69,6 +69,7 @@ class FittedNetworks:
         if not self.others:
             return figures
         forms = [run.figures for run in self.others]
+        # Back in its place, by which forms have their names.
         forms.insert(self.form, self.runs[0].figures)
         tried = [
             {"form": name, "is_kept": number == self.form, **{key: one[key] for key in _OF_A_FORM}}
@@ -141,6 +142,7 @@ def fit_models(
     if tried:
         shown = ", ".join(f"{loss:.5f}" for loss in losses)
         log.info("form %d is kept: log loss of the selection half %s", chosen, shown)
+    # Its curve takes the place of the first form's, which was told all along.
     if chosen:
         watch.on_check(first[0].result.history)
     runs = [first, *(fit(forms[chosen], seed, SILENT) for seed in range(1, params.model.seeds))]
@@ -215,7 +217,7 @@ def forms_of(params: Params, wanted: Sequence[NetworkParams] | None = None) -> t
 
 
 def _with_form(params: Params, form: NetworkParams) -> Params:
-    """The settings as if a form were the only one."""
+    """The settings as if a form were the only one, with which a run of such settings alone shares its checkpoint."""
     model = params.model.model_copy(update={**form.model_dump(), "alternatives": []})
     return params.model_copy(update={"model": model})
 

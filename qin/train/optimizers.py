@@ -105,6 +105,7 @@ def clip_grad_norm(
         grad = parameter.grad._values() if parameter.grad.is_sparse else parameter.grad
         (of_parts if id(parameter) in parts else grads).append(grad)
     norm = _total_norm(grads)
+    # Parts of a divided table differ between processes, so their squares are added up; all else is everyone's alike.
     if divided:
         squares = _total_norm(of_parts).double().square()
         ranks.sum_(squares)
@@ -266,6 +267,7 @@ def _coefficients(group: dict[str, Any], step: int) -> _Coefficients:
 def _update_with_kernel(
     table: torch.Tensor, state: dict[str, Any], rows: torch.Tensor, grad: torch.Tensor, coefficients: _Coefficients
 ) -> None:
+    # Rows ascend, so the first and the last tell of all.
     if len(rows) and (int(rows[0]) < 0 or int(rows[-1]) >= len(table)):
         raise ValueError(f"a row must be in [0, {len(table)}), got {int(rows[0])} to {int(rows[-1])}")
     arrays = (
@@ -275,6 +277,7 @@ def _update_with_kernel(
         rows.contiguous().numpy(),
         grad.contiguous().numpy(),
     )
+    # Or the kernel would compute every row in float64.
     factors = _Coefficients(*map(np.float32, coefficients))
 
     def move(first: int, last: int) -> None:

@@ -101,6 +101,7 @@ def output_of_first(place: Path, ranks: Ranks) -> Iterator[Path]:
         with atomic_directory(place) as folder:
             yield folder
         return
+    # The others do as the first does and throw it away, so that there is one path of code whoever runs it.
     folder = SCRATCH / "ranks" / f"{ranks.rank}" / place.name
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)

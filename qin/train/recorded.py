@@ -43,6 +43,7 @@ class RecordedStep:
             self._num_steps += 1
             return
         if self._place is None:
+            # Memory of its own, whose addresses the graph has for good.
             self._place = batch.with_tensors([tensor.clone() for tensor in batch.tensors])
         for place, tensor in zip(self._place.tensors, batch.tensors, strict=True):
             place.copy_(tensor, non_blocking=True)
@@ -79,6 +80,8 @@ class RecordedStep:
         return all(a.shape == b.shape for a, b in zip(self._place.tensors, batch.tensors, strict=True))
 
     def _fill_keys(self) -> None:
+        # As many as the recorded step has masks, drawn in the order in which they ask: the keys that plain steps would
+        # draw.
         drawn = torch.tensor([draw_key() for _ in range(self._num_keys)], dtype=torch.int64)
         if self._keys.device.type == "cuda":
             drawn = drawn.pin_memory()

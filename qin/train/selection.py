@@ -105,6 +105,7 @@ def goss_weights(loss: torch.Tensor, *, num_top: int, drawn: torch.Tensor) -> to
     Returns:
         Weights, `(n,)`.
     """
+    # Stable, so that of equal losses every device takes the same rows.
     order = loss.argsort(descending=True, stable=True)
     rest = order[num_top:]
     weight = torch.zeros_like(loss)
@@ -149,10 +150,12 @@ def inclusion_probabilities(loss: torch.Tensor, *, num_kept: int) -> torch.Tenso
     size = loss.to(torch.float64)
     size = size.clamp_min(PPS_FLOOR * size.mean()) if size.any() else torch.ones_like(size)
     largest_first = size.sort(descending=True).values
+    # From the smallest up, which loses the fewest digits.
     tail = largest_first.flip(0).cumsum(0).flip(0)  # sum of a size and all smaller ones
     num_certain = torch.arange(len(size), device=size.device)
     # With the j largest certain, the others share num_kept - j; the first j whose next size fits under 1 is right.
     factor = (num_kept - num_certain) / tail
+    # There is one: with num_kept - 1 of them certain 1 is left to share, and no size is larger than its tail.
     first = (factor * largest_first <= 1.0).nonzero()[0]
     return (factor[first] * size).clamp_max(1.0)
 

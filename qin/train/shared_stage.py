@@ -103,12 +103,14 @@ def train_shared(params: Params, report: StageReport, tracking: Tracking) -> Non
     fold, rule = read_folds(paths.FOLDS, num_rows=prepared.num_rows), read_fold_rule(paths.FOLDS)
     refit, is_report = params.refits, report_half(facts.unit, seed=params.split.seed)
     with ExitStack() as outputs:
+        # All statistics take their places at the end of this block, together, when every network is written.
         views = [_View.of(params, label, facts) for label in params.data.labels]
         fitted = [outputs.enter_context(atomic_directory(view.room / paths.STATISTICS)) for view in views]
         places = [paths.heldout_place(folder, refit=refit) for folder in fitted]
         statistics, rows = _statistics(views, fold == TRAIN, places)
         fitting = SharedFitting(rows, fold, is_report, paths.CHECKPOINTS)
         watch = Watch(tracking.check, tracking.step("train/"), params.track.every_steps)
+        # Any label's settings do: they differ in what is read, which the views have read.
         heldout = fit_shared_models(views[0].params, fitting, watch=watch)
         deployed = [fits.runs for fits, _ in heldout]
         schemas = [of_label.schema for of_label in rows]
@@ -125,6 +127,7 @@ def train_shared(params: Params, report: StageReport, tracking: Tracking) -> Non
         for view, folder, outcome in zip(views, fitted, outcomes, strict=True):
             _write_model(view, folder, outcome, fold=fold, rule=rule)
     for view, outcome in zip(views, outcomes, strict=True):
+        # What comes now names the content of what is in its place.
         _write_rest(view, outcome, report)
     report.check_inputs()
     hand_over(_STAGE, {view.label: view.room for view in views})
@@ -147,6 +150,7 @@ def _statistics(
     found = [view.fitting.statistics(is_fitted, place, only=only) for view, place in zip(views, folders, strict=True)]
     kept = [name for name in found[0][0].kept if all(name in report.kept for report, _ in found)]
     dropped = {name: why for report, _ in found for name, why in report.dropped.items()}
+    # Anew, rather than taken out: tables and columns are numbered through, and checksums are of whole files.
     if only is None and any(len(report.kept) > len(kept) for report, _ in found):
         for place in folders:
             shutil.rmtree(place)

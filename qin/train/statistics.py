@@ -72,6 +72,7 @@ def fit_train_statistics(
         folder=folder,
         origin=origin,
     )
+    # The drops of a refit are those of the held-out fit, which were told then.
     for name, reason in () if only is not None else report.dropped.items():
         log.info("%s is not used: %s", name, reason)
     return report
@@ -118,6 +119,7 @@ class SharedFit:
                 self.params, self.reader, is_fitted, self.facts, folder, only=only, origin=self.origin
             )
         shared = self.ranks.all_of((str(folder.resolve()), report))
+        # Each reads what was written on its own machine; the report is the first one's, the same by construction.
         place, _ = shared[self.ranks.leader]
         _, report = shared[0]
         assert report is not None

@@ -76,6 +76,7 @@ class TrainingStep:
             TrainingError: On a CPU, if the loss is not finite; nothing has been moved then.
         """
         self._number = number
+        # Here, as a step that is replayed runs no Python below.
         self._figures.count(number)
         # Dropout depends on the step, so that there is no state to save; the CPU's generator gives all keys.
         torch.default_generator.manual_seed(step_seed(self._params.seed, number))
@@ -116,6 +117,7 @@ class TrainingStep:
         assert batch.label is not None
         weight = self._rows.weights(batch.label)
         loss = self._loss(batch, weight)
+        # Not to zero: the optimizer leaves alone what has no gradient, where a zero would let momentum move it.
         self._optimizer.zero_grad(set_to_none=True)
         if loss.requires_grad:  # or this process has none of a short batch's rows
             loss.backward()  # type: ignore[no-untyped-call]
@@ -126,6 +128,7 @@ class TrainingStep:
         if self._reads_each_step:
             self._found = self._figures.read()  # of the sum over processes, so that all stop
         if self._params.gradient_clip is not None:
+            # After the sum over processes: the norm is that of the whole batch, however it was divided.
             self.grad_norm = clip_grad_norm(
                 self._model.parameters(),
                 max_norm=self._params.gradient_clip,
@@ -156,4 +159,5 @@ class TrainingStep:
 
 def step_seed(seed: int, step: int) -> int:
     """Seed of the dropout of a step."""
+    # 63 bits, which mean the same to whoever reads a seed with a sign.
     return int(np.random.SeedSequence((seed, step, Stream.STEP)).generate_state(1, np.uint64)[0] >> 1)

@@ -55,6 +55,7 @@ def _at_most(mask: npt.NDArray[np.bool_], label: npt.NDArray[np.uint8], *, max_r
     rows = np.flatnonzero(mask)
     if rows.size <= max_rows:
         return mask
+    # Clicks first; evenly spaced numbers then take the same share of both classes.
     rows = rows[np.argsort(label[rows] == 0, kind="stable")]
     out = np.zeros_like(mask)
     out[rows[np.arange(max_rows) * rows.size // max_rows]] = True
@@ -87,5 +88,6 @@ class SelectionHalf:
         logit = score_rows(network, self.reader, self.is_selected, batch_size=self.batch_size, ranks=self.ranks)
         if not np.isfinite(logit).all():  # the step before may have overflowed, and no later loss tells so
             raise TrainingError(f"the model's logits are not finite; {HINT_DIVERGED}")
+        # On the natural scale, or weights of clicks would choose the state; a ranking knows no offset.
         loss = LOG_LOSS.statistic(Rows(logit.astype(np.float64) + self.offset, label))
         return ValidationScores(log_loss=loss, **values((AP, AUC), Rows(logit, label)))
