@@ -103,6 +103,7 @@ class TargetAttention(nn.Module):
         query = target if query is None else query
         self._check(target, sequence, is_valid)
         self._check(query, sequence if keys is None else keys, is_valid)
+        # Kernels are written for float32; float64 is what gradients are tested in.
         is_tiled = has_kernels(sequence) and sequence.dtype == torch.float32
         sums = self._tiled_sums if is_tiled else self.whole_sums
         context = self._scaled(sums(self._directions(query), keys, sequence, is_valid), is_valid, target)
@@ -176,6 +177,7 @@ def recencies(is_valid: torch.Tensor) -> torch.Tensor:
         Integers `(batch, seq)` from 0 to 15; arbitrary where not valid.
     """
     num_after = is_valid.sum(dim=1, keepdim=True) - is_valid.cumsum(dim=1)
+    # Not `log2`, whose rounding may put a power of two on the wrong side.
     exponent: torch.Tensor = torch.frexp((num_after + 1).to(torch.float32)).exponent.to(torch.int64) - 1
     return exponent.clamp(0, _NUM_RECENCIES - 1)
 

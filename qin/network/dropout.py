@@ -14,6 +14,7 @@ from qin.runtime.jit import njit
 from qin.runtime.seeds import GOLDEN, mix
 
 _LEVELS = 1 << 32
+# The golden ratio's upper bits, which set neighbouring columns far apart, and the factors of lowbias32.
 _COLUMN_FACTOR, _FACTORS = 0x9E3779B1, (0x7FEB352D, 0x846CA68B)
 
 _given: list[Iterator[torch.Tensor]] = []  # keys that masks take instead of drawing them
@@ -34,6 +35,7 @@ class Mask:
     @classmethod
     def draw(cls, probability: float) -> "Mask":
         """A new mask from PyTorch's global CPU generator, which is left alone where nothing is dropped."""
+        # A threshold of 2**32 would not fit into 32 bits, and would keep nothing to divide by.
         threshold = min(round(probability * _LEVELS), _LEVELS - 1)
         if threshold and _given:
             return cls(next(_given[-1]), threshold)

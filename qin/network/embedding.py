@@ -19,19 +19,19 @@ class FusedEmbedding(nn.Module):
     every vocabulary reads row 0 of the table, which is zero and never receives a gradient; an update that
     is zero for a zero gradient and a zero weight (SGD, Adam, AdamW, with or without weight decay) leaves it so.
 
-    The table starts at zero; ``QIN.init_parameters`` draws it.
+    The table starts at zero; `QIN.init_parameters` draws it.
 
     Args:
-        num_buckets: buckets of each vocabulary, padding and null included.
-        dim: width of an embedding.
-        sparse: whether the table's gradient is a sparse tensor of the rows that were read, without a buffer of the
-            table's size; for ``qin.train.optimizers.RowWiseAdam``. On a CPU each row is in it once, in ascending order.
-        is_rare: rows of the table that are never read, ``(table_rows,)``, bool: null is read in place of them.
-        table_rows: rows that this process holds; None: all.
+        num_buckets: Buckets of each vocabulary, padding and null included.
+        dim: Width of an embedding.
+        sparse: Whether the table's gradient is a sparse tensor of the rows that were read, without a buffer of the
+            table's size; for `qin.train.optimizers.RowWiseAdam`. On a CPU each row is in it once, in ascending order.
+        is_rare: Rows of the table that are never read, `(table_rows,)`, bool: null is read in place of them.
+        table_rows: Rows that this process holds; None: all.
 
     Raises:
-        ValueError: There is no vocabulary, one has fewer than 2 buckets, ``dim`` is below 1, or the shape of
-            ``is_rare`` is not the table's.
+        ValueError: There is no vocabulary, one has fewer than 2 buckets, `dim` is below 1, or the shape of
+            `is_rare` is not the table's.
     """
 
     offsets: torch.Tensor
@@ -57,6 +57,7 @@ class FusedEmbedding(nn.Module):
         self.dim = dim
         self.sparse = sparse
         sizes = torch.tensor(num_buckets, dtype=torch.int64)
+        # Not persistent: they follow from the schema, and a file of weights holds nothing twice.
         self.register_buffer("num_buckets", sizes, persistent=False)
         self.register_buffer("offsets", sizes.cumsum(0) - sizes, persistent=False)
         self.register_buffer("is_rare", None if is_rare is None else is_rare.clone())
@@ -70,13 +71,13 @@ class FusedEmbedding(nn.Module):
         self.embedding_table[self.offsets + PADDING_BUCKET] = 0.0
 
     def forward(self, buckets: torch.Tensor) -> torch.Tensor:
-        """Read one embedding for each of the first ``fields`` vocabularies.
+        """Read one embedding for each of the first `fields` vocabularies.
 
         Args:
-            buckets: ``(batch, fields)``, any integer type; column ``f`` counts in vocabulary ``f``.
+            buckets: `(batch, fields)`, any integer type; column `f` counts in vocabulary `f`.
 
         Returns:
-            Embeddings, ``(batch, fields, dim)``.
+            Embeddings, `(batch, fields, dim)`.
 
         Raises:
             ValueError: The shape or type is wrong, or a bucket lies outside its vocabulary (checked on the CPU
@@ -87,21 +88,21 @@ class FusedEmbedding(nn.Module):
     def read(
         self, buckets: torch.Tensor, sequences: Sequence[torch.Tensor], *, vocabularies: Sequence[int]
     ) -> list[torch.Tensor]:
-        """Read the fields as ``forward`` does and behaviour sequences, whose gradients then come as one.
+        """Read the fields as `forward` does and behaviour sequences, whose gradients then come as one.
 
         A dense gradient has the table's size, so one for each of three reads took half of a step on a log with 400,000
         rows in its table.
 
         Args:
-            buckets: as of ``forward``.
-            sequences: ``(batch, seq)`` each, any integer type; 0 is padding and gives a zero vector.
-            vocabularies: the index of each sequence's vocabulary.
+            buckets: As of `forward`.
+            sequences: `(batch, seq)` each, any integer type; 0 is padding and gives a zero vector.
+            vocabularies: The index of each sequence's vocabulary.
 
         Returns:
-            Embeddings of the fields, ``(batch, fields, dim)``, then of each sequence, ``(batch, seq, dim)``.
+            Embeddings of the fields, `(batch, fields, dim)`, then of each sequence, `(batch, seq, dim)`.
 
         Raises:
-            ValueError: As for ``forward``, or a vocabulary does not exist.
+            ValueError: As for `forward`, or a vocabulary does not exist.
         """
         rows = [self._rows(self.field_index(buckets), self.offsets[: buckets.shape[1]])]
         for sequence, vocabulary in zip(sequences, vocabularies, strict=True):
@@ -109,7 +110,7 @@ class FusedEmbedding(nn.Module):
         return self._gather(rows)
 
     def field_index(self, buckets: torch.Tensor) -> torch.Tensor:
-        """The buckets ``(batch, fields)`` of the first ``fields`` vocabularies as int64, checked as in ``forward``.
+        """The buckets `(batch, fields)` of the first `fields` vocabularies as int64, checked as in `forward`.
 
         A rare value is null here already, so that every reader of the table sees it so.
         """
@@ -121,7 +122,7 @@ class FusedEmbedding(nn.Module):
         return self._known(index, self.offsets[: buckets.shape[1]])
 
     def sequence_index(self, buckets: torch.Tensor, *, field: int) -> torch.Tensor:
-        """The buckets ``(batch, seq)`` of one vocabulary as int64, checked as in ``read``; see ``field_index``."""
+        """The buckets `(batch, seq)` of one vocabulary as int64, checked as in `read`; see `field_index`."""
         if buckets.dim() != 2:
             raise ValueError(f"buckets must be (batch, seq), got {tuple(buckets.shape)}")
         if not 0 <= field < len(self.offsets):
@@ -149,10 +150,10 @@ def sparse_tables(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Paramet
 
 
 class _GatherRows(torch.autograd.Function):
-    """``F.embedding(row, table, padding_idx=0)`` of several ``row``, whose backward pass takes a third of the time.
+    """`F.embedding(row, table, padding_idx=0)` of several `row`, whose backward pass takes a third of the time.
 
-    On a CPU ``index_add_`` sums each row's gradients in order, whatever the number of threads. On a GPU it uses
-    atomics, which is why ``gather_at_once`` is used there.
+    On a CPU `index_add_` sums each row's gradients in order, whatever the number of threads. On a GPU it uses
+    atomics, which is why `gather_at_once` is used there.
     """
 
     @staticmethod
@@ -171,9 +172,9 @@ class _GatherRows(torch.autograd.Function):
 
 
 class _GatherRowsSparsely(_GatherRows):
-    """``F.embedding(row, table, padding_idx=0, sparse=True)`` of several ``row``, whose gradient holds each row once.
+    """`F.embedding(row, table, padding_idx=0, sparse=True)` of several `row`, whose gradient holds each row once.
 
-    The sums are those of ``_GatherRows``, bit for bit. Popular rows are read many times, so summing here leaves PyTorch
+    The sums are those of `_GatherRows`, bit for bit. Popular rows are read many times, so summing here leaves PyTorch
     less to add up over the lookups of a batch; coalesced gradients add up to a coalesced one.
     """
 
@@ -186,10 +187,11 @@ class _GatherRowsSparsely(_GatherRows):
 
 
 def gather_at_once(table: torch.Tensor, rows: Sequence[torch.Tensor], *, sparse: bool) -> list[torch.Tensor]:
-    """``F.embedding(row, table, padding_idx=0, sparse=sparse)`` of several ``row`` by one read, for devices.
+    """`F.embedding(row, table, padding_idx=0, sparse=sparse)` of several `row` by one read, for devices.
 
-    All gradients come from one sort then. A sparse gradient is that of the single reads: ``merged`` adds them up.
+    All gradients come from one sort then. A sparse gradient is that of the single reads: `merged` adds them up.
     """
+    # Narrow where they fit, as the gradient sorts them.
     keys = torch.cat([row.reshape(-1) for row in rows])
     if len(table) <= 1 << 31:
         keys = keys.to(torch.int32)
@@ -199,7 +201,7 @@ def gather_at_once(table: torch.Tensor, rows: Sequence[torch.Tensor], *, sparse:
 
 
 class _GatherAtOnce(torch.autograd.Function):
-    """``F.embedding(row, table, padding_idx=0, sparse=sparse)`` of a vector of rows, without a stall."""
+    """`F.embedding(row, table, padding_idx=0, sparse=sparse)` of a vector of rows, without a stall."""
 
     @staticmethod
     def forward(ctx: Any, table: torch.Tensor, row: torch.Tensor, sparse: bool) -> torch.Tensor:
@@ -214,6 +216,7 @@ class _GatherAtOnce(torch.autograd.Function):
             return dense_gradient(row, grad, table_rows=ctx.table_rows, padding_row=0), None, None
         grad = grad.masked_fill((row == 0)[:, None], 0.0)
         size = (ctx.table_rows, grad.shape[1])
+        # Unchecked: a check would ask the device for the largest row, and wait.
         of_reads = torch.sparse_coo_tensor(row.long()[None], grad, size, check_invariants=False)
         return of_reads, None, None
 

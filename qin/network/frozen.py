@@ -94,6 +94,7 @@ class FrozenQIN:
             embedding.sequence_index(part, field=vocabulary).contiguous()
             for part, vocabulary in zip(sequences, self._network.inputs.sequence_vocabulary, strict=True)
         ]
+        # Whole tiles alone need no others, nor the trial of which may be used.
         heights = (TILE_ROWS,) if len(fields) % TILE_ROWS == 0 else usable_heights(self._dim, self._product_type)
         return [
             partial(self._tile, fields[cut], numeric[cut], [part[cut] for part in histories], height=height)
@@ -107,6 +108,7 @@ class FrozenQIN:
         num_rows = len(fields)
         x = torch.empty(height, self._dim)
         self._read(fields.numpy(), numeric, histories, x)
+        # Zeros, because the padding is multiplied as well.
         rounded = torch.zeros(height, padded_width(self._dim), dtype=self._product_type)
         round_rows(x.numpy(), bits_of(rounded))
         for layer in self._layers:  # the residual stays in `x` as float32; only what is multiplied is rounded
@@ -128,6 +130,7 @@ class FrozenQIN:
         for attention, history in zip(self._attentions, histories, strict=True):
             inputs[:, position : position + target.shape[1]] = attention(target, query, history.numpy())
             position += target.shape[1]
+        # One for each history, or none where histories are not pooled.
         for offset, history in zip(self._pooled, histories, strict=bool(self._pooled)):
             inputs[:, position : position + self._values.dim] = self._values.mean(history.numpy(), offset)
             position += self._values.dim

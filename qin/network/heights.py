@@ -15,7 +15,9 @@ from qin.network.kernels.products import padded_width
 from qin.network.threads import one_thread
 
 TILE_ROWS = 512
+# Few, because each is one more to try at the start; what they leave empty is bounded below.
 HEIGHTS = (1, 8, 32, 128)
+# In tiles of each height: a sample, because a library chooses its routine by the height, not by what is multiplied.
 _TRIED_ROWS = 64
 # Of the rows of a tile, how many may stay empty: a tile of 32 rows takes less than three of 8 rows and one of 1.
 _MOST_EMPTY = 2
@@ -70,4 +72,5 @@ def _has_same_bytes(x: torch.Tensor, weight: torch.Tensor, whole: torch.Tensor, 
     step = max(TILE_ROWS * height // _TRIED_ROWS, height)  # some tiles from anywhere in the whole one
     starts = range(0, TILE_ROWS, step)
     tiles = [slice(start, start + height) for start in starts]
+    # Copied, so that it stands in memory of its own, as a tile that is scored does.
     return all(torch.equal(x[tile].clone() @ weight, whole[tile]) for tile in tiles)

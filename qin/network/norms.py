@@ -46,6 +46,7 @@ def _batch_norm(norm: nn.BatchNorm1d, x: torch.Tensor) -> torch.Tensor:
         assert norm.momentum is not None
         norm.num_batches_tracked += 1
         norm.running_mean.lerp_(mean, norm.momentum)
+        # Unbiased, though the batch is divided by its own variance: as PyTorch has it.
         norm.running_var.lerp_(variance * (num_rows / (num_rows - 1)), norm.momentum)
     scale = (variance + norm.eps).rsqrt() * norm.weight
     return centred * spread(scale, num_rows) + spread(norm.bias, num_rows)

@@ -9,6 +9,7 @@ from torch import nn
 from qin.network.kernels.products import spread, stacked_product
 from qin.network.threads import one_thread
 
+# Not tuned, as are the waves below: no log that was tried gained by them (docs/results.md).
 _DIM = 4  # outputs of each field
 _FREQUENCY_STD = 0.3
 BIN_DIM = 1  # outputs of each field's bins

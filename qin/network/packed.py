@@ -48,6 +48,7 @@ def packs_alike(width: int, dtype: torch.dtype) -> bool:
 
 
 def _pack(weight: torch.Tensor) -> Any:
+    # The height is a hint, by which the library chooses its order.
     return torch.ops.mkldnn._reorder_linear_weight(weight.t().contiguous(), TILE_ROWS)
 
 

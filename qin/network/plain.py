@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
-from qin.columns.buckets import PADDING_BUCKET
+from qin.columns.buckets import NULL_BUCKET, PADDING_BUCKET
 from qin.network.attention import TargetAttention, bias_of_age
 from qin.network.embedding import FusedEmbedding
 from qin.network.frozen import folded_norm
@@ -87,7 +87,7 @@ class PlainNetwork(nn.Module):
 def _read(table: FusedEmbedding, buckets: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
     rows = buckets + offset
     if table.is_rare is not None:
-        rows = torch.where(table.is_rare[rows], offset + 1, rows)
+        rows = torch.where(table.is_rare[rows], offset + NULL_BUCKET, rows)
     return F.embedding(torch.where(buckets == PADDING_BUCKET, 0, rows), table.embedding_table)
 
 
@@ -105,6 +105,7 @@ def _attend(
     direction = torch.einsum("nhw,hwd->nhd", projected, key) * (attention.scale / width**0.5)
     score = torch.bmm(keys, direction.transpose(1, 2))
     if attention.score_bias is not None:
+        # Whole numbers: ONNX has no running sum of truth values.
         after = is_valid.long().sum(dim=1, keepdim=True) - is_valid.long().cumsum(dim=1)
         table = attention.score_bias[bias_of_age(is_valid.shape[1], attention.bias)]
         score = score + table[after.clamp(0, is_valid.shape[1] - 1)]
@@ -124,6 +125,7 @@ def _numeric(source: QIN, raw: torch.Tensor) -> list[torch.Tensor]:
     if not num_fields:
         return []
     is_missing, is_constant = raw.isnan(), std == 0
+    # Not `copysign`, which ONNX has not.
     log = torch.sign(raw) * torch.log1p(raw.abs())
     standard = (log - source.normalizer.mean) / torch.where(is_constant, 1.0, std)
     value, flag = torch.where(is_missing | is_constant, 0.0, standard), is_missing.float()

@@ -158,8 +158,8 @@ class QIN(nn.Module):
     logit stay in float32.
 
     Construction leaves torch's global random generator as it was; parameters come from `generator` alone. Dropout
-    in training mode draws from torch's global generator, which has no per-call seed: whoever trains seeds that
-    generator, and saves its state with a checkpoint.
+    in training mode draws from torch's global generator, which has no per-call seed: whoever trains seeds it for every
+    step, so that there is no state of it to save.
 
     Source: QIN (arXiv 2504.17699).
     NOTE[DIFF]: the paper has no numeric fields; here they enter after a train-fold standardisation, with missing
@@ -234,21 +234,23 @@ class QIN(nn.Module):
 
     @torch.no_grad()
     def init_parameters(self, generator: torch.Generator, *, embedding_std: float) -> None:
-        """Draw all parameters again, as the authors' framework (FuxiCTR) does.
+        """Draw all parameters again, as the authors' framework (FuxiCTR) does, but for score biases, which start at 1.
 
-        Embeddings and numeric weights are normal with a standard deviation of 1e-4, padding rows zero; linear
-        weights Xavier normal with zero biases (a quadratic layer counts all its rows as outputs); PReLU slopes 0.25;
-        batch norm at identity.
+        Embeddings, numeric weights and those of bins are normal, padding rows zero; linear weights Xavier normal with
+        zero biases (a quadratic layer counts all its rows as outputs); PReLU slopes 0.25; norms at identity; waves as
+        `PeriodicEmbedding` has it.
 
         Args:
             generator: Seeded generator on the parameters' device.
-            embedding_std: Standard deviation of the embeddings.
+            embedding_std: Standard deviation of the embeddings, the numeric weights and those of bins.
 
         Raises:
             ValueError: `embedding_std` is not positive and finite.
         """
         if not 0.0 < embedding_std < math.inf:
             raise ValueError(f"embedding_std must be positive and finite, got {embedding_std=}")
+        # One generator, used up in this order and in that of the modules: another order is another network for every
+        # seed.
         self.numeric_weight.normal_(std=embedding_std, generator=generator)
         for module in self.modules():
             if isinstance(module, FusedEmbedding):
@@ -353,6 +355,7 @@ class QIN(nn.Module):
         return embedded * kept.unsqueeze(2)
 
     def _numeric(self, raw: torch.Tensor) -> list[torch.Tensor]:
+        # In the order of `network_width`: weights, frozen forms and exported graphs know the blocks by their place.
         normalized = self.normalizer(raw)
         blocks = [normalized * spread(self.numeric_weight, len(raw))]
         if self.periodic is not None:

@@ -136,6 +136,7 @@ class QuadraticNetwork(nn.Module):
         """Map `(batch, dim)` to logits `(batch,)`; `first_row` as of `dropout`."""
         if x.dim() != 2 or x.shape[1] != self.dim:
             raise ValueError(f"the input must be (batch, {self.dim}), got {tuple(x.shape)}")
+        # All before the first layer, so that tiled and whole forms draw the same keys.
         masks = [(layer.draw_mask(), self._draw_mask()) for layer in self._layers]
         x = self._tiled(x, masks, first_row) if self._is_tiled(x) else self.whole(x, masks, first_row)
         with torch.autocast(x.device.type, enabled=False):  # or a logit of 4 would be known to 0.016
@@ -172,6 +173,7 @@ class QuadraticNetwork(nn.Module):
         plans, weights, biases = [], [], []
         for layer, activation, (row_mask, mask) in zip(self._layers, self.activations, masks, strict=True):
             plans.append(TiledLayer(layer.rectified, isinstance(activation, nn.PReLU), row_mask, mask))
+            # Only dropout tells rows apart; folded, one product makes all of them.
             keeps_rows = self.training and layer.dropout > 0.0
             weight, bias = (layer.linear.weight, layer.linear.bias) if keeps_rows else layer.folded()
             weights.append(weight)

@@ -16,30 +16,32 @@ from qin.network.embedding import FusedEmbedding
 from qin.network.kernels.row_gradient import NO_PADDING, from_rows, sum_by_row
 
 _CHUNK_ROWS = 65536
+# Numbers that `normal_` makes at a time, of pairs of uniform ones; the last of a tensor are made with those before
+# them.
 _DRAWN_TOGETHER = 16
 
 
 class ShardedEmbedding(FusedEmbedding):
-    """A ``FusedEmbedding`` of which each process holds every ``W``-th row; all of them read and update it together.
+    """A `FusedEmbedding` of which each process holds every `W`-th row; all of them read and update it together.
 
     1. A process asks the owners for the distinct rows that its part of the batch reads, by two exchanges.
     2. Backward, it sends them the sums of its gradients. An owner adds them up by row, in the processes' order, and has
        a sparse gradient of its own rows: that of the whole batch. An optimizer of its part alone, such as
-       ``qin.train.optimizers.RowWiseAdam``, then makes the step that one process makes of a whole table.
+       `qin.train.optimizers.RowWiseAdam`, then makes the step that one process makes of a whole table.
 
-    For a fixed number of processes equal inputs give equal bytes. Memory and updates of a process are a ``W``-th of the
+    For a fixed number of processes equal inputs give equal bytes. Memory and updates of a process are a `W`-th of the
     table's. What is exchanged does not depend on the table's size: for each distinct row that a process reads in a
     step, its number and its vector, and the vector's gradient back.
 
     Args:
-        num_buckets: as of ``FusedEmbedding``.
-        dim: width of an embedding.
-        ranks: the processes.
-        sparse: must be true.
-        is_rare: as of ``FusedEmbedding``; every process has all of it.
+        num_buckets: As of `FusedEmbedding`.
+        dim: Width of an embedding.
+        ranks: The processes.
+        sparse: Must be true.
+        is_rare: As of `FusedEmbedding`; every process has all of it.
 
     Raises:
-        ValueError: As for ``FusedEmbedding``, or ``sparse`` is false.
+        ValueError: As for `FusedEmbedding`, or `sparse` is false.
     """
 
     def __init__(
@@ -92,14 +94,14 @@ def chunks(num_rows: int, dim: int) -> Iterator[tuple[int, int]]:
 
 @torch.no_grad()
 def keep_own(part: torch.Tensor, start: int, rows: torch.Tensor, ranks: Ranks) -> None:
-    """Put this process's among consecutive rows ``(n, ...)`` of a whole, from row ``start`` on, into its part of it."""
+    """Put this process's among consecutive rows `(n, ...)` of a whole, from row `start` on, into its part of it."""
     own = torch.arange(_first(start, ranks), start + len(rows), ranks.world)
     part[own // ranks.world] = rows[own - start].to(part.device)
 
 
 @torch.no_grad()
 def gathered(part: torch.Tensor, start: int, stop: int, ranks: Ranks) -> torch.Tensor:
-    """Rows ``(stop - start, ...)`` of a whole from each process's part of it, in every process.
+    """Rows `(stop - start, ...)` of a whole from each process's part of it, in every process.
 
     In their order, whatever the number of processes: what is saved so may be cut for another number.
     """
@@ -129,13 +131,14 @@ def without_rows(model: nn.Module) -> torch.Tensor | None:
     tables = divided_tables(model).values()
     if not tables:
         return None
+    # Each table once, in the order in which a forward pass reads them: an exchange takes all processes at once.
     nothing = torch.zeros(0, 1, dtype=torch.int64)
     read = [table.read(nothing.to(table.offsets.device), (), vocabularies=())[0] for table in tables]
     return torch.cat([rows.flatten() for rows in read])
 
 
 def _first(start: int, ranks: Ranks) -> int:
-    """The first of this process's rows from ``start`` on."""
+    """The first of this process's rows from `start` on."""
     return start + (ranks.rank - start) % ranks.world
 
 
@@ -145,6 +148,8 @@ class _ExchangeRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, table: torch.Tensor, ranks: Ranks, *rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
         flat = torch.cat([row.reshape(-1) for row in rows])
+        # 1. How many rows each process wants of each, 2. which, 3. their vectors, back in the order in which they were
+        # asked for. Each row once, however often the batch reads it.
         distinct, place = torch.unique(flat, return_inverse=True)
         owner = distinct % ranks.world
         order = owner.argsort(stable=True)
@@ -164,6 +169,7 @@ class _ExchangeRows(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         place, order, wanted = ctx.saved_tensors
         grad = torch.cat([grad.reshape(-1, grad.shape[-1]) for grad in grad_outputs])
+        # The same way back: sums of this process's reads go to the owners, who add up what all have sent.
         _, sums = sum_by_row(place, grad, table_rows=max(len(order), 1))
         sums = ctx.ranks.exchange(sums[order], ctx.counts, ctx.received)
         padding = 0 if ctx.ranks.rank == 0 else NO_PADDING  # row 0 of the whole table is the first process's

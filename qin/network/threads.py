@@ -38,6 +38,7 @@ def in_tiles(num_rows: int, work: Callable[[slice], Result], *, tile_rows: int =
 @contextmanager
 def one_thread() -> Iterator[None]:
     """PyTorch computes on the calling thread alone, so that no sum of it is divided; tiles keep their workers."""
+    # One already, inside of another such block: then that has kept the number outside, which workers are counted by.
     before = torch.get_num_threads()
     if before == 1:
         yield
