@@ -84,7 +84,7 @@ class Members:
             ArtifactError: If a file is missing or damaged, or the members were fitted to rows of different schemas.
         """
         blend = read_blends(folder / paths.BLEND.name)[fold - 1]
-        used = {name for name, member in blend.members.items() if member.weight}
+        used = [name for name, member in blend.members.items() if member.weight]
         places = {name: place_of_fold(paths.MEMBERS[name], fold, at=folder / paths.MEMBERS[name].name) for name in used}
         if heldout:
             places = {name: paths.heldout(place) for name, place in places.items()}

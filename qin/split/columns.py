@@ -170,10 +170,13 @@ class _SplitEncoder:
             _LABEL.format(name): encode_label(batch.column(name), file=file, column=name, first_row=first_row)
             for name in self.labels
         }
-        hashed = {name: hash_column(batch.column(name)) for name in set().union(*self.keys.values())}
+        names = dict.fromkeys(name for columns in self.keys.values() for name in columns)
+        hashed = {name: hash_column(batch.column(name)) for name in names}
         for key, columns in self.keys.items():
             values[key] = hash_rows([hashed[name] for name in columns], seed_of(f"split.{key}", self.seed))
-        for key in self.keys.keys() & _LONE_KEYS:
+        # In the keys' order, not that of a set, which is another one in each process: of several columns with a fault
+        # the same one is named.
+        for key in (key for key in self.keys if key in _LONE_KEYS):
             for name in self.keys[key]:
                 refuse_rounded(batch.column(name), file=file, column=name, first_row=first_row)
             is_missing = np.logical_or.reduce([hashed[name].is_null for name in self.keys[key]])

@@ -386,6 +386,14 @@ def test_a_key_in_floats_that_may_have_been_rounded_is_refused(tmp_path: Path, l
     )
 
 
+def test_of_several_keys_that_may_have_been_rounded_the_first_is_named(tmp_path: Path, log: Columns) -> None:
+    numbers = np.full(NUM_ROWS, 2.0**53)
+    file = write_log(tmp_path / "a.parquet", {**log, "user": pa.array(numbers), "visit": pa.array(numbers)})
+    split = split_params("group_user", group_key="user")
+    with pytest.raises(DataError, match="column user, row 0: "):
+        read_split_columns(data_params(file), split, target=TARGET, features=FEATURES, impression=["visit"])
+
+
 @pytest.mark.parametrize(
     "kind", [pa.string(), pa.float64(), pa.dictionary(pa.int16(), pa.string()), pa.null()], ids=str
 )
