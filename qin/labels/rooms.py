@@ -53,6 +53,7 @@ def settings_of(params: Params, label: str, *, room: Path) -> Params:
     data = params.data
     others = [name for name in data.labels if name != label]
     raw = {name: _placed(getattr(data, name), room) for name in ("train", "test", "sample_submission")}
+    # The other labels are ignored: as inputs they would tell what is known only afterwards.
     return params.model_copy(
         update={
             "data": data.model_copy(update={**raw, "label": label, "ignore": [*data.ignore, *others]}),

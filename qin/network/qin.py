@@ -191,6 +191,7 @@ class QIN(nn.Module):
             raise ValueError(f"edges of {sizes.numeric_bins} bins are needed, got {fitted.edges}")
         super().__init__()
         self.inputs, self.sizes = inputs, sizes
+        # Set where the network is placed: it is of the machine that computes, not of the model.
         self.use_bf16 = False
         dim, num_numeric = sizes.embedding_dim, fitted.normalizer.num_fields
         target_dim = len(inputs.target_fields) * dim
