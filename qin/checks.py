@@ -5,13 +5,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from qin.columns.resolve import check_test_columns, resolve_schema
+from qin.columns.resolve import check_test_columns, resolve_schema, scalar_columns
 from qin.columns.schema import Schema
 from qin.config import Params, load_params
 from qin.errors import DataError, QinError
+from qin.features.derived import check_impression_columns, with_derived
 from qin.raw.log import open_log
 from qin.raw.sample_ids import read_sample_ids
 from qin.shards.files import layout
+from qin.split.columns import KeyColumns
 from qin.split.early import check_later_columns
 
 _GIB = 2**30
@@ -35,7 +37,12 @@ def check_project(file: Path) -> list[str]:
     params = load_params(file)
     problems: list[str] = []
     lines = [f"{file}: valid"]
-    schema = _noted(problems, lambda: _columns(params))
+    schema = _noted(problems, lambda: _schema(params))
+    prepared = None if schema is None else _noted(problems, lambda: _with_derived(params, schema))
+    if schema is not None:
+        _noted(problems, lambda: _check_later(params))
+    if prepared is not None:  # its problems are those of the split as well
+        _noted(problems, lambda: _check_keys(params))
     _noted(problems, lambda: _check_ids(params))
     if params.train.init_from is not None:
         from qin.train.warm_start import read_earlier  # noqa: PLC0415 -- PyTorch takes seconds
@@ -43,6 +50,7 @@ def check_project(file: Path) -> list[str]:
         _noted(problems, lambda: read_earlier(params))
     data = params.data
     if schema is not None:
+        # Opened once more, footers alone: only here are both files known to be in order.
         num_train = open_log(data.train).num_rows
         num_test = 0 if data.test is None else open_log(data.test).num_rows
         lines.append(f"{data.train_name}: {num_train:,} rows; {data.test_name}: {num_test:,} rows")
@@ -50,7 +58,8 @@ def check_project(file: Path) -> list[str]:
             f"columns: {len(schema.categorical)} categorical, {len(schema.numeric)} numeric, "
             f"{len(schema.sequences)} sequences"
         )
-        lines += _noted(problems, lambda: _space(schema, num_rows=num_train + num_test)) or []
+        if prepared is not None:
+            lines += _noted(problems, lambda: _space(prepared, num_rows=num_train + num_test)) or []
     if problems:
         raise DataError(*problems)
     return [*lines, "nothing is in the way of `dvc repro`"]
@@ -67,16 +76,38 @@ def _noted(problems: list[str], work: Callable[[], Found]) -> Found | None:
     return None
 
 
-def _columns(params: Params) -> Schema:
-    """The schema that prepare will make of the files, and the columns that later stages read."""
+def _schema(params: Params) -> Schema:
+    """The columns of the train file that are inputs, which the rows to predict must have, too."""
     data, features = params.data, params.features
     train = open_log(data.train).schema
-    test = None if data.test is None else open_log(data.test).schema
     schema = resolve_schema(train, data=data, features=features)
-    if test is not None:
+    if data.test is not None:
+        test = open_log(data.test).schema
         check_test_columns(test, schema, data=data, features=features, train=train)
-    check_later_columns(params, train=train, test=test)
     return schema
+
+
+def _with_derived(params: Params, schema: Schema) -> Schema:
+    """The schema of the rows that prepare will write, with the numbers that it derives of both files."""
+    data, features = params.data, params.features
+    prepared = with_derived(schema, columns=open_log(data.train).schema, features=features, file=data.train_name)
+    if data.test is not None:
+        check_impression_columns(open_log(data.test).schema, features, file=data.test_name)
+    return prepared
+
+
+def _check_later(params: Params) -> None:
+    """The columns that stages after the split read of the raw files."""
+    train = open_log(params.data.train).schema
+    test = None if params.data.test is None else open_log(params.data.test).schema
+    check_later_columns(params, train=train, test=test)
+
+
+def _check_keys(params: Params) -> None:
+    """The columns that divide rows."""
+    data, features, log = params.data, params.features, open_log(params.data.train)
+    scalars, key = scalar_columns(log.schema.names, data=data, features=features), features.impression.key
+    KeyColumns.of(log, data, params.split, target=features.target, features=scalars, impression=key)
 
 
 def _check_ids(params: Params) -> None:

@@ -4,9 +4,11 @@ import shutil
 from collections import namedtuple
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from qin.checks import check_project
+from qin.config.strict_yaml import read_yaml
 from qin.errors import QinError
 from tests.project import copy_project, set_params
 
@@ -36,6 +38,33 @@ def test_all_problems_of_files_are_told_at_once(project: Path) -> None:
     lines = str(caught.value).splitlines()
     assert any("nothing" in line for line in lines)
     assert any("data/sample_submission.csv" in line for line in lines)
+
+
+def test_columns_that_divide_rows_and_that_later_stages_read_are_looked_for(project: Path) -> None:
+    changes = {"split.group_key": "nobody", "split.time_col": "seq", "evaluate.slices": ["nothing"]}
+    set_params(PARAMS, changes)
+    with pytest.raises(QinError) as caught:
+        check_project(PARAMS)
+    lines = str(caught.value).splitlines()
+    assert lines == [
+        "data/train.parquet: evaluate.slices: no column nothing",
+        "data/train.parquet: split.group_key: no column nobody",
+    ]
+    set_params(PARAMS, {"split.group_key": None, "evaluate.slices": []})
+    with pytest.raises(QinError, match=r"^data/train\.parquet: column seq, row 0: not a time"):
+        check_project(PARAMS)
+
+
+def test_columns_of_impressions_are_looked_for_once_in_each_file(project: Path) -> None:
+    set_params(PARAMS, {"features.impression.key": ["nobody"]})
+    with pytest.raises(QinError, match=r"^data/train\.parquet: features\.impression\.key: no column nobody$"):
+        check_project(PARAMS)
+    test = pq.read_table("data/test.parquet").drop_columns("hour")
+    pq.write_table(test, "data/test.parquet")
+    inputs = [name for name in read_yaml(PARAMS)["features"]["categorical"] if name != "hour"]
+    set_params(PARAMS, {"features.impression.key": ["hour"], "features.categorical": inputs, "data.ignore": ["hour"]})
+    with pytest.raises(QinError, match=r"^data/test\.parquet: features\.impression\.key: no column hour$"):
+        check_project(PARAMS)
 
 
 def test_a_submission_of_another_size_is_a_problem(project: Path) -> None:

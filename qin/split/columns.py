@@ -13,7 +13,7 @@ from qin.config import DataParams, SplitParams
 from qin.errors import SchemaError, did_you_mean
 from qin.features.ranks import first_times, group_rows
 from qin.raw.hashing import HashedColumn, Hashes, hash_column, hash_rows, seed_of
-from qin.raw.log import Chunk, map_batches, open_log, read_batches
+from qin.raw.log import Chunk, RawLog, map_batches, open_log, read_batches
 from qin.raw.times import TimeColumn
 from qin.raw.values import encode_label, refuse_rounded
 from qin.runtime.progress import Progress
@@ -72,6 +72,60 @@ class SplitColumns:
         return self.time if self.shown is None else self.shown
 
 
+@dataclass(frozen=True)
+class KeyColumns:
+    """Which columns of a log divide its rows, and tell the audit what folds share.
+
+    Attributes:
+        keys: Columns of each hash: `row`, which identifies a row, and the keys of `SplitColumns`.
+        time: How the time is read, or None.
+        read: All columns that are read, once each.
+    """
+
+    keys: dict[str, list[str]]
+    time: TimeColumn | None
+    read: list[str]
+
+    @classmethod
+    def of(
+        cls,
+        log: RawLog,
+        data: DataParams,
+        split: SplitParams,
+        *,
+        target: Sequence[str],
+        features: Sequence[str],
+        impression: Sequence[str] | None = None,
+    ) -> "KeyColumns":
+        """Find them in a log; arguments as of `read_split_columns`.
+
+        Raises:
+            SchemaError: If a column that the settings name is not there, cannot be compared, or tells no time.
+            DataError: If the first row has no time.
+        """
+        # Where nothing names a row, it is what the model reads of it: rows that are equal there lie in one fold.
+        row_key = split.row_key or ([data.id] if data.id in log.schema.names else list(features))
+        keys = {"row": list(row_key), "target": list(target)}
+        if split.group_key is not None:
+            keys["group"] = [split.group_key]
+        if split.session_key is not None:
+            # With the user, because some logs number the sessions of each user from 1 on.
+            keys["session"] = [key for key in (split.group_key, split.session_key) if key is not None]
+        if impression is not None:
+            keys["impression"] = list(impression)
+        named: dict[str, Sequence[str | None]] = {
+            "data.label": list(data.labels),
+            "features.target": list(target),
+            "split.row_key": row_key,
+            "split.group_key": [split.group_key],
+            "split.session_key": [split.session_key],
+            "split.time_col": [split.time_col],
+            "features.impression.key": list(impression or []),
+        }
+        read = _checked_columns(log.schema, named, log.name)
+        return cls(keys, None if split.time_col is None else TimeColumn.of(log, split.time_col), read)
+
+
 def read_split_columns(
     data: DataParams,
     split: SplitParams,
@@ -81,6 +135,10 @@ def read_split_columns(
     impression: Sequence[str] | None = None,
 ) -> SplitColumns:
     """Read the columns that the split needs, 17 to 43 bytes of memory per row.
+
+    1. All columns that the settings name are looked for, before any row is read.
+    2. One pass over the log turns each batch into labels, hashes and times.
+    3. Rows without a group, a session or an impression are told of, and impressions get their first time.
 
     Args:
         data: Train log, label and id.
@@ -94,29 +152,30 @@ def read_split_columns(
         DataError: If a label or time is invalid.
     """
     log = open_log(data.train)
-    schema = log.schema
-    row_key = split.row_key or ([data.id] if data.id in schema.names else list(features))
-    keys = {"target": list(target)}
-    if split.group_key is not None:
-        keys["group"] = [split.group_key]
-    if split.session_key is not None:
-        keys["session"] = [key for key in (split.group_key, split.session_key) if key is not None]
-    if impression is not None:
-        keys["impression"] = list(impression)
-    named: dict[str, Sequence[str | None]] = {
-        "data.label": list(data.labels),
-        "features.target": list(target),
-        "split.row_key": row_key,
-        "split.group_key": [split.group_key],
-        "split.session_key": [split.session_key],
-        "split.time_col": [split.time_col],
-        "features.impression.key": list(impression or []),
-    }
-    columns_read = _checked_columns(schema, named, log.name)
-    time_column = None if split.time_col is None else TimeColumn.of(log, split.time_col)
-    encoder = _SplitEncoder(data.labels, {"row": row_key, **keys}, time_column, split.seed)
+    found = KeyColumns.of(log, data, split, target=target, features=features, impression=impression)
+    arrays = _read(log, found, _SplitEncoder(data.labels, found.keys, found.time, split.seed))
+    missing = {key: arrays[f"missing.{key}"] for key in sorted(found.keys.keys() & _LONE_KEYS)}
+    for key, mask in missing.items():
+        if mask.any():
+            share, names = f"{mask.mean():.2%}", " or ".join(found.keys[key])
+            logger.info("%s: %s of the rows have no %s (%s); each is one of its own", log, share, key, names)
+    return SplitColumns(
+        label=arrays[_LABEL.format(data.first_label)],
+        row_hash=arrays["row"],
+        time=arrays.get("time"),
+        time_column=found.time,
+        keys={name: arrays[name] for name in found.keys if name != "row"},
+        missing=missing,
+        shown=_first_times(arrays) if {"impression", "time"} <= arrays.keys() else None,
+        other_labels={name: arrays[_LABEL.format(name)] for name in data.labels[1:]},
+        label_name=data.first_label,
+    )
+
+
+def _read(log: RawLog, found: KeyColumns, encoder: "_SplitEncoder") -> dict[str, npt.NDArray[Any]]:
+    """What the encoder makes of every row, `(num_rows,)` each, by name."""
     arrays: dict[str, npt.NDArray[Any]] = {}
-    chunks = read_batches(log, columns=columns_read, batch_rows=_BATCH_ROWS)
+    chunks = read_batches(log, columns=found.read, batch_rows=_BATCH_ROWS)
     with Progress(log.num_rows, label=f"split {log}") as progress:
         for chunk, values in map_batches(encoder, chunks, num_threads=1):
             for name, part in values.items():
@@ -126,22 +185,7 @@ def read_split_columns(
                 arrays[name] = arrays[name].astype(kind, copy=False)
                 arrays[name][chunk.first_row : chunk.first_row + part.size] = part
             progress.advance(chunk.batch.num_rows)
-    missing = {key: arrays[f"missing.{key}"] for key in sorted(keys.keys() & _LONE_KEYS)}
-    for key, mask in missing.items():
-        if mask.any():
-            share, names = f"{mask.mean():.2%}", " or ".join(keys[key])
-            logger.info("%s: %s of the rows have no %s (%s); each is one of its own", log, share, key, names)
-    return SplitColumns(
-        label=arrays[_LABEL.format(data.first_label)],
-        row_hash=arrays["row"],
-        time=arrays.get("time"),
-        time_column=time_column,
-        keys={name: arrays[name] for name in keys},
-        missing=missing,
-        shown=_first_times(arrays) if {"impression", "time"} <= arrays.keys() else None,
-        other_labels={name: arrays[_LABEL.format(name)] for name in data.labels[1:]},
-        label_name=data.first_label,
-    )
+    return arrays
 
 
 def _first_times(arrays: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[Any]:
@@ -180,6 +224,7 @@ class _SplitEncoder:
             for name in self.keys[key]:
                 refuse_rounded(batch.column(name), file=file, column=name, first_row=first_row)
             is_missing = np.logical_or.reduce([hashed[name].is_null for name in self.keys[key]])
+            # By the row and with another seed than keys have, so that a row without a key meets no group.
             alone = HashedColumn(values["row"][is_missing], np.zeros(is_missing.sum(), np.bool_))
             values[key][is_missing] = hash_rows([alone], seed_of(f"split.{key}.row", self.seed))
             values[f"missing.{key}"] = is_missing
