@@ -22,6 +22,7 @@ def files_of(train: str, *, test: str | None, submission: str | None) -> Files:
             raise DataError(f"{file}: file not found")
     beside = "data" if is_uri(train) else Path(train).parent.as_posix()  # the sample is read from here
     folder = train.rstrip("/").rpartition("/")[0] if is_uri(train) else beside
+    # A log in one format has its test file in the same one, as a rule.
     ending = next((ending for ending in TEXTS if train.lower().endswith(ending)), ".parquet")
     test = test or _inside(folder, f"test{ending}")
     submission = submission or _inside(beside, "sample_submission.csv")

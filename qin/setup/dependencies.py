@@ -13,6 +13,7 @@ from qin.runtime.files import atomic_file
 from qin.sources import Source
 
 _KEYS = r"data\.train|data\.test|data\.sample_submission|train\.init_from"
+# With a `# ` in front where the setting was null: so the place of the line is found again.
 _LINE = re.compile(rf"(?P<indent> *)(?:# )?- \$\{{(?P<key>{_KEYS})(?:\[\d+\])?\}}.*")
 
 

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 import numpy as np
 
@@ -30,11 +31,14 @@ ITEM = re.compile(
 _TIME = re.compile(
     r"(.*_)?(time|timestamp|ts|datetime|date|day|dt|moment|when|utc|hour)(_?(ms|s|sec|us|utc|stamp))?", re.IGNORECASE
 )
+# Times, but of something else than the showing: taken for it only where there is no other.
 _NO_EVENT = re.compile(
     r".*(birth|register|signup|release|publish|created|upload|expire|watch|dwell|duration|_len).*", re.IGNORECASE
 )
-_SAMPLED_ROWS = 1 << 19
-_PLAIN_DIGITS = ((19000101, 21001231), (1900010100, 2100123123), (70010100, 99123123), (190001, 210012))
+_SAMPLED_ROWS = 1 << 19  # hashes of so many fit into any memory
+# Days, hours and months: 20221104, 2022110423 and 202211.
+_PLAIN_DIGITS = ((19000101, 21001231), (1900010100, 2100123123), (190001, 210012))
+_FIRST_SHORT_HOUR = 1010100  # of the year 2001
 _FIRST_EPOCH, _LAST_EPOCH = 6e8, 4.2e9  # 1989 to 2103, in seconds
 
 
@@ -59,6 +63,7 @@ class Together:
         """Whether that looks like items that were shown together."""
         if len(self.key) == 1:  # a request's own name: a page of news may have several clicks
             return self.share >= 0.5 and self.single >= 0.5
+        # A user and a time may agree by chance, or because the time is a day: more rows and few clicks must say so.
         return self.share >= 0.5 and self.mean_rows >= 3 and self.single >= 0.7
 
     @property
@@ -95,6 +100,7 @@ def rows_together(log: LogProfile, key: Sequence[str], label: str) -> Together:
         is_kept = (rows <= limit) & ~np.logical_or.reduce([column.is_null for column in columns])
         hashes = np.concatenate([hashes, rows[is_kept]])
         clicked = np.concatenate([clicked, (numbers_of(batch.column(label)) == 1)[is_kept]])
+        # Half of the keys go, each with all of its rows: what stays are whole impressions, whatever order they come in.
         while hashes.size > _SAMPLED_ROWS and limit > 1:
             limit //= np.uint64(2)
             clicked, hashes = clicked[hashes <= limit], hashes[hashes <= limit]
@@ -121,7 +127,17 @@ def _is_moment(column: ColumnProfile) -> bool:
     """Whether numbers are seconds since 1970 (or thousandths ...) or digits such as 20221104."""
     low, high = column.minimum, column.maximum
     is_epoch = any(_FIRST_EPOCH * unit <= low and high <= _LAST_EPOCH * unit for unit in (1, 1e3, 1e6, 1e9))
-    return is_epoch or any(first <= low and high <= last for first, last in _PLAIN_DIGITS)
+    are_digits = any(first <= low and high <= last for first, last in _PLAIN_DIGITS)
+    return is_epoch or are_digits or (low >= _FIRST_SHORT_HOUR and _is_short_hour(low) and _is_short_hour(high))
+
+
+def _is_short_hour(number: float) -> bool:
+    """Whether digits are an hour with two digits of its year, such as 14102123; a duration hardly has that month."""
+    try:
+        datetime.strptime(f"{number:08.0f}", "%y%m%d%H")
+    except ValueError:
+        return False
+    return True
 
 
 def _is_time_text(log: LogProfile, column: ColumnProfile) -> bool:

@@ -3,7 +3,6 @@
 import re
 
 import numpy as np
-import pyarrow as pa
 
 from qin.columns.types import is_groupable
 from qin.setup.profile import ColumnProfile, LogProfile, numbers_of, texts_of
@@ -22,8 +21,8 @@ _CODES = re.compile(
 )
 _PLACES = re.compile("position|pos|rank|slot|place")
 _NO_MEASURES = re.compile("id|range|onehot|type|code")
-_FEW, _SOME = 10, 64
-_BUCKETS_PER_VALUE, _MOST_BUCKETS = 4, 1 << 20
+_FEW, _SOME = 10, 64  # values that are categories in any case, and that may be
+_BUCKETS_PER_VALUE, _MOST_BUCKETS = 4, 1 << 20  # of as many, at most one value in five shares its bucket
 DEFAULT_BUCKETS = 1024
 
 Guess = tuple[str, str, bool]
@@ -72,6 +71,7 @@ def is_measure(name: str) -> bool:
 def _kind_of_text(log: LogProfile, column: ColumnProfile) -> Guess:
     texts = texts_of(log.sample_of(column.name))
     blanks = np.median([text.count(" ") for text in texts]) if texts else 0
+    # Titles repeat from row to row; what hardly does is prose, of which buckets learn nothing.
     if blanks >= 3 and column.distinct > 0.2 * (column.num_rows - column.num_nulls):
         return "ignore", f"free text, {values_of(column)}", True
     if column.names_rows:
@@ -87,11 +87,10 @@ def _kind_of_text(log: LogProfile, column: ColumnProfile) -> Guess:
 
 def _kind_of_whole(log: LogProfile, column: ColumnProfile) -> Guess:
     seen = f"whole numbers, {values_of(column)}"
-    is_rounded = pa.types.is_floating(column.kind) and column.maximum >= 2 ** (
-        53 if column.kind.bit_width == 64 else 24
-    )
-    if is_rounded or (is_measure(column.name) and column.distinct > _FEW):
-        return "numeric", f"{seen}, named as a measure" if not is_rounded else f"{seen}, in rounded floats", is_rounded
+    if column.is_rounded:  # prepare would refuse them as categories
+        return "numeric", f"{seen}, in rounded floats", True
+    if is_measure(column.name) and column.distinct > _FEW:
+        return "numeric", f"{seen}, named as a measure", False
     if column.names_rows and column.num_rows > _SOME:
         return "ignore", "every row has a value of its own, so there is nothing to learn from it", True
     if _has_word(column.name, _CODES) or column.distinct <= _FEW:
@@ -106,6 +105,8 @@ def _by_shape(log: LogProfile, column: ColumnProfile, seen: str) -> Guess:
     numbers = numbers_of(log.sample_of(column.name))
     numbers = numbers[np.isfinite(numbers)]
     is_dense = column.distinct >= 0.5 * (column.maximum - column.minimum + 1) and column.distinct > 1000
+    if not numbers.size:  # so few values that the sample has met none
+        return "categorical", f"{seen}, too rare to see how they are spread", True
     is_skewed = bool(numbers.mean() > 1.5 * np.median(numbers) or (numbers == 0).mean() > 0.05)
     if is_skewed and not is_dense and column.maximum < 1e9:
         return "numeric", f"{seen}, most of them small, as counts are", True

@@ -20,6 +20,7 @@ _LABELS = re.compile(
 )
 _CLICKS = re.compile(r"(is_?)?(click(ed)?|clk|label|target|y)", re.IGNORECASE)
 _FEWEST_CLICKS = 10
+# AUC of one column alone: no property of a row known before the click comes near the first.
 LEAK, SUSPICIOUS = 0.98, 0.9
 
 Ask = Callable[[str, list[str]], str]
@@ -46,6 +47,10 @@ def choose_label(
     log: LogProfile, *, wanted: str | None, test: Collection[str], submission: Collection[str], ask: Ask | None
 ) -> Label:
     """Find the column of outcomes.
+
+    1. Columns of 0 and 1 that test lacks, if there are any, or else all.
+    2. Of these the ones that the sample submission names, or whose names are a click's, or an outcome's, or all.
+    3. Of several the user's choice, or the first, marked as a guess.
 
     Args:
         log: The train file.
@@ -144,6 +149,7 @@ def _auc(score: npt.NDArray[np.float64], clicked: npt.NDArray[np.bool_]) -> floa
 
 def _auc_of_rates(array: pa.Array, clicked: npt.NDArray[np.bool_]) -> float:
     hashes, code = np.unique(_with_nulls(array), return_inverse=True)
+    # Of the rows that made them, rates of a column of many values would tell any label.
     fitted, judged = slice(0, None, 2), slice(1, None, 2)
     rows = np.bincount(code[fitted], minlength=hashes.size)
     clicks = np.bincount(code[fitted], weights=clicked[fitted], minlength=hashes.size)

@@ -14,7 +14,7 @@ from qin.raw.hashing import HashedColumn, hash_column, hash_rows, seed_of
 from qin.setup import keys
 from qin.setup.kinds import buckets_for, is_measure, is_place_of_item, kind_of, values_of
 from qin.setup.outcome import LEAK, SUSPICIOUS, Ask, Label, choose_label, is_other_label, told_by
-from qin.setup.profile import ColumnProfile, LogProfile
+from qin.setup.profile import LogProfile
 from qin.setup.tokens import Shared, Tokens, find_tokens, shared_column
 
 _FEWEST_KEYS, _MOST_KEYS = 3, 8
@@ -110,7 +110,13 @@ def plan_settings(
     submission: Collection[str],
     ask: Ask | None,
 ) -> Plan:
-    """Decide what each column is.
+    """Decide what each column is; each step leaves to the next what it does not know.
+
+    1. The label and the id, then what no model may or can read.
+    2. Keys and the time; histories, and the columns whose values they hold.
+    3. All other columns by their values, then by the families of names they belong to.
+    4. Of what all have become: columns that tell the label are dropped, and the target is found.
+    5. What rows share that were shown together, what tells rows apart, and sizes of vocabularies.
 
     Args:
         log: The train file.
@@ -172,6 +178,7 @@ def _leave_out(log: LogProfile, roles: dict[str, Role], label: Label, *, test: p
             roles[name] = Role("drop", f"{kinds}: equal values would be encoded apart; store both as one type", True)
         elif column.num_nulls == column.num_rows:
             roles[name] = Role("drop", "always missing")
+        # With more nulls it says whether there is a value, which may be worth something.
         elif column.distinct == 1 and column.num_nulls < 0.01 * column.num_rows:
             but = f" but for {column.num_nulls:,} missing" if column.num_nulls else ""
             roles[name] = Role("drop", f"constant{but}")
@@ -190,6 +197,7 @@ def _drop_leaks(log: LogProfile, plan: Plan, roles: dict[str, Role], *, is_in_te
             roles[name] = Role(
                 "drop", f"tells the label all but surely (AUC {told:.3f} alone): known only afterwards?", True
             )
+        # In test, it is known before the outcome at least there, so it is kept and marked.
         elif told >= SUSPICIOUS:
             roles[name] = Role(role.kind, f"{role.reason}; tells the label (AUC {told:.3f} alone): known before?", True)
 
@@ -202,6 +210,7 @@ def _follow_families(log: LogProfile, roles: dict[str, Role]) -> None:
     for family, names in families.items():
         sure = [roles[name].kind for name in names if not roles[name].is_guess]
         kind, count = Counter(sure).most_common(1)[0] if sure else ("", 0)
+        # At least three of a name, and most of them: a family that is divided says nothing.
         if kind not in ("categorical", "numeric") or count < 3 or count < 0.7 * len(sure):
             continue
         for name in names:
@@ -277,6 +286,8 @@ def _is_attribute(log: LogProfile, item: str, name: str) -> bool:
         return False
     pair = _hashed(log, [item, name])
     items = np.unique(_hashed(log, [item])).size
+    # Each item several times in the sample, or one value of each would prove nothing; 1% for what is corrected
+    # meanwhile.
     return items < 0.5 * pair.size and np.unique(pair).size <= 1.01 * items
 
 
@@ -287,6 +298,7 @@ def _rows_together(log: LogProfile, plan: Plan, test: list[str]) -> list[keys.To
     ]
     candidates = [[name] for name in named if not log.columns[name].is_fraction]
     candidates += [[who, plan.time] for who in (plan.session, plan.user) if who is not None and plan.time is not None]
+    # Rows to predict are compared as well, so they must have the key.
     candidates = [key for key in candidates if not test or set(key) <= set(test)]
     found = [keys.rows_together(log, key, plan.label.name) for key in candidates]
     first = next((one for one in found if one.is_impression), None)
@@ -299,13 +311,14 @@ def _row_key(log: LogProfile, plan: Plan) -> list[str]:
     """Columns that together tell the sample's rows apart as well as all do, the ones with the most values first."""
     usable = [name for name, role in plan.roles.items() if role.kind in ("categorical", "numeric", "ignore")]
     columns = [log.columns[name] for name in usable if log.columns[name].distinct > 1]
-    whole = [column for column in columns if not column.is_fraction and not _is_rounded(column)]
+    whole = [column for column in columns if not column.is_fraction and not column.is_rounded]
     first = [name for name in (plan.session or plan.user, *plan.target, plan.time) if name is not None]
     if not columns:
         return []
     most = np.unique(_hashed(log, [column.name for column in columns])).size
     # Pairs of rows that agree grow with the square of the rows: these of the sample mean that 2% of all rows have one.
     allowed = 0.01 * log.sample.num_rows**2 / log.num_rows
+    # A sample shows fewer equal rows than there are, so more columns are taken than it asks for.
     fewest = 1 if log.num_rows == log.sample.num_rows else _FEWEST_KEYS
     chosen: list[str] = []
     by_values = sorted(whole, key=lambda c: -c.distinct) + [c for c in columns if c.is_fraction]
@@ -315,10 +328,6 @@ def _row_key(log: LogProfile, plan: Plan) -> list[str]:
             break
         chosen.append(name)
     return chosen
-
-
-def _is_rounded(column: ColumnProfile) -> bool:
-    return bool(pa.types.is_floating(column.kind)) and abs(column.maximum) >= 2**24
 
 
 def _hashed(log: LogProfile, names: Iterable[str]) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:

@@ -15,7 +15,7 @@ from qin.errors import SchemaError
 from qin.raw.canonical import canonical_text
 from qin.raw.hashing import hash_values, seed_of
 from qin.raw.log import open_log, read_batches
-from qin.raw.values import plain_values
+from qin.raw.values import FIRST_ROUNDED, plain_values
 from qin.runtime.progress import Progress
 from qin.setup.sketch import Hashes, ValueSketch
 
@@ -76,6 +76,13 @@ class ColumnProfile:
     def is_fraction(self) -> bool:
         """Whether it holds numbers that are not all whole."""
         return self.is_number and not self.is_whole
+
+    @property
+    def is_rounded(self) -> bool:
+        """Whether it holds floats so large that whole numbers may have been rounded; see `refuse_rounded`."""
+        if not pa.types.is_floating(self.kind) or self.maximum < self.minimum:
+            return False
+        return max(self.maximum, -self.minimum) >= FIRST_ROUNDED[self.kind.bit_width // 8]
 
     @property
     def names_rows(self) -> bool:
@@ -142,6 +149,7 @@ def profile_log(file: str) -> LogProfile:
             batch = chunk.batch
             for name, column in columns.items():
                 column.add(batch.column(name))
+            # Rows at equal distances through the whole log, whatever its files and batches.
             sample.append(batch.take(pa.array(np.arange(-chunk.first_row % stride, batch.num_rows, stride))))
             progress.advance(batch.num_rows)
     return LogProfile(file, log.num_rows, columns, pa.Table.from_batches(sample))

@@ -11,7 +11,7 @@ from qin.setup.yaml_text import Entry, commented, listed, scalar
 
 Purpose = Literal["probabilities", "score"]
 MARK = "CHECK:"
-_SHOWN = 12
+_SHOWN = 12  # of a log with a hundred guesses, the terminal should keep the rest
 
 _PRIORS = {
     "probabilities": ("natural", "--for probabilities: submitted numbers are click rates as they are in the log."),
@@ -112,6 +112,7 @@ def _features(log: LogProfile, plan: Plan) -> dict[str, Entry]:
     ]
     impression = plan.impression
     key = list(impression.key) if impression else None
+    # Null means all numeric columns; a place in the list is categorical, and would not be compared.
     places = [*plan.of_kind("numeric"), *plan.places] if impression and plan.places else None
     compared = "null" if places is None else f"[{', '.join(map(scalar, places))}]"
     return {

@@ -36,6 +36,7 @@ class ValueSketch:
         """Distinct values, estimated by how dense the smallest hashes lie."""
         if self.is_exact:
             return int(self._smallest.size)
+        # The k-th smallest of n even draws lies at k / n on average; k - 1 makes the estimate of n unbiased.
         return round((_SIZE - 1) * (_WORDS / float(self._smallest[-1])))
 
     def share_within(self, other: "ValueSketch") -> float:

@@ -11,14 +11,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy.stats import spearmanr
 
-from qin.columns.types import is_binary, is_groupable, is_number
+from qin.columns.types import is_groupable, is_number
 from qin.raw.values import plain_values
 from qin.setup.keys import ITEM
 from qin.setup.profile import ColumnProfile, LogProfile, hashes_of, texts_of
 from qin.setup.sketch import Hashes, ValueSketch
 
-_SEPARATORS = (",", "|", ";", "^", "\t", " ", ":", "#", "~")
-_RARE_SEPARATORS = " :#~"
+_SEPARATORS = (",", "|", ";", "^", "\t", " ", ":", "#", "~")  # the likeliest first, where cells hold several
+_RARE_SEPARATORS = " :#~"  # which text has for other reasons: what they divide must look like ids
 _PADDINGS = frozenset({"0", "-1", "<pad>", "<PAD>", "[PAD]", "pad", "PAD", "null", "None", ""})
 _ID = re.compile(r"-?\d+|[A-Za-z_]{1,8}-?\d+")
 _WHOLE = re.compile(r"\s*-?\d+\s*")
@@ -118,10 +118,7 @@ def _likeness(log: LogProfile, tokens: Tokens, name: str) -> float:
 def _tokens_of(log: LogProfile, column: ColumnProfile) -> Tokens | None:
     if column.is_list:
         return _of_lists(column.name, log.sample_of(column.name))
-    if column.is_text or is_binary(column.kind):
-        array = log.sample_of(column.name)
-        return _of_text(column.name, pc.cast(array, pa.large_string()) if column.is_text else array)
-    return None
+    return _of_text(column.name, log.sample_of(column.name)) if column.is_text else None
 
 
 def _of_lists(name: str, array: pa.Array) -> Tokens | None:
@@ -135,13 +132,12 @@ def _of_lists(name: str, array: pa.Array) -> Tokens | None:
 
 
 def _of_text(name: str, array: pa.Array) -> Tokens | None:
-    if not pa.types.is_large_string(array.type):
-        return None
     cells = texts_of(array)
     is_bracketed = bool(cells) and np.mean([text[0] == "[" and text[-1] == "]" for text in cells]) > 0.9
     cells = [text.strip("[] ") for text in cells] if is_bracketed else cells
     divided = {separator: np.mean([separator in text for text in cells]) for separator in _SEPARATORS if cells}
     for separator in sorted(divided, key=lambda one: (-divided[one], _SEPARATORS.index(one))):
+        # Ordered by how many cells hold it: no later one divides more.
         if divided[separator] * len(cells) < 2 or divided[separator] < 0.02:
             return None
         parts = [text.split(separator) if separator != " " else text.split() for text in cells]
@@ -174,6 +170,7 @@ def _described(
     hashes, counts = np.unique(hashes_of(values), return_counts=True)
     sketch.add(hashes)
     longest = int(lengths.max(initial=1))
+    # Of short cells all is kept; of long ones what 99 in 100 have, or one user would widen every row.
     usual = longest if longest <= _SHORT else int(np.quantile(lengths, 0.99))
     return Tokens(name, separator, padding, sketch, hashes, counts, min(max(usual, 1), _MAX_LEN), longest, is_text)
 
@@ -182,6 +179,7 @@ def _is_divided(parts: list[list[str]], separator: str, *, is_bracketed: bool, h
     """Whether cells are sets of tokens, and not text in which a character happens to stand."""
     counts = Counter(map(len, parts))
     tokens = [token for cell in parts for token in cell if token]
+    # Histories are of any length; text in which a character happens to stand has it once or twice.
     if len(counts) < 3 and not (has_padding or is_bracketed):
         return False  # such as `Krakow, Poland` and codes of two parts
     if not tokens or any(_NOT_TOKENS.match(cell[0]) for cell in parts):

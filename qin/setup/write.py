@@ -55,6 +55,7 @@ def write_settings(
     with atomic_file(out) as staging:
         staging.write_text(text, encoding="utf-8")
         params = load_params(staging)
+        # Before the file takes its place: settings that the next command would refuse are a fault of ours.
         resolve_schema(log.sample.schema, data=params.data, features=params.features)
     return log, plan
 

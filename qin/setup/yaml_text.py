@@ -13,6 +13,7 @@ from qin.errors import ConfigError
 
 _WIDTH = 120
 _PLAIN = re.compile(r"[A-Za-z_][\w./-]*")
+# Words that YAML 1.1 reads as something else, as many programs still do.
 _RESERVED = frozenset({"null", "true", "false", "yes", "no", "on", "off", "y", "n", "nan", "inf"})
 
 

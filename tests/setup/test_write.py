@@ -62,6 +62,21 @@ def test_rows_at_random_where_there_is_neither_time_nor_user_nor_history_nor_mea
     assert params.features.target == ["item_id"]
 
 
+@pytest.mark.parametrize("form", ["%Y%m%d", "%Y%m%d%H", "%y%m%d%H"])
+def test_digits_of_a_day_or_an_hour_are_a_time(tmp_path: Path, form: str) -> None:
+    log = shop()
+    hour = [pd.Timestamp(one).strftime(form) for one in log.pop("time")]
+    params, _, _ = init(write(tmp_path, log.assign(hour=pd.Series(hour).astype(int)), test_rows=100))
+    assert (params.split.method, params.split.time_col) == ("time", "hour")
+
+
+@pytest.mark.parametrize(("first", "last"), [(0, 23), (2_345_678, 61_999_999)])
+def test_hours_of_a_day_and_durations_are_no_time(tmp_path: Path, first: int, last: int) -> None:
+    log = shop().drop(columns="time").assign(hour=rng().integers(first, last, NUM_ROWS, endpoint=True))
+    params, _, _ = init(write(tmp_path, log, test_rows=100))
+    assert params.split.time_col is None
+
+
 def test_rows_by_user_where_there_is_no_time(tmp_path: Path) -> None:
     params, _, _ = init(write(tmp_path, shop().drop(columns="time"), test_rows=100))
     assert (params.split.method, params.split.group_key) == ("group_user", "user_id")
