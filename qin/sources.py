@@ -24,7 +24,7 @@ Source = str | Path | Sequence[str]
 _NUMBERS = re.compile(r"(\d+)")
 _URI = re.compile(r"[a-z][a-z0-9+.-]+://")
 _PARTITION = re.compile(r"([^=]+)=(.*)", re.DOTALL)
-_NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
+_NO_VALUE = "__HIVE_DEFAULT_PARTITION__"  # as Spark and Hive write it
 _TABLES = (".parquet", ".parq", ".pq")
 TEXTS = (".csv", ".csv.gz", ".tsv", ".tsv.gz")
 _HIDDEN = ("_", ".")  # what writers leave beside the parts: _SUCCESS, .part-0.parquet.crc
@@ -84,7 +84,7 @@ class SourceFile:
         self.open().close()  # says in our words what is missing
         if self.filesystem is None:
             return _arrow("lib").input_stream(self.name, compression="detect")
-        return self.filesystem.open_input_stream(self.path)
+        return self.filesystem.open_input_stream(self.path)  # decompressed by the name, too
 
     def state(self) -> tuple[int, ...]:
         """Size, time and place of its content, which tell that it has been edited.
@@ -205,16 +205,17 @@ def _open_uri(uri: str) -> "tuple[FileSystem, str]":
     base, _, options = uri.partition("?")
     scheme, _, rest = base.partition("://")
     bucket, _, key = rest.partition("/")
-    if scheme in ("s3", "gs", "gcs"):
-        filesystem, root = _filesystem(f"{scheme}://{bucket}" + (f"?{options}" if options else ""), uri)
-        return filesystem, f"{root}/{unquote(key)}".rstrip("/")
-    return _filesystem(uri, uri)
+    if scheme not in ("s3", "gs", "gcs"):
+        with _reached(uri):
+            return _filesystem(uri)
+    with _reached(uri):  # of the bucket alone, because to connect may take a request of its own
+        filesystem, root = _filesystem(f"{scheme}://{bucket}" + (f"?{options}" if options else ""))
+    return filesystem, f"{root}/{unquote(key)}".rstrip("/")
 
 
 @lru_cache(maxsize=64)
-def _filesystem(root: str, uri: str) -> "tuple[FileSystem, str]":
-    with _reached(uri):
-        filesystem, path = _arrow("fs").FileSystem.from_uri(root)
+def _filesystem(uri: str) -> "tuple[FileSystem, str]":
+    filesystem, path = _arrow("fs").FileSystem.from_uri(uri)
     return filesystem, path
 
 
@@ -239,6 +240,7 @@ def _arrow(name: str) -> Any:
 
 
 def _is_hidden(name: str) -> bool:
+    # A folder named by a column may begin with one of these signs, and would be left out in silence.
     return name.startswith(_HIDDEN) and "=" not in name
 
 
@@ -263,6 +265,7 @@ def _ordered(root: str, found: Iterable[tuple[str, ...]]) -> list[tuple[str, ...
             )
     if not ordered:
         raise DataError(f"{root}: an empty folder; expected a Parquet or CSV file, or a folder of them")
+    # Folders of one depth and of the same columns, or rows of some files would lack a column.
     expected = [name for name, _ in _partition(ordered[0])]
     for parts in ordered:
         columns = [name for name, _ in _partition(parts)]

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from qin import sources
+
 BUCKET = "logs"
 
 
@@ -45,6 +47,7 @@ def object_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectStore]:
         "AWS_EC2_METADATA_DISABLED": "true",
     }.items():
         monkeypatch.setenv(name, value)
+    sources._filesystem.cache_clear()  # connections to an earlier store
     try:
         yield ObjectStore(boto3.client("s3"))
     finally:

@@ -96,6 +96,14 @@ def test_a_uri_is_listed_and_read_as_a_folder_is(tmp_path: Path, store: ObjectSt
     assert single.state()[0] == len("day=10/0.parquet")
 
 
+def test_files_of_a_bucket_share_a_connection(tmp_path: Path, store: ObjectStore) -> None:
+    folder = touch(tmp_path / "log", "a.parquet", "b.parquet")
+    uris = [store.put(folder / name, f"days/{name}") for name in ("a.parquet", "b.parquet")]
+    first, second = list_files(uris)
+    assert first.filesystem is second.filesystem
+    assert [file.name for file in (first, second)] == uris
+
+
 def test_objects_that_are_missing_are_named(store: ObjectStore) -> None:
     for uri in ("s3://logs/none.parquet", "s3://nobody/train"):
         assert not exists(uri)
