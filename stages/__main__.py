@@ -14,15 +14,18 @@ from qin.runtime.parent import end_with_dvc, end_with_launcher
 
 def main() -> None:
     """Set up the process and run the stage that the command line names."""
+    # Before the stage's modules are loaded: what is compared at the end is the code that runs.
     remember_code()
     end_with_dvc()
     end_with_launcher()
     set_waiting_of_threads()
+    # By name, as importing a stage costs seconds: a name that is none is told before.
     names = importlib.import_module("qin.runtime.stage").STAGES
     name = sys.argv[1] if len(sys.argv) > 1 else ""
     if name not in names:
         raise SystemExit(f"usage: python -m stages {{{','.join(names)}}}")
     stage = importlib.import_module(f"stages.{name}")
+    # What Typer's usage lines show.
     sys.argv[:2] = [f"python -m stages {name}"]
     stage.app()
 

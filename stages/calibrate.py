@@ -43,6 +43,7 @@ def main() -> None:
         inputs = report.reads(*members.values(), settings=settings, files={"data.train": params.data.train})
         places = zip(*(fold_places(place) for place in members.values()), strict=True)
         folds = _calibrated(params, [dict(zip(members, of_fold, strict=True)) for of_fold in places])
+        # Nothing is published of inputs that were edited meanwhile.
         report.check_inputs()
         _write(folds, settings, inputs)
         figures = of_folds([fold.headline() for fold in folds])
@@ -94,6 +95,7 @@ def _not_calibrated(members: Mapping[str, Path], error: ValueError) -> DataError
 def _write(folds: Sequence[CalibratedFold], settings: dict[str, Any], inputs: Sequence[Artifact]) -> None:
     """Write the blended logits, the blend and the calibrator; of several folds, those of each."""
     origin = origin_of("blend", settings, artifacts=inputs)
+    # Logits and blend before the calibrator, which names the checksums of both.
     with atomic_directory(paths.SCORED) as folder:
         _write_scored(folds, folder, origin)
     blends = [fold.choice.to_dict() for fold in folds]

@@ -45,7 +45,12 @@ log = logging.getLogger("qin")
 
 @app.command()
 def main() -> None:
-    """Write the figures, artifacts/slices.json, the data of the plots, the report and the model card."""
+    """Write the figures, artifacts/slices.json, the data of the plots, the report and the model card.
+
+    1. Logits and calibrators of each fold become the rows that every figure is of: report halves, calibrated.
+    2. Slices, figures, members, importance and curves are computed of them.
+    3. Everything is written, then the pages that are made of it.
+    """
     if runs_by_label("evaluate"):
         return
     with run_stage("evaluate") as report:
@@ -54,6 +59,7 @@ def main() -> None:
         scored_by = _scored_by(params.model.members)
         needed = [*_rescored(params), *scored_by.values(), paths.BLEND, paths.SCORED, paths.CALIBRATOR]
         inputs = report.reads(*needed, settings=settings, files={"data.train": params.data.train})
+        # Nothing else here reads shards.
         if params.evaluate.importance_rows:
             ShardReader(paths.PREPARED_TRAIN).verify()
         fix_threads(params.train.num_threads)
@@ -77,6 +83,7 @@ def main() -> None:
                 log.warning("warning: %s; there is no importance this time", error)
         plots = curves(half, num_bins=knobs.num_bins, num_points=knobs.num_curve_points)
         figures["warnings"] = report.warnings
+        # All is computed: from here on files are written, and none of inputs that were edited meanwhile.
         report.check_inputs()
         for name, rows in plots.items():
             write_csv(paths.PLOTS / f"{name}.csv", rows)
@@ -86,6 +93,7 @@ def main() -> None:
         write_json(paths.SLICES, {**slices, ORIGIN: fingerprint(asdict(origin))} if slices else {})
         write_json(paths.EVALUATION, figures)
         write_json(paths.HEADLINE, headline(figures))
+        # Last: the pages are made of the files that the lines above have written.
         write_report(paths.REPORT, origin=origin)
         write_card(paths.CARD, origin=origin, slices=slices)
         track = params.track

@@ -33,7 +33,7 @@ from qin.runtime.files import write_csv, write_json
 from qin.runtime.folded import place_of_fold
 from qin.runtime.parent import end_with_dvc
 from qin.runtime.progress import log
-from qin.runtime.stage import run_stage
+from qin.runtime.stage import StageReport, run_stage
 from qin.scored import ScoredRows
 from qin.shards.files import ShardReader
 from qin.shards.ids import read_ids
@@ -45,43 +45,52 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def main() -> None:
     """Write outputs/submission.csv and outputs/drift.json; then the run's figures stand beside the last commit's."""
-    if runs_by_label("predict"):
-        log_summary()
+    if not runs_by_label("predict"):
+        with run_stage("predict") as report:
+            _predict(report)
+    log_summary()  # the last stage tells, whether or not there is anything to predict
+
+
+def _predict(report: StageReport) -> None:
+    """Score the test file.
+
+    1. The ids that the sample submission asks for are found in the test file, before anything is scored.
+    2. The members of each deployed fold score the test file, whose calibrated logits are averaged.
+    3. What was scored is compared with the rows of training.
+    4. Submission and drift are written, if nothing that was read was edited meanwhile.
+    """
+    params = load_params(paths.PARAMS)
+    data = params.data
+    if data.test is None or data.sample_submission is None:
+        log.info("data.test is null: nothing to predict, %s has its header alone", paths.SUBMISSION)
+        write_csv(paths.SUBMISSION, [], columns=[data.id, "probability"])
+        write_json(paths.DRIFT, {})
         return
-    with run_stage("predict") as report:
-        params = load_params(paths.PARAMS)
-        data = params.data
-        if data.test is None or data.sample_submission is None:
-            log.info("data.test is null: nothing to predict, %s has its header alone", paths.SUBMISSION)
-            write_csv(paths.SUBMISSION, [], columns=[data.id, "probability"])
-            write_json(paths.DRIFT, {})
-            return
-        members = [paths.MEMBERS[name] for name in params.model.members]
-        report.reads(
-            *(paths.PREPARED_TEST, paths.STATISTICS, *members, paths.BLEND, paths.SCORED, paths.CALIBRATOR),
-            settings=params.model_dump(mode="json"),
-            files={"data.test": data.test, "data.sample_submission": data.sample_submission},
-        )
-        fix_threads(params.train.num_threads)
-        reader = ShardReader(paths.PREPARED_TEST)
-        reader.verify()
-        header, wanted = read_sample_ids(data.sample_submission)
-        at, ids = partial(_at, data.test, data.id), read_ids(paths.PREPARED_TEST)
-        rows = match_ids(wanted, ids, file=data.sample_submission, column=data.id, test=data.test_name, at=at)
-        calibrations, deployed = read_calibrations(paths.CALIBRATOR), read_deployed_folds(paths.BLEND)
-        segments = _segments(calibrations, data.test, num_rows=reader.num_rows)
-        scored = [_scored(params, fold, calibrations[fold - 1], segments) for fold in deployed]
-        logit = averaged([one.shifted for one in scored])
-        drift = _drift(scored[0], fold=deployed[0])
-        if drift["large"]:
-            found = in_one_line(drift["large"])
-            log.warning("warning: %s: unlike the train file: %s; see %s", data.test_name, found, paths.DRIFT)
-        report.check_inputs()
-        log.info("%s: probabilities of %s", paths.SUBMISSION, params.predict.label or data.label)
-        write_submission(paths.SUBMISSION, header=header, ids=wanted, probability=sigmoid(logit)[rows])
-        write_json(paths.DRIFT, drift)
-        report.num_rows = reader.num_rows
-    log_summary()
+    members = [paths.MEMBERS[name] for name in params.model.members]
+    report.reads(
+        *(paths.PREPARED_TEST, paths.STATISTICS, *members, paths.BLEND, paths.SCORED, paths.CALIBRATOR),
+        settings=params.model_dump(mode="json"),
+        files={"data.test": data.test, "data.sample_submission": data.sample_submission},
+    )
+    fix_threads(params.train.num_threads)
+    reader = ShardReader(paths.PREPARED_TEST)
+    reader.verify()
+    header, wanted = read_sample_ids(data.sample_submission)
+    at, ids = partial(_at, data.test, data.id), read_ids(paths.PREPARED_TEST)
+    rows = match_ids(wanted, ids, file=data.sample_submission, column=data.id, test=data.test_name, at=at)
+    calibrations, deployed = read_calibrations(paths.CALIBRATOR), read_deployed_folds(paths.BLEND)
+    segments = _segments(calibrations, data.test, num_rows=reader.num_rows)
+    scored = [_scored(params, fold, calibrations[fold - 1], segments) for fold in deployed]
+    logit = averaged([one.shifted for one in scored])
+    drift = _drift(scored[0], fold=deployed[0])  # of one fold: the folds' scores lie on scales of their own
+    if drift["large"]:
+        found = in_one_line(drift["large"])
+        log.warning("warning: %s: unlike the train file: %s; see %s", data.test_name, found, paths.DRIFT)
+    report.check_inputs()
+    log.info("%s: probabilities of %s", paths.SUBMISSION, params.predict.label or data.label)
+    write_submission(paths.SUBMISSION, header=header, ids=wanted, probability=sigmoid(logit)[rows])
+    write_json(paths.DRIFT, drift)
+    report.num_rows = reader.num_rows
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,12 @@ log = logging.getLogger("qin")
 
 @app.command()
 def main() -> None:
-    """Encode train and test; nothing is fitted, so this may precede the split."""
+    """Encode train and test; nothing is fitted, so this may precede the split.
+
+    1. Columns and types of both files are checked, and the tokens of histories are looked into.
+    2. Numbers that are derived from a row get their names.
+    3. Each file is encoded, the one to predict first; its ids must be those of the sample submission.
+    """
     with run_stage("prepare") as report:
         params = load_params(paths.PARAMS)
         data, knobs, settings = params.data, params.prepare, params.model_dump(mode="json")
@@ -74,6 +79,7 @@ def main() -> None:
                     ids, at = read_ids(folder / name), partial(raw.at, data.id)
                     match_ids(wanted, ids, file=str(sample), column=data.id, test=raw.name, at=at)
             report.check_inputs()
+        # Only when `data/prepared` is in its place: a stage that fails keeps what it could go on with.
         cache.prune()
         logs = [name for name in ("train", "test") if name in figures]
         told = {

@@ -28,7 +28,12 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def main() -> None:
-    """Divide the train file's rows into a train and a validation fold, or into those of several models."""
+    """Divide the train file's rows into a train and a validation fold, or into those of several models.
+
+    1. The columns that divide rows, and those that only later stages read, are looked for.
+    2. Rows are divided, and every division is audited: a promise that does not hold ends the stage.
+    3. Folds and the facts of rows are written, then what the audit found.
+    """
     with run_stage("split") as report:
         params = load_params(paths.PARAMS)
         data, split, settings = params.data, params.split, params.model_dump(mode="json")
@@ -36,6 +41,7 @@ def main() -> None:
         report.reads(settings=settings, files={**files, "data.test": data.test})
         log = open_log(data.train)
         test_columns = None if data.test is None else open_log(data.test).schema
+        # What only later stages read, asked before hours of training rather than after.
         check_later_columns(params, train=log.schema, test=test_columns)
         scalars = scalar_columns(log.schema.names, data=data, features=params.features)
         columns = read_split_columns(

@@ -57,7 +57,7 @@ def _trained_together() -> bool:
         params = load_params(paths.PARAMS, warns=False)
     except QinError:  # which the stage will meet as well, and tell
         return False
-    if params.data.label_heads == "separate" or not params.data.shares_heads:
+    if not params.data.shares_heads:
         return False
     track = params.track
     with (
@@ -134,7 +134,14 @@ class _Stage:
 
 
 def _train_one(run: _Stage, tracking: Tracking) -> None:
-    """Train one model, and then one on every row where that is wanted."""
+    """Train one model, and then one on every row where that is wanted.
+
+    1. Statistics are fitted on the train fold, and joined to the rows.
+    2. The forms of the network are trained and judged; the best one scores the validation fold.
+    3. With a refit, statistics and network are fitted once more, on both folds, for as long.
+    4. The first process alone writes: model and statistics, the held-out ones beside them, then the logits.
+    5. Checkpoints are removed when all is in its place.
+    """
     params, fitting, ranks = run.params, run.fitting, run.fitting.ranks
     fold = read_folds(paths.FOLDS, num_rows=fitting.reader.num_rows)
     refit, track, rule = params.refits, params.track, read_fold_rule(paths.FOLDS)
@@ -154,9 +161,11 @@ def _train_one(run: _Stage, tracking: Tracking) -> None:
             ranks=ranks,
             earlier=earlier,
         )
+        # The schema of the held-out rows; a refit reads the same fields, as its statistics are those that were kept.
         deployed, chosen, schema = trained.runs, trained.params, rows.schema
         if refit:
             _, rows = fitting.statistics(fold != EXCLUDED, fitted, only=statistics.kept)
+            # Its checks judge nothing, and would write over the curve of the run that was judged.
             watch = replace(_watch(tracking, track, ranks, of="refit/"), on_check=SILENT.on_check)
             deployed = refit_models(
                 chosen,
@@ -168,6 +177,7 @@ def _train_one(run: _Stage, tracking: Tracking) -> None:
                 ranks=ranks,
                 earlier=earlier,
             )
+        # The others have no place to write to.
         if ranks.rank > 0:
             return
         origin = run.origin_with(read_artifact(paths.STATISTICS, at=fitted))
@@ -180,11 +190,13 @@ def _train_one(run: _Stage, tracking: Tracking) -> None:
         fit_reference(fitting.reader, fold, with_validation=refit).write(fitted)
         run.report.check_inputs()
         tracking.summarise(trained.runs[0].figures)
+    # After the model, whose checksum the logits name.
     with atomic_directory(paths.VALIDATION) as folder:
         scored.write(folder, origin=origin_of("train", run.settings, artifacts=[read_artifact(paths.MODEL)]))
     started = {} if earlier is None else {"init_from": earlier.made_from["train.init_from"]}
     figures = {**trained.to_json(), **started, "statistics": statistics.to_json(), "warnings": run.report.warnings}
     write_json(paths.METRICS / "train.json", figures)
+    # When all is written: until here a killed stage goes on from them.
     trained.remove_checkpoints()
     run.report.num_rows += trained.num_rows_seen
     for network in deployed if refit else ():
@@ -193,7 +205,12 @@ def _train_one(run: _Stage, tracking: Tracking) -> None:
 
 
 def _train_folds(run: _Stage, tracking: Tracking) -> None:
-    """Train a model for each fold; a killed run goes on in the fold where it was."""
+    """Train a model for each fold; a killed run goes on in the fold where it was.
+
+    1. Each fold that is not finished is trained into the store, which outlives this process.
+    2. When all are there, they are moved into the outputs, each of which gets an index of its folds.
+    3. Figures of all folds are written, and the store is emptied.
+    """
     params, fitting, ranks = run.params, run.fitting, run.fitting.ranks
     folds = fold_places(paths.FOLDS)
     if params.train.refit == "all":

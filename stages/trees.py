@@ -93,6 +93,7 @@ def _fit_folds(report: StageReport, params: Params, settings: dict[str, Any], in
     with atomic_directory(paths.TREES) as trees, atomic_directory(paths.TREES_VALIDATION) as scored:
         for place, folder in zip(_OUTPUTS, (trees, scored), strict=True):
             store.hand_over(place.name, folder, num_folds=len(folds))
+        # The trees' index first, as the logits' names its checksum.
         write_index(paths.TREES, trees, num_folds=len(folds), origin=origin)
         of_trees = origin_of("trees", settings, artifacts=[read_artifact(paths.TREES, at=trees)])
         write_index(paths.TREES_VALIDATION, scored, num_folds=len(folds), origin=of_trees)

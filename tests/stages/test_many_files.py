@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from qin.shards.files import ShardReader
+from stages import predict
 from tests.object_store import ObjectStore, object_store
 from tests.project import ROOT, dvc, git, set_params
 from tests.stages.run import run_in_process
@@ -146,8 +147,10 @@ def test_parts_of_other_columns_are_named(project: Project, capfd: pytest.Captur
 
 
 def test_without_a_test_log_everything_but_the_submission_is_made(
-    project: Project, capfd: pytest.CaptureFixture[str]
+    project: Project, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    told: list[Path] = []
+    monkeypatch.setattr(predict, "log_summary", lambda: told.append(Path.cwd()))
     project.write(data__test=None, data__sample_submission=None)
     for name in ("test.parquet", "sample_submission.csv"):
         (project.folder / "data" / name).unlink()
@@ -160,6 +163,7 @@ def test_without_a_test_log_everything_but_the_submission_is_made(
     assert (project.folder / "outputs/submission.csv").read_text() == "ID,probability\n"
     assert json.loads((project.folder / "metrics/evaluate.json").read_text())["auc"] > 0.5
     assert json.loads((project.folder / "metrics/prepare.json").read_text()).keys() == {"train", "warnings"}
+    assert told == [project.folder]  # the run ends with its figures beside the last commit's, as any other
 
 
 def test_a_test_log_needs_a_sample(project: Project, capfd: pytest.CaptureFixture[str]) -> None:
