@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-_ANY_WIDTH = 1 << 16
+_ANY_WIDTH = 1 << 16  # without one Rich takes the terminal's, and folds
 
 
 def aligned(rows: Sequence[Sequence[str]], *, right: slice = slice(0), width: int | None = None) -> list[str]:

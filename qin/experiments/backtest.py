@@ -43,6 +43,9 @@ FRESH, WARM = "fresh", "warm"
 SHOWN = ("ap", "auc", "wll", "log_loss", "calibration_ratio")
 COMPARED = ("ap", "auc", "log_loss", "wll")
 
+# The outermost probabilities that 32 bits, in which a submission is written, may have rounded to 0 and to 1.
+_ABOVE_0, _BELOW_1 = 2.0**-150, 1.0 - 2.0**-25
+
 _MIN_HISTORY = 2  # days before the first that is scored: one trains, one validates
 _LEFT_OUT = ("track", "evaluate", "predict", "prepare")  # sections that change no figure here
 
@@ -96,9 +99,11 @@ def open_walk(params: Params, *, num_days: int | None, variants: Sequence[str], 
     if params.train.init_from is not None:
         raise ConfigError("params.yaml: train.init_from: a backtest starts from models of its own; set it to null")
     settings = {name: part for name, part in params.model_dump(mode="json").items() if name not in _LEFT_OUT}
+    # Evaluate runs as well, but nothing here is read of it, so that an edit of its code keeps what was walked.
     entries = [*(f"stages/{stage}.py" for stage in STAGES if stage != "evaluate"), "qin/experiments/backtest.py"]
     code = [code_fingerprint(entry) for entry in entries]
     folder = root / fingerprint(settings, raw_checksum(params.data.train), code)
+    # Named by the log and made as a whole: where the folder is there, the log need not be read again.
     if not (folder / "days").is_dir():
         with atomic_directory(folder / "days") as staging:
             found = divide(params.data.train, column, staging)
@@ -131,6 +136,8 @@ def walk_forward(walk: Walk, tell: Callable[[str], None]) -> dict[str, Any]:
             day = walk.days[position]
             file = walk.root / "results" / walk.name / f"{day.name}.json"
             if not file.exists():
+                # Written before anything is removed: a walk that is killed in between has a day's outputs too many, no
+                # day too few.
                 write_json(file, _score_day(walk, position))
                 _forget(walk, keep=day)
             results.append(read_json(file))
@@ -144,7 +151,12 @@ def walk_forward(walk: Walk, tell: Callable[[str], None]) -> dict[str, Any]:
 
 
 def _score_day(walk: Walk, position: int) -> dict[str, Any]:
-    """Figures of one day by each variant; the model that the next day starts from is kept."""
+    """Figures of one day by each variant; the model that the next day starts from is kept.
+
+    1. The day becomes a file to predict, its labels and clusters stay here.
+    2. Each variant trains on the days before and predicts the day; its warm model is kept.
+    3. Where there are two variants, their difference is taken row by row.
+    """
     day, before = walk.days[position], walk.days[:position]
     scratch = walk.root / "scratch"
     scratch.mkdir(exist_ok=True)
@@ -158,6 +170,7 @@ def _score_day(walk: Walk, position: int) -> dict[str, Any]:
     figures: dict[str, Any] = {}
     compared: dict[str, Any] = {}  # estimates, which hold a number per row, so few are kept
     for variant in walk.variants:
+        # The first day of a walk has no day before it that was scored, so there is no model to start from.
         earlier = None if variant == FRESH or position == walk.first else _kept(walk, before[-1])
         params = base if earlier is None else changed(base, {"train.init_from": str(earlier.absolute())})
         if earlier is not None or not figures:  # the first warm day is the fresh one
@@ -168,6 +181,7 @@ def _score_day(walk: Walk, position: int) -> dict[str, Any]:
             values = {**values_with_errors(found, scored.is_positive, cluster=cluster), **facts}
             kept = {name: found[name] for name in COMPARED}
         figures[variant], compared[variant] = values, kept
+        # Also of the first day, where it is the fresh one: the next starts from it.
         if variant == WARM:
             _keep(walk, day, trial)
     result: dict[str, Any] = {
@@ -191,6 +205,7 @@ def _settings(before: Sequence[Day], rows: Path, sample: Path) -> dict[str, Any]
         "data.test": str(rows),
         "data.sample_submission": str(sample),
         "split.method": "time",
+        # The last day before validates, whatever share of the rows it is; all else that divides rows is set aside.
         "split.time_val_start": before[-1].start,
         "split.thresholds": None,
         "split.num_folds": 1,
@@ -208,11 +223,11 @@ def _run(trials: Trials, params: Params) -> tuple[Trial, dict[str, Any]]:
 
 
 def _logits(trial: Trial) -> npt.NDArray[np.float64]:
-    """Of the submitted probabilities, in the day's order."""
+    """Of the submitted probabilities, in the day's order; what 32 bits round to 0 or 1 is finite all the same."""
     with (trial.folder / paths.SUBMISSION).open(encoding="utf-8", newline="") as file:
         lines = csv.reader(file)
         next(lines)
-        probability = np.array([float(line[1]) for line in lines])
+        probability = np.clip([float(line[1]) for line in lines], _ABOVE_0, _BELOW_1)
     logit: npt.NDArray[np.float64] = np.log(probability) - np.log1p(-probability)
     return logit
 

@@ -45,6 +45,7 @@ def changed(base: Params, changes: Mapping[str, Any]) -> Params:
             raise ConfigError(f"{dotted}: unknown key, {'.'.join(sections)} is no section")
         node[key] = value
     try:
+        # The whole is checked, not the value alone: rules join keys and sections.
         return Params.model_validate_json(json.dumps(tree))
     except ValidationError as error:
         raise ConfigError(*problem_lines(error, Params)) from error

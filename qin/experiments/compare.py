@@ -52,7 +52,7 @@ class SharedRows:
 
 
 def shared_rows(first: Run, second: Run, *, train: Source | None = None) -> SharedRows:
-    """Match two runs' rows of the report half by number.
+    """Match two runs' rows of the report half by number, check that they are the same rows, and calibrate them.
 
     The other half chose each run's state, blend and calibrator, so on it a run looks better than it is, and one that
     chose among more looks better still.

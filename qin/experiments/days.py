@@ -131,6 +131,8 @@ class _Files:
         self._num_held += rows.num_rows
         if sum(part.num_rows for part in self._held[name]) >= _GROUP_ROWS:
             self._flush(name)
+        # Of all files together: a log whose days are mixed would hold a group of each of them. The fullest is written
+        # first.
         while self._num_held > _HELD_ROWS:
             self._flush(max(self._held, key=lambda one: sum(part.num_rows for part in self._held[one])))
 

@@ -37,6 +37,7 @@ def run_experiment(settings: Mapping[str, Any]) -> str:
     """
     name = f"tune-{fingerprint(dict(settings))}"
     reference = _reference(name)
+    # DVC refuses a name that an experiment of this commit has.
     if git("rev-parse", "-q", "--verify", reference) is not None:
         git("update-ref", "-d", reference)
     lines = _run_dvc(name, [f"{key}={json.dumps(value)}" for key, value in settings.items()])
@@ -57,7 +58,9 @@ def _run_dvc(name: str, changes: Sequence[str]) -> list[str] | None:
     """Run the experiment; returns what DVC and the stages printed if it failed."""
     environment = {
         **os.environ,
+        # The commands of dvc.yaml must find this Python, also where no environment was activated.
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        # The temporary folder goes with a killed run; here the next one of these settings finds its checkpoint.
         "QIN_CHECKPOINTS": str(CHECKPOINTS.resolve()),
     }
     options = [word for change in changes for word in ("--set-param", change)]

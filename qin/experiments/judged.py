@@ -132,6 +132,7 @@ def in_words(name: str, difference: Difference) -> str:
 
 
 def _mean(of: Sequence[Estimate]) -> Estimate:
+    # With few clicks an AP is resampled: its mean over seeds is, with the rankings of all of them, each by its share.
     share = 1.0 / len(of)
     ranked = tuple(RankedBy(share * one.weight, one.logit) for estimate in of for one in estimate.ranked)
     influence = np.mean([estimate.influence for estimate in of], axis=0)
@@ -142,6 +143,7 @@ def _with_seeds(paired: Difference, error_of_seeds: float | None) -> Difference:
     """The difference with the scatter of the seeds in its error; without it, where there is one seed."""
     if error_of_seeds is None or paired.standard_error is None:
         return paired
+    # Normal from here on, also where clicks are few: of seeds there are never enough to draw from.
     error = math.hypot(paired.standard_error, error_of_seeds)
     reach, change = NORMAL_975 * error, paired.difference
     z = change / error if error else None

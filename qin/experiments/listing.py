@@ -55,6 +55,7 @@ def listed_runs(*, everywhere: bool) -> list[Listed]:
     start = _listed("HEAD", *_of_revision("HEAD"))
     figures = read_json(HEADLINE) if HEADLINE.exists() else {}
     here = _listed(_WORKSPACE, figures, _flat(read_yaml(PARAMS) if PARAMS.exists() else {}))
+    # A workspace that differs in nothing is its commit, and one line is enough.
     runs = [start] if (here.figures, here.settings) == (start.figures, start.settings) else [start, here]
     for name, reference in _experiments(None if everywhere else commit):
         runs.append(_listed(name, *_of_revision(reference)))

@@ -96,6 +96,7 @@ def main() -> None:
     """Write .dvc/plots/page.html and name it in .dvc/config.local."""
     with atomic_file(DVC_FOLDER / PAGE) as staging:
         staging.write_text(page(), encoding="utf-8")
+    # In the local file: the page exists on this machine alone, and git keeps the shared one.
     with Config(str(DVC_FOLDER.resolve())).edit("local") as settings:
         settings.setdefault("plots", {})["html_template"] = PAGE.as_posix()
 

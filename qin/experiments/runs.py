@@ -49,8 +49,8 @@ def read_runs(name: str, *, root: Path = Path()) -> dict[str, Run]:
     """Read a run by name: what it left of each of its labels, most often of one.
 
     Args:
-        name: `workspace`; a folder that is a checkout or its `artifacts/validation`, with `temperature.json` beside it;
-            or else a revision or experiment of the repository.
+        name: `workspace`; a folder that is a checkout or its `artifacts/scored`, with `temperature.json` beside it; or
+            else a revision or experiment of the repository.
         root: The repository.
 
     Returns:
@@ -59,16 +59,16 @@ def read_runs(name: str, *, root: Path = Path()) -> dict[str, Run]:
     Raises:
         ArtifactError: If there is no such run, or its files are missing or damaged.
     """
-    folder = _validation_folder(name, root)
+    folder = _scored_folder(name, root)
     if folder is not None:
         return _read(name, folder, folder.parent / CALIBRATOR.name)
     with tempfile.TemporaryDirectory(prefix="qin-run-") as copy:
-        validation, calibrator = Path(copy) / SCORED.name, Path(copy) / CALIBRATOR.name
-        _fetch(name, root, {SCORED: validation, CALIBRATOR: calibrator})
-        return _read(name, validation, calibrator)
+        scored, calibrator = Path(copy) / SCORED.name, Path(copy) / CALIBRATOR.name
+        _fetch(name, root, {SCORED: scored, CALIBRATOR: calibrator})
+        return _read(name, scored, calibrator)
 
 
-def _validation_folder(name: str, root: Path) -> Path | None:
+def _scored_folder(name: str, root: Path) -> Path | None:
     if name == WORKSPACE:
         return root / SCORED
     folders = [folder for folder in (Path(name), Path(name) / SCORED) if _is_scored(folder)]
@@ -97,23 +97,24 @@ def _fetch(name: str, root: Path, copies: dict[Path, Path]) -> None:
         ) from error
 
 
-def _read(name: str, validation: Path, calibrator: Path) -> dict[str, Run]:
+def _read(name: str, scored: Path, calibrator: Path) -> dict[str, Run]:
     try:
         labels = labels_of(calibrator)
         if not labels:
-            scored = read_artifact(SCORED, at=validation)
-            return {str(scored.origin.settings.get("data.label")): _read_label(name, validation, calibrator)}
+            label = str(read_artifact(SCORED, at=scored).origin.settings.get("data.label"))
+            return {label: _read_label(name, scored, calibrator)}
         with tempfile.TemporaryDirectory(prefix="qin-run-") as copy:
             file, found = Path(copy) / CALIBRATOR.name, {}
             for label in labels:
                 file.write_text(labelled_text(calibrator, label), encoding="utf-8")
-                found[label] = _read_label(name, label_place(validation, label), file)
+                found[label] = _read_label(name, label_place(scored, label), file)
         return found
     except ArtifactError as error:
         raise ArtifactError(f"{name}: {error}") from error
 
 
-def _read_label(name: str, validation: Path, calibrator: Path) -> Run:
-    check_links([read_artifact(SCORED, at=validation), read_artifact(CALIBRATOR, at=calibrator)])
-    folds = [ScoredRows.read(place) for place in fold_places(SCORED, at=validation)]
+def _read_label(name: str, scored: Path, calibrator: Path) -> Run:
+    # Both come from one revision, but in a workspace one of them may be of a later run.
+    check_links([read_artifact(SCORED, at=scored), read_artifact(CALIBRATOR, at=calibrator)])
+    folds = [ScoredRows.read(place) for place in fold_places(SCORED, at=scored)]
     return Run(name, folds, read_calibrations(calibrator))

@@ -147,6 +147,7 @@ class Search:
 
     def _try_default(self) -> None:
         """Run the settings as they are, and let the search know of them where they lie in its space."""
+        # In the study, so that a search that goes on does not run the settings as they are again.
         if any(_DEFAULT in one.user_attrs for one in self._study.get_trials(deepcopy=False)):
             return
         checks: list[Check] = []
@@ -160,6 +161,7 @@ class Search:
         encoded = self._encoded(settings_of(self._base, self._space.dimensions))
         self._study.add_trial(
             self._optuna.trial.create_trial(
+                # Outside of the space TPE cannot learn from it, but it is still remembered.
                 params=encoded or {},
                 distributions=self._distributions if encoded else {},
                 value=judged.selection_loss,
@@ -173,12 +175,14 @@ class Search:
         for one in self._study.get_trials(states=(self._optuna.trial.TrialState.RUNNING,)):
             self._storage.set_trial_user_attr(one._trial_id, _INTERRUPTED, True)
             self._study.tell(one.number, state=self._optuna.trial.TrialState.FAIL)
+            # Drawn to its end: what it had drawn is tried again, without drawing anew.
             if set(one.params) == set(self._distributions):
                 self._study.enqueue_trial(one.params)
 
     def _try_next(self, budget: Budget) -> None:
         number = self._num_begun + 1
         seed = int(np.random.SeedSequence((self._seed, number)).generate_state(1)[0])
+        # A sampler per trial: its generator has no state that an interrupted search would have lost.
         self._study.sampler = self._optuna.samplers.TPESampler(n_startup_trials=_RANDOM_TRIALS, seed=seed)
         trial = self._study.ask(self._distributions)
         settings = self._decoded(trial.params)
@@ -209,6 +213,7 @@ class Search:
         kinds = self._optuna.distributions
         found: optuna.distributions.BaseDistribution
         if isinstance(one, Choice):
+            # As JSON, because Optuna stores plain values alone, and choices may be lists.
             found = kinds.CategoricalDistribution([json.dumps(value) for value in one.values])
         elif one.is_whole:
             found = kinds.IntDistribution(int(one.low), int(_last(one)), log=one.is_log, step=int(one.step or 1))
@@ -239,7 +244,7 @@ def _last(one: Range) -> float:
     if one.step is None:
         return one.high
     num_steps = math.floor((one.high - one.low) / one.step + _STEP_ERROR)
-    return round(one.low + num_steps * one.step, 12)
+    return round(one.low + num_steps * one.step, 12)  # 0.1 + 2 * 0.1 is 0.3
 
 
 def _holds(one: Range | Choice, value: Any) -> bool:

@@ -214,6 +214,7 @@ def _range(key: str, match: re.Match[str], base: Params) -> Range:
     if how == ":log" and low <= 0.0:
         raise ConfigError(f"{key}: a range on the logarithm begins above 0: {match[0]}")
     is_whole = low.is_integer() and high.is_integer() and (step or 1.0).is_integer() and not _takes_fractions(key, base)
+    # Both ends: every rule here is a bound, so what lies between obeys it as well.
     for end in (low, high):
         changed(base, {key: int(end) if is_whole else end})
     if step is not None and not 0.0 < step <= high - low:

@@ -43,6 +43,7 @@ def _headline_of(revision: str) -> dict[str, Any] | None:
 def _verdicts(revision: str, params: Path) -> tuple[dict[str, str], list[str]]:
     """What each difference means, paired row by row, and a line about it; empty where outputs are not at hand."""
     try:
+        # The figures are of metrics/, which git holds; verdicts need the outputs, which may not be in the cache.
         report = compared(revision, "workspace", params=params)
     except QinError as error:
         return {}, [f"no verdicts: {error.lines[0]}"]

@@ -78,6 +78,7 @@ class Trials:
     def __init__(self, root: Path, *, project: Path = Path(), without: Sequence[Path] = ()) -> None:
         self._root, self._project = root.absolute(), project.absolute()
         self._without = without
+        # Asked in every trial of a search, and costly: a log may have many files, a stage's code has hundreds.
         self._checksums: dict[str, str] = {}
         self._codes: dict[str, str] = {}
 
@@ -106,6 +107,7 @@ class Trials:
         for stage, key in keys.items():
             made[stage], has_run = self._made(stage, key, params, made, on_check if stage == "train" else None)
             ran += [stage] if has_run else []
+        # Named by the stages' keys: trials that share all stages are one run, whatever else their settings say.
         folder = self._root / "runs" / fingerprint(keys)
         with claimed(folder.name, folder=self._root / "locks", waits=True):
             link_outputs(made.values(), folder)
@@ -126,6 +128,7 @@ class Trials:
         stages = STAGES[: STAGES.index(until) + 1]
         keys: dict[str, str] = {}
         for stage in stages:
+            # In the pipeline they are also the baseline; no trial is judged by that.
             if stage == "trees" and stage not in placed.model.members:
                 continue
             keys[stage] = fingerprint(stage, self._code(stage), self._decides(stage, settings, keys))
@@ -133,6 +136,7 @@ class Trials:
 
     def _decides(self, stage: str, settings: dict[str, Any], before: Mapping[str, str]) -> dict[str, Any]:
         """Settings, raw files and earlier stages that decide what a stage writes."""
+        # Artifacts do not record them, as predict makes none; the submission depends on them all the same.
         recorded = ["data.id", *_section("predict", settings)] if stage == "predict" else recorded_keys(stage, settings)
         if stage == "trees":  # of training they read the statistics alone
             recorded = [*recorded, *recorded_keys("statistics", settings)]
@@ -151,10 +155,12 @@ class Trials:
         """The folder of a stage that is done, and whether it had to run."""
         folder = self._root / stage / key
         with claimed(f"{stage}-{key}", folder=self._root / "locks", waits=True):
+            # Its training has ended long ago, but a search may still want to stop at one of its checks.
             if folder.is_dir():
                 _Curve(folder, on_check).follow()
                 return folder, False
             part = folder.with_name(f"{key}.part")
+            # A `.part` of a killed run is gone on in: its links and its checkpoints are those of the same key.
             link_outputs(before.values(), part)
             _write_params(part, params)
             try:

@@ -120,8 +120,10 @@ def tune(base: Params, space: Space, plan: Plan, *, folder: Path = TUNE, run: Ru
     tried: list[Tried] = []
     if plan.is_grid:
         as_is = settings_of(base, space.dimensions)
+        # The settings as they are run anyway, as what all others are compared with.
         chosen = [(f"point {n}", point) for n, point in enumerate(space.points(), 1) if point != as_is]
     else:
+        # What ends a search, and what comes after it, is not in its name: it goes on with a larger budget.
         kind = [plan.as_experiments, plan.seed, plan.prunes and not plan.as_experiments]
         name = fingerprint({"space": asdict(space), "keys": light.keys(), "kind": kind})
         with claimed(f"tune-{name}"):
@@ -132,6 +134,7 @@ def tune(base: Params, space: Space, plan: Plan, *, folder: Path = TUNE, run: Ru
     if not finalists[0].runs:
         raise ConfigError(*finalists[0].errors)
     finalists[1:] = sorted(finalists[1:], key=_place)
+    # A mean over fewer seeds is not comparable, and one that fails may be the next to fail.
     whole = [finalist for finalist in finalists if len(finalist.runs) == plan.num_seeds]
     best = min(whole or finalists[:1], key=_place)
     return Tuned(tried, finalists, best, _reported(finalists, base))
@@ -168,6 +171,7 @@ def _chosen(tried: Sequence[Tried], most: int, *, as_is: dict[str, Any]) -> list
 def _run_finals(finalists: Sequence[Finalist], base: Params, space: Space, run: Runner, *, num_seeds: int) -> None:
     """Run each finalist with each seed; what fails is told, and the rest goes on."""
     total, done = len(finalists) * num_seeds, 0
+    # Seed by seed: a run that is stopped half way has compared all finalists by some of them.
     for number in range(num_seeds):
         seeds = {"train.seed": base.train.seed + number, "trees.seed": base.trees.seed + number}
         for finalist in finalists:

@@ -16,6 +16,7 @@ from qin.errors import ConfigError
 from qin.experiments import backtest
 from qin.experiments.backtest import Walk, open_walk, table, walk_forward
 from qin.experiments.backtest_page import chart, points, write_page
+from qin.experiments.trial import Trial
 from tests.logs import make_log
 from tests.project import ROOT, SMALL, set_params
 
@@ -86,6 +87,15 @@ def test_a_day_is_trained_on_the_days_before_it_alone(project: Path) -> None:
     found = backtest._settings(walk.days[:4], Path("rows"), Path("sample"))
     assert [Path(name).stem for name in found["data.train"]] == DAYS[:4]
     assert found["split.time_val_start"].startswith(DAYS[3])
+
+
+def test_a_probability_that_was_rounded_to_an_end_has_a_logit(tmp_path: Path) -> None:
+    (tmp_path / "outputs").mkdir()
+    (tmp_path / "outputs/submission.csv").write_text("ID,probability\n0,0\n1,0.5\n2,0.99999994\n3,1\n")
+    logit = backtest._logits(Trial(tmp_path, ()))
+    assert np.isfinite(logit).all()
+    assert logit[1] == 0.0
+    assert (np.diff(logit) > 0).all()
 
 
 def figures(value: float) -> dict[str, Any]:

@@ -92,7 +92,7 @@ def test_a_calibrator_of_another_run_is_named(tmp_path: Path, rows: tuple[Array,
     )
 
 
-def test_a_run_is_a_checkout_or_its_validation_folder(tmp_path: Path, rows: tuple[Array, Array, Array]) -> None:
+def test_a_run_is_a_checkout_or_its_folder_of_logits(tmp_path: Path, rows: tuple[Array, Array, Array]) -> None:
     write_run(tmp_path, rows[0], rows[2])
     names = ("workspace", str(tmp_path), str(tmp_path / paths.SCORED))
     found = [read_run(name, root=tmp_path) for name in names]
