@@ -19,6 +19,7 @@ def matching(pattern: str, names: Collection[str]) -> list[str]:
         return [pattern]
     if not any(character in pattern for character in "*?["):
         return []
+    # Compiled once, and not `fnmatch.filter`, which takes upper and lower case for one on some systems.
     is_match = re.compile(fnmatch.translate(pattern)).match
     return sorted((name for name in names if is_match(name)), key=natural_key)
 

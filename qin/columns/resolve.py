@@ -26,6 +26,10 @@ from qin.errors import SchemaError
 def resolve_schema(columns: pa.Schema, *, data: DataParams, features: FeatureParams) -> Schema:
     """Resolve the name patterns of params.yaml against the columns of the train file.
 
+    1. Names that settings give must be columns, and each column in one list, or left out.
+    2. Columns that are inputs become fields, whose types must fit their lists.
+    3. What fields refer to (targets, shared vocabularies) must be fields themselves.
+
     Args:
         columns: The train file's Arrow schema.
         data: Label, id, and columns to leave out.
@@ -39,6 +43,7 @@ def resolve_schema(columns: pa.Schema, *, data: DataParams, features: FeaturePar
     problems = repeated_columns(file, names)
     if problems:  # nothing else can be said about a name that stands for two columns
         raise SchemaError(*problems)
+    # A dictionary keeps the file's order and finds a name at once, of which a wide log has 20,000.
     known = dict.fromkeys(names)
     problems = [f"{file}: data.{key}: no column {name}" for key, name in _unmatched_names(known, data)]
     ignored = _ignored(known, data)
@@ -54,6 +59,7 @@ def resolve_schema(columns: pa.Schema, *, data: DataParams, features: FeaturePar
         if len(claims) > 1:
             problems.append(f"{file}: column {name}: in {len(claims)} lists: {', '.join(claims)}")
     problems += _unmatched_patterns(file, known, data, features)
+    # Made though there are problems already: what is wrong with types and references is told in the same run.
     fields = _fields(columns, left_out, features)
     problems += type_problems(file, columns, fields) or _token_problems(file, columns, fields)
     problems += _reference_problems(fields, features)
@@ -96,6 +102,7 @@ def check_test_columns(
     needed = [schema.id, *(field.name for field in schema.fields)]
     problems = [f"{file}: column {name}: missing" for name in needed if not counts[name]]
     wanted = set(needed)
+    # A column that nobody reads may be there twice.
     problems += repeated_columns(file, [name for name in columns.names if name in wanted])
     present = [field for field in schema.fields if counts[field.name] == 1]
     problems += type_problems(file, columns, present)
@@ -155,6 +162,7 @@ def _token_type(kind: pa.DataType, rule: TokenRule) -> pa.DataType | None:
     is_text = is_string(token) or (is_binary(token) and not pa.types.is_fixed_size_binary(token))
     if not is_text:
         return token
+    # Of a width that means nothing here: all integers are of one family.
     return {"number": pa.int64(), "text": pa.string()}.get(rule)
 
 
@@ -231,6 +239,7 @@ def _claims(
             claims[sequence.name].append("features.sequences")
     dropped = set(data.drop)
     for name in ignored & names.keys():
+        # Left out by a glob and in no list is a decision; left out and listed by name is a contradiction to be told.
         if claims[name]:
             claims[name].append("data.drop" if name in dropped else "data.ignore")
     return claims
@@ -251,6 +260,7 @@ def _fields(columns: pa.Schema, left_out: set[str], features: FeatureParams) -> 
 
     types = {field.name: field.type for field in columns}
     kept = {name: kind for name, kind in types.items() if name not in left_out}
+    # A column that two globs mean is one field, where the first of them has it.
     categorical = dict.fromkeys(name for _, name in expanded(features.categorical, types) if name in kept)
     numeric = dict.fromkeys(name for _, name in expanded(features.numeric, types) if name in kept)
     fields = (
@@ -263,6 +273,7 @@ def _fields(columns: pa.Schema, left_out: set[str], features: FeatureParams) -> 
 
 def _sequence_field(sequence: SequenceParams, types: dict[str, pa.DataType], buckets: Callable[[str], int]) -> Field:
     shared = sequence.vocabulary_of
+    # As many as the column has whose vocabulary is shared, or equal values would fall into different buckets.
     num_buckets = sequence.num_buckets or buckets(shared or sequence.name)
     return Field(
         sequence.name,
@@ -287,7 +298,7 @@ def _token_rule(sequence: SequenceParams, types: dict[str, pa.DataType]) -> Toke
     if sequence.vocabulary_of in types:
         return "number" if is_number(value_type(types[sequence.vocabulary_of])) else "text"
     kind = value_type(types[sequence.name])
-    if not is_list(kind):
+    if not is_list(kind):  # text alone does not tell: `inspect_histories` looks into some
         return ""
     return "number" if is_number(value_type(kind.value_type)) else "text"
 

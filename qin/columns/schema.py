@@ -99,6 +99,7 @@ class Schema:
     @property
     def vocabularies(self) -> dict[str, int]:
         """Buckets of each vocabulary: one per categorical field in order, then those that sequences own."""
+        # A sequence that shares a column's vocabulary finds its key there, and adds none.
         return {f.vocabulary: f.num_buckets for f in (*self.categorical, *self.sequences)}
 
     def to_json(self) -> dict[str, Any]:

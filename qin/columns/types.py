@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pyarrow as pa
 
+# The names that `pa.type_for_alias` cannot read back.
 _LIST = re.compile(r"list<(.+)>")
 _ZONED = re.compile(r"timestamp\[(\w+), tz=(.+)\]")
 _DECIMAL = re.compile(r"(decimal\d+)\((\d+), (-?\d+)\)")
@@ -147,6 +148,8 @@ def common_type(kind: pa.DataType, other: pa.DataType) -> pa.DataType | None:
         return None
 
 
+# In the field's metadata, because the type cannot tell: integers of a text file equal the same digits in text, while
+# integers of a Parquet file stand beside text of any spelling.
 _DIGITS = {b"qin": b"digits of text"}
 
 

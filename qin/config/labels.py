@@ -9,6 +9,7 @@ from qin.errors import ConfigError
 # Rows are divided by all labels' values together, which are twice as many with each label.
 MOST_LABELS = 8
 
+# Letters of any script, no separator, and no point in front, which would hide the folder or climb out of it.
 _FOLDER = re.compile(r"[\w-][\w.-]*")
 _Section = Mapping[str, Any]
 
@@ -66,6 +67,7 @@ def label_problems(labels: Sequence[str], settings: Mapping[str, _Section]) -> l
 def _named(settings: Mapping[str, _Section], *, several: bool) -> Iterator[tuple[str, str]]:
     """Keys, and the names of columns that they hold as they stand."""
     features, split = settings["features"], settings["split"]
+    # Asked of a single label, too: the check of the file's columns does not look at impressions.
     for key in ("key", "columns"):
         yield from ((f"features.impression.{key}", name) for name in features["impression"][key] or ())
     if not several:

@@ -8,9 +8,11 @@ from qin.config.section import Section
 from qin.errors import did_you_mean
 
 Dropout = Annotated[float, Field(ge=0, lt=1)]
+# A layer is a matrix of its width squared: of 2^16 it takes 16 GiB.
 Width = Annotated[int, Field(ge=1, le=2**16)]
 Depth = Annotated[int, Field(ge=1, le=1024)]
 
+# Each of them makes two passes of one batch differ, without which `train.self_ensemble` has nothing to compare.
 DROPOUTS = ("dropout", "row_dropout", "embedding_dropout", "field_dropout")
 
 
@@ -69,17 +71,21 @@ class ModelParams(NetworkParams):
 
     @model_validator(mode="after")
     def _alternatives_are_networks(self) -> "ModelParams":
+        # A preset sets all the other keys by itself, so it cannot be one change among others.
         known = sorted(set(NetworkParams.model_fields) - {"preset"})
         for number, changes in enumerate(self.alternatives):
             place = f"alternatives.{number}"
             if not changes:
                 raise ValueError(f"{place}: changes nothing")
+            # Before pydantic looks at them, which would name the key as one of the section instead of one of the
+            # alternative.
             for key in changes:
                 if key not in known:
                     raise ValueError(f"{place}.{key}: unknown key{did_you_mean(key, known, prefix=f'{place}.')}")
             try:
                 NetworkParams(**{**self.network.model_dump(), **changes})
             except ValidationError as error:
+                # Inside a validator there is one message to give: the first problem's.
                 found = error.errors(include_url=False)[0]
                 place = ".".join([place, *map(str, found["loc"][:1])])
                 raise ValueError(f"{place}: {found['msg'].removeprefix('Value error, ')}") from error

@@ -15,18 +15,22 @@ from qin.sources import source_name
 _LEAST_SHARE = 1e-6
 
 Share = Annotated[float, Field(ge=0, le=1)]
+# What NumPy's 64-bit integers hold.
 Whole = Annotated[int, Field(ge=0, lt=2**63)]
 Count = Annotated[int, Field(ge=1, lt=2**63)]
 # What no machine can hold, start or divide into is refused here; what this one cannot, where its size is known.
 RowCount = Annotated[int, Field(ge=1, lt=2**31)]
 Threads = Annotated[int, Field(ge=1, le=1024)]
 Processes = Annotated[int, Field(ge=1, le=2**16)]
+# 0 switches off what is sampled; of fewer than 100 rows no figure would mean anything.
 RowLimit = Literal[0] | Annotated[int, Field(ge=100, lt=2**31)]
 BatchSize = Annotated[int, Field(ge=2, lt=2**31)]
 RawSource = str | Annotated[list[str], Field(min_length=1)]
 Labels = str | Annotated[list[str], Field(min_length=1, max_length=MOST_LABELS)]
+# Padding, null and at least one value; indices are of 32 bits.
 NumBuckets = Annotated[int, Field(ge=3, le=2**31 - 1)]
 
+# They are parts of numbers, or they quote, escape, enclose or end tokens.
 _NO_SEPARATORS = "+.\"'\\[](){}\r\n\0"
 
 
@@ -74,6 +78,7 @@ class DataParams(Section):
             return label
         if problems := name_problems(label):
             raise ValueError("; ".join(problems))
+        # A list of one is its name, so that both ways to write it leave the same bytes.
         return label[0] if len(label) == 1 else label
 
     @model_validator(mode="after")
@@ -128,8 +133,8 @@ class StatisticsParams(Section):
     enable: bool = True
     fields: list[str] | None = None
     pairs: list[Annotated[list[str], Field(min_length=2, max_length=2)]] | Literal["auto"] = "auto"
-    num_blocks: Annotated[int, Field(ge=2)] = 10
-    prior_weight: Annotated[float, Field(ge=1e-6)] = 20.0
+    num_blocks: Annotated[int, Field(ge=2)] = 10  # the first one sees nothing, so that one alone would be no statistic
+    prior_weight: Annotated[float, Field(ge=1e-6)] = 20.0  # at 0, a value without a click has an infinite logit
     drift_psi: Annotated[float, Field(gt=0)] | None = 0.25
 
 
@@ -244,7 +249,7 @@ class TrainParams(Section):
 class TreeParams(Section):
     """Gradient boosted trees: a member of the model, and the baseline of the network."""
 
-    num_leaves: Literal["auto"] | Annotated[int, Field(ge=2, le=131072)] = "auto"
+    num_leaves: Literal["auto"] | Annotated[int, Field(ge=2, le=131072)] = "auto"  # LightGBM's own bound
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 0.05
     max_rounds: Annotated[int, Field(ge=1, le=100_000)] = 1500
     patience: Count = 50
@@ -326,6 +331,8 @@ class Params(Section):
         """Whether a model of all rows is deployed; with several folds their models are, each as it was judged."""
         return self.train.refit == "all" and self.split.num_folds == 1
 
+    # Rules between sections are asked in this order once every section is right by itself; pydantic ends at the first
+    # that is broken.
     @model_validator(mode="after")
     def _folds_start_anew(self) -> "Params":
         if self.split.num_folds > 1 and self.train.init_from is not None:
@@ -343,6 +350,7 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _labels_are_nothing_else(self) -> "Params":
+        # As plain values: `labels` stands below this module and knows none of its classes.
         if problems := label_problems(self.data.labels, self.model_dump(mode="json")):
             raise ValueError("; ".join(problems))
         return self
@@ -385,6 +393,7 @@ class Params(Section):
     @model_validator(mode="after")
     def _passes_differ(self) -> "Params":
         all_have = all(any(getattr(form, name) for name in DROPOUTS) for form in self.model.forms)
+        # The published preset brings dropout of its own, whatever these keys say.
         if self.train.self_ensemble and self.model.preset != "published" and not all_have:
             raise ValueError(
                 "train.self_ensemble: both passes are the same without dropout, raise one of "

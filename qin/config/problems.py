@@ -74,6 +74,7 @@ def _without_union_tags(location: Sequence[int | str], settings: type[BaseModel]
 def _is_leaf(location: Sequence[int | str], settings: type[BaseModel]) -> bool:
     parent = _model_at(location[:-1], settings)
     field = parent.model_fields.get(str(location[-1])) if parent else None
+    # Below a mapping, names are the user's keys, such as a column in `num_buckets_of`, and belong to the path.
     return field is not None and "dict" not in str(field.annotation)
 
 
@@ -97,6 +98,7 @@ def _nearest_value(detail: Mapping[str, Any]) -> str:
     """The allowed value that a mistyped one is near to, if there is one."""
     if detail["type"] != "literal_error" or not isinstance(detail["input"], str):
         return ""
+    # Pydantic hands the allowed values out as a sentence alone.
     allowed = re.findall("'([^']*)'", detail["ctx"]["expected"])
     return did_you_mean(detail["input"], allowed)
 

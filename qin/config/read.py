@@ -32,6 +32,7 @@ def load_params(path: Path, *, warns: bool = True) -> Params:
     for line in retired if warns else ():
         log.warning("warning: %s: %s", path, line)
     try:
+        # By way of JSON, whose strict rules are those of a file: text is no number, but a list is any kind of sequence.
         return Params.model_validate_json(json.dumps(tree))
     except ValidationError as error:
         raise ConfigError(*(f"{path}: {line}" for line in problem_lines(error, Params))) from error

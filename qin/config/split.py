@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from qin.config.section import Ratio, Section, Seed
 
+# Of hashes cut to 53 bits (see `qin.split.methods`); 2^53 itself is above all of them.
 Threshold = Annotated[int, Field(ge=0, le=2**53)]
 
 
@@ -14,7 +15,7 @@ class SplitParams(Section):
     """How rows are divided into a train and a validation fold."""
 
     method: Literal["stratified", "group_user", "group_session", "time"]
-    num_folds: Annotated[int, Field(ge=1, le=100)] = 1
+    num_folds: Annotated[int, Field(ge=1, le=100)] = 1  # numbers of folds are kept in bytes
     seed: Seed
     val_ratio: Ratio
     row_key: Annotated[list[str], Field(min_length=1)] | None = None
@@ -57,7 +58,7 @@ class SplitParams(Section):
         for name, value in (self.thresholds or {}).items():
             if not name.startswith("large_"):
                 continue
-            if re.fullmatch("large_[0-9a-f]{14}", name) is None:
+            if re.fullmatch("large_[0-9a-f]{14}", name) is None:  # 53 bits
                 raise ValueError(f"thresholds.{name}: the group must be 14 hexadecimal digits, as in manifest.json")
             if value not in (0, 1):
                 raise ValueError(f"thresholds.{name}: must be 0 (train) or 1 (validation), got {value}")

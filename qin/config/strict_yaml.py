@@ -149,6 +149,7 @@ class _Reader:
         assert isinstance(event, NodeEvent)
         found = _Anchor()
         if event.anchor is not None:
+            # Known before it is read, so that an alias of itself is told from one of nothing.
             self.anchors[event.anchor] = found
         if isinstance(event, ScalarEvent):
             found.value, found.size = _scalar(event), 1
@@ -179,6 +180,7 @@ class _Reader:
             else:
                 found.value.append(part.value)
             found.size, found.depth = found.size + part.size, max(found.depth, part.depth)
+            # At every value and not at the end: each line of aliases may be ten times as many as the one before.
             self._check(event, found.size, depth)
         found.depth += 1
 

@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 
 from qin.columns.types import is_binary, is_datetime, is_string
 
-_EXACT_DIGITS = 15
+_EXACT_DIGITS = 15  # a 64-bit float gives back any decimal number of as many
 _UUID_BYTES = 16
 _SHOWN_CHARACTERS = 60
 _DECIMALS = Context(prec=100)  # 256-bit decimals have 76 digits; Python's own context would round to 28
@@ -90,7 +90,7 @@ def float_texts(values: npt.NDArray[Any]) -> Iterator[tuple[npt.NDArray[np.intp]
     is_whole = np.isfinite(values) & (values == np.floor(values))  # beyond 64 bits
     if is_whole.any():
         yield np.flatnonzero(is_whole), pa.array([str(int(value)) for value in values[is_whole]], pa.string())
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore"):  # what is beyond 32 bits becomes infinite, and so is not equal below
         narrow = values.astype(np.float32)
     for form, is_form in ((narrow, narrow == values), (values, narrow != values)):
         at = np.flatnonzero(is_form & ~is_whole)
@@ -101,6 +101,7 @@ def float_texts(values: npt.NDArray[Any]) -> Iterator[tuple[npt.NDArray[np.intp]
 def decimal_texts(array: pa.Array) -> pa.Array:
     """The texts of decimals of any width."""
     try:
+        # Arrow refuses a cast that would lose a digit, which tells fractions in one call.
         return array.cast(pa.int64()).cast(pa.string())
     except pa.ArrowInvalid:  # fractions, or integers beyond 64 bits
         kind = array.type  # dictionaries of the narrow decimals do not exist
@@ -132,6 +133,7 @@ def _decimal_text(value: Decimal) -> str:
 
 def _bytes_texts(array: pa.Array, text_of: Callable[[Any], str]) -> pa.Array:
     try:
+        # The cast checks all bytes at once; values are looked at one by one only where it fails.
         return array.cast(pa.large_string())
     except pa.ArrowInvalid:  # not UTF-8
         return _by_distinct(array, text_of)
@@ -163,10 +165,11 @@ def _uuid_text(value: bytes) -> str:
 def _moment_texts(array: pa.Array) -> pa.Array:
     kind = array.type
     if pa.types.is_date(kind):
+        # A time of day, which 64-bit dates may hold, is cut off.
         return array.cast(pa.date32(), safe=False).cast(pa.string())
     local = array.cast(pa.int64()).cast(pa.timestamp(kind.unit))  # of UTC: needs no database of time zones
     text = local.cast(pa.string())
-    if kind.unit != "s":
+    if kind.unit != "s":  # whose text has no fraction: its last zeros are seconds
         text = _without_zeros(text)
     text = pc.replace_substring_regex(text, " 00:00:00$", "")
     return text if kind.tz is None else pc.binary_join_element_wise(text, "Z", "")

@@ -29,10 +29,11 @@ from qin.runtime.files import atomic_file, fingerprint, read_exact_json, write_e
 from qin.runtime.paths import CSV
 from qin.sources import SourceFile, first_line
 
-_VERSION = 2
-_BLOCK_BYTES = 1 << 22
-_GROUP_BYTES = 1 << 25
+_VERSION = 2  # of the conversion: another one makes what is kept anew
+_BLOCK_BYTES = 1 << 22  # read at a time; Arrow refuses a row that is longer
+_GROUP_BYTES = 1 << 25  # in memory, of a row group
 _NULL_WORDS = pa.array(["NA", "N/A", "NaN", "nan", "null", "NULL", "None", "\\N"])
+# Up to 18 digits, which always fit 64 bits. What is longer is an id: a float would round it, so it stays text.
 _INTEGER = r"^(0|-?[1-9][0-9]{0,17})$"
 _NUMBER = r"^[-+]?((0|[1-9][0-9]{0,17})(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?$"
 _KINDS = ("null", "integer", "number", "text")  # each holds what those before it hold
@@ -57,6 +58,7 @@ def converted(files: Sequence[SourceFile], pool: Executor) -> dict[str, Path]:
         headers.append(names)
         for name, kind in found.items():
             kinds[name] = max(kinds.get(name, "null"), kind, key=_KINDS.index)
+    # Only now, when all files have been read: a column has one type in the whole log.
     places = pool.map(partial(_convert, kinds=kinds), files, headers)
     return dict(zip((file.name for file in files), places, strict=True))
 
@@ -81,6 +83,7 @@ def _widened(kind: str, column: pa.Array) -> str:
     if kind == "text":
         return kind
     values = column.drop_null()
+    # `NA` says missing only among numbers: a column of nothing else counts as one of them, beside text it stays a word.
     values = values.filter(pc.invert(pc.is_in(values, value_set=_NULL_WORDS)))
     if not len(values):
         return "null" if kind == "null" and not len(column.drop_null()) else max(kind, "integer", key=_KINDS.index)
@@ -129,7 +132,7 @@ def _typed(column: pa.Array, kind: pa.DataType) -> pa.Array:
     if pa.types.is_null(kind):
         return pa.nulls(len(column))
     values = pc.if_else(pc.is_in(column, value_set=_NULL_WORDS), pa.scalar(None, pa.string()), column)
-    return pc.replace_substring_regex(values, r"^\+", "").cast(kind)
+    return pc.replace_substring_regex(values, r"^\+", "").cast(kind)  # Arrow's cast knows no plus
 
 
 def _header(file: SourceFile) -> list[str]:
@@ -161,6 +164,7 @@ def _rows(file: SourceFile, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
 def _options(file: SourceFile) -> dict[str, Any]:
     return {
         "read_options": pacsv.ReadOptions(use_threads=False, block_size=_BLOCK_BYTES),  # with threads, no row is named
+        # A quoted text may go on in the next line.
         "parse_options": pacsv.ParseOptions(delimiter=file.delimiter, newlines_in_values=True),
     }
 

@@ -24,13 +24,15 @@ from qin.raw.canonical import byte_text, float_texts
 from qin.runtime.jit import njit
 from qin.runtime.seeds import GOLDEN, mix, unmix
 
-UInt64Array = npt.NDArray[np.uint64]
+Hashes = npt.NDArray[np.uint64]
 _Flags = npt.NDArray[np.bool_]
 
+# None of these may ever change: every model, and every fold that was frozen, is made of hashes.
 _FNV_BASIS = np.uint64(0xCBF29CE484222325)
 _FNV_PRIME = np.uint64(0x100000001B3)
+# Parts the words of texts from those of integers, because both go through the same `mix`.
 _TEXT_SALT = np.uint64(0xD6E8FEB86659FD93)
-_MAX_INT_DIGITS = 19
+_MAX_INT_DIGITS = 19  # a word without sign holds any so many; the bound of 63 bits is looked at afterwards
 _LONG_TEXT_BYTES = 64
 _UUID_TEXT_BYTES = 36
 _DASH = 45
@@ -146,19 +148,19 @@ def hash_text(data: npt.NDArray[np.uint8], start: int, stop: int, seed: np.uint6
 
 
 @njit(nogil=True)
-def _unseeded_texts(data: Any, offsets: Any, out: UInt64Array) -> None:
+def _unseeded_texts(data: Any, offsets: Any, out: Hashes) -> None:
     for i in range(out.size):
         out[i] = _unseeded_text(data, offsets[i], offsets[i + 1])
 
 
 @njit(nogil=True)
-def _unseeded_ints(values: Any, out: UInt64Array) -> None:
+def _unseeded_ints(values: Any, out: Hashes) -> None:
     for i in range(out.size):
         out[i] = _unseeded_int(np.int64(values[i]))
 
 
 @njit(nogil=True)
-def _unseeded_whole_floats(values: Any, out: UInt64Array, is_other: Any) -> int:
+def _unseeded_whole_floats(values: Any, out: Hashes, is_other: Any) -> int:
     """Hash the floats that are 64-bit integers; mark the others in `is_other` and count them."""
     num_others = 0
     for i in range(out.size):
@@ -177,6 +179,7 @@ def _fill_whole_floats(values: Any, limits: Any, out: Any, is_null: Any, is_done
         for column in range(limits.size):
             value = np.float64(values[i, column])
             is_null[column, i] = np.isnan(value)
+            # Infinity, NaN and what may have been rounded fail this, and are left to be told by name.
             if abs(value) < limits[column] and value == np.floor(value):
                 out[column, i] = _unseeded_int(np.int64(value))
             elif not np.isnan(value):
@@ -185,7 +188,7 @@ def _fill_whole_floats(values: Any, limits: Any, out: Any, is_null: Any, is_done
 
 def hash_whole_floats(
     values: npt.NDArray[np.floating[Any]], limits: npt.NDArray[np.float64]
-) -> tuple[UInt64Array, _Flags, _Flags]:
+) -> tuple[Hashes, _Flags, _Flags]:
     """Hash columns of floats that are whole numbers, all at once, as `hash_column` hashes each.
 
     Args:
@@ -209,7 +212,7 @@ def with_seed(unseeded: np.uint64, seed: np.uint64) -> np.uint64:
 
 
 @njit(nogil=True)
-def _seeded(values: UInt64Array, seed: np.uint64) -> UInt64Array:
+def _seeded(values: Hashes, seed: np.uint64) -> Hashes:
     out = np.empty_like(values)
     for i in range(values.size):
         out[i] = with_seed(values[i], seed)
@@ -217,7 +220,7 @@ def _seeded(values: UInt64Array, seed: np.uint64) -> UInt64Array:
 
 
 @njit(nogil=True)
-def _combine(total: UInt64Array, values: UInt64Array) -> None:
+def _combine(total: Hashes, values: Hashes) -> None:
     for i in range(total.size):  # the factor makes the order of columns count: (1, 2) is not (2, 1)
         total[i] = mix(total[i] * _FNV_PRIME + values[i])
 
@@ -240,6 +243,7 @@ def utf8_buffers(array: pa.Array) -> tuple[npt.NDArray[np.uint8], npt.NDArray[An
     _, offset_buffer, data_buffer = array.buffers()
     if len(array) == 0 or offset_buffer is None:
         return np.zeros(0, np.uint8), np.zeros(len(array) + 1, offset_type)
+    # A slice shares the buffers of what it was cut from, so its offsets may begin anywhere in them.
     offsets = np.frombuffer(offset_buffer, offset_type)[array.offset : array.offset + len(array) + 1]
     data = np.zeros(0, np.uint8) if data_buffer is None else np.frombuffer(data_buffer, np.uint8)
     return data, offsets
@@ -253,11 +257,11 @@ class HashedColumn(NamedTuple):
         is_null: `(num_rows,)`; NaN counts as null.
     """
 
-    unseeded: UInt64Array
+    unseeded: Hashes
     is_null: npt.NDArray[np.bool_]
 
 
-def hash_values(array: pa.Array, seed: np.uint64) -> tuple[UInt64Array, npt.NDArray[np.bool_]]:
+def hash_values(array: pa.Array, seed: np.uint64) -> tuple[Hashes, npt.NDArray[np.bool_]]:
     """Hash each value's canonical text.
 
     Args:
@@ -294,7 +298,7 @@ def hash_column(array: pa.Array) -> HashedColumn:
         return _hash_floats(array)
     is_null = nulls_of(array)
     out = np.empty(len(array), np.uint64)
-    if pa.types.is_integer(kind) and kind != pa.uint64():
+    if pa.types.is_integer(kind) and kind != pa.uint64():  # whose upper half is text here
         _unseeded_ints(array.fill_null(0).to_numpy(zero_copy_only=False), out)
     else:
         _unseeded_texts(*utf8_buffers(array if is_string(kind) else byte_text(array)), out)
@@ -330,14 +334,12 @@ def _hash_floats(array: pa.Array) -> HashedColumn:
     return HashedColumn(out, is_null)
 
 
-def hash_rows(columns: Sequence[HashedColumn], seed: np.uint64) -> UInt64Array:
+def hash_rows(columns: Sequence[HashedColumn], seed: np.uint64) -> Hashes:
     """One hash per row over several columns in order; null is a value like any other."""
     total = np.full(columns[0].unseeded.size, seed, np.uint64)
     for column in columns:
         hashes = _seeded(column.unseeded, seed)
+        # The same word whatever the column's type: null equals null.
         hashes[column.is_null] = GOLDEN
         _combine(total, hashes)
     return total
-
-
-Hashes = npt.NDArray[np.uint64]

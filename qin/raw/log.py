@@ -16,9 +16,9 @@ from qin.raw.csv_files import converted
 from qin.raw.parts import RawPart, read_part
 from qin.sources import Source, SourceFile, list_files, source_name
 
-_SAMPLED_GROUPS = 8
+_SAMPLED_GROUPS = 8  # places of a sample; in object storage each is a request
 _NUM_OPENED = 8  # at a time; more is of no use on a disk, and object storage answers in tens of milliseconds
-_INTEGER = re.compile(r"-?(0|[1-9]\d{0,17})")
+_INTEGER = re.compile(r"-?(0|[1-9]\d{0,17})")  # 18 digits always fit 64 bits
 
 T = TypeVar("T")
 
@@ -89,6 +89,7 @@ def open_log(source: "Source | RawLog") -> RawLog:
     schema = _with_partitions(_common_schema(parts), files)
     placed, row = [], 0
     for part in parts:
+        # A file without rows has had its columns compared, and is not opened again.
         if part.num_rows:
             placed.append(replace(part, schema=schema, first_row=row))
         row += part.num_rows
@@ -101,6 +102,7 @@ def _common_schema(parts: Sequence[RawPart]) -> pa.Schema:
     """The columns of the first file, which all others must have, with types that agree."""
     first = parts[0]
     types = {field.name: field.type for field in first.schema}
+    # Digits are only as they stood there if all files are text: beside Parquet's they are numbers like any others.
     plain = {field.name for part in parts for field in part.schema if not is_digits_of_text(field)}
     for part in parts[1:]:
         found = {field.name: field.type for field in part.schema}

@@ -57,6 +57,7 @@ class RawPart:
         """
         row, stop = 0, self.num_rows if groups is None else sum(self.group_rows[group] for group in groups)
         own = [name for name in columns if name not in dict(self.file.partition)]
+        # No threads of Arrow's: whole batches are worked on side by side already, in `map_batches`.
         options = {"columns": own, "use_threads": False, **({} if groups is None else {"row_groups": list(groups)})}
         with open_part(self.stored) as opened:
             try:
@@ -111,9 +112,9 @@ def open_part(file: SourceFile) -> Iterator[pq.ParquetFile]:
     try:
         opened = pq.ParquetFile(
             source,
-            pre_buffer=False,
+            pre_buffer=False,  # it would hold a row group's columns whole
             buffer_size=_BUFFER_BYTES if is_local else _REMOTE_BUFFER_BYTES,
-            page_checksum_verification=True,
+            page_checksum_verification=True,  # of files whose writer left checksums
             coerce_int96_timestamp_unit="us",  # in nanoseconds, Spark's 9999-12-31 would wrap to 1816
         )
     except FileNotFoundError as error:

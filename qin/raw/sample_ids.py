@@ -62,7 +62,7 @@ def match_ids(
     Raises:
         DataError: If the ids are not the same set, or one occurs twice.
     """
-    if wanted.equals(ids):
+    if wanted.equals(ids):  # as mostly they do
         return np.arange(len(ids), dtype=np.int64)
     position = pc.index_in(wanted.combine_chunks(), value_set=ids.combine_chunks())
     if position.null_count:
@@ -72,6 +72,7 @@ def match_ids(
     counts = np.bincount(rows, minlength=len(ids))
     if counts.max() > 1:
         first = np.full(len(ids), -1)
+        # Written from the end, so that the first place of each id is what stays.
         first[rows[::-1]] = np.arange(rows.size)[::-1]
         row = int(np.flatnonzero(first[rows] != np.arange(rows.size))[0])
         raise DataError(f"{file}: column {column}, row {row}: id occurs twice: {wanted[row].as_py()!r}")

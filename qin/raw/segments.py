@@ -57,6 +57,7 @@ def read_segments(source: Source | RawLog, column: str, rows: Rows) -> Segments:
         encoded = _names(values).dictionary_encode()
         known = [number.setdefault(name, len(number)) for name in encoded.dictionary.to_pylist()]
         code[place] = np.array(known, np.int32)[encoded.indices.to_numpy()]
+    # Numbered by name in the end: in order of their first rows, codes would depend on the order of the file.
     names = sorted(number)
     rank = np.empty(len(names), np.int32)
     rank[[number[name] for name in names]] = np.arange(len(names))
@@ -111,6 +112,8 @@ def read_clusters(source: Source | RawLog, column: str, rows: Rows) -> npt.NDArr
         SchemaError: If the file has no such column, or its values cannot be compared.
         DataError: If the file cannot be read, or has fewer rows than that.
     """
+    # By hash and not by text: a key may have as many values as there are rows, and two that collide among 2^64 would
+    # only be one cluster of a standard error.
     hashes, is_null = np.empty(rows.size, np.uint64), np.empty(rows.size, np.bool_)
     for place, values in _selected(source, column, rows):
         hashes[place], is_null[place] = hash_values(values, seed_of("cluster", 0))

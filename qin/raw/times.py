@@ -32,13 +32,13 @@ _SMALLEST, _LARGEST = -(2**63), 2**63 - 1
 _PER_UNIT = {"s": MICROSECONDS, "ms": 1000, "us": 1, "day": 86_400 * MICROSECONDS}
 
 _NUMBER = r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$"
-_INTEGER = r"^-?\d{1,18}$"
+_INTEGER = r"^-?\d{1,18}$"  # 18 digits always fit 64 bits
 _MOMENT = r"^\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d+)?)?)?$"
 _OFFSET = r"( ?UTC|Z|[-+]\d\d(:?\d\d)?)$"
 _ZONED_MOMENT = rf"^\d{{4}}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?{_OFFSET}"
 _FIXED_ZONE = re.compile(r"([-+])(\d\d):?(\d\d)?")
 _WHOLE = re.compile(r"[-+]?[0-9]+")
-_FAR_YEAR = re.compile(r"[-+]?\d{5,}-.*")
+_FAR_YEAR = re.compile(r"[-+]?\d{5,}-.*")  # which Python's datetime has not
 
 
 class TimeForm(StrEnum):
@@ -85,6 +85,7 @@ class TimeColumn:
             raise SchemaError(
                 f"{log}: column {name}: type {kind} is no time; datetime, date, number, numeric text or ISO text is"
             )
+        # To look at all rows would be a pass of its own; one of another form is refused when it is met.
         first = next(iter(read_batches(log, columns=[name], batch_rows=1)))
         return cls(log.name, name, *_form_of_text(first.batch.column(0), f"{first.part.name}: column {name}"))
 
@@ -134,6 +135,7 @@ class TimeColumn:
         if not is_good.all():
             self._refuse(array, ~is_good, first_row)
         if self.form == TimeForm.NUMBER_TEXT:
+            # Of this batch: where a later one has fractions, whoever joins them makes all of them floats.
             is_integer = pc.all(pc.match_substring_regex(text, _INTEGER)).as_py()
             values = text.cast(pa.int64() if is_integer else pa.float64()).to_numpy(zero_copy_only=False)
             if not np.isfinite(values).all():  # such as 1e999
@@ -144,7 +146,10 @@ class TimeColumn:
             moments = _moments(text, zone)
         except pa.ArrowInvalid:  # such as 2022-13-01
             self._refuse(
-                array, np.array([not _is_moment(text.slice(row, 1), zone) for row in range(len(text))]), first_row
+                # Arrow does not say which row it is: each is tried by itself, now that one is bad.
+                array,
+                np.array([not _is_moment(text.slice(row, 1), zone) for row in range(len(text))]),
+                first_row,
             )
             raise
         return np.asarray(moments.cast(pa.int64()).to_numpy(zero_copy_only=False))
