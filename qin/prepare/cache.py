@@ -54,11 +54,14 @@ class PartCache:
             return None
         kept: list[Shard] = tree["shards"]
         groups = layout(task.schema, with_label=task.with_label)
+        # Linked files are those of `data/prepared`, which somebody may have edited since: all of them are whole, or
+        # none is taken.
         whole = _is_whole(entry / _COUNTS, tree["counts_crc32"])
         if not whole or any(not _is_shard(entry / shard["file"], shard, groups) for shard in kept):
             shutil.rmtree(entry)
             return None
         shards = []
+        # A file keeps its shards, but their numbers follow from the files before it, which may be others by now.
         for number, shard in enumerate(kept, task.first_shard):
             _link(entry / shard["file"], task.folder / shard_name(number))
             shards.append({**shard, "file": shard_name(number)})
@@ -67,6 +70,7 @@ class PartCache:
 
     def keep(self, key: str, task: PartTask, encoded: EncodedPart) -> None:
         """Remember a file that is encoded; where files cannot be linked, nothing is kept."""
+        # Renamed at the end: a folder that has its name is complete, whenever this process is killed.
         staging = self._folder / f".{key}.tmp"
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir(parents=True)

@@ -31,6 +31,7 @@ class DerivedNumbers:
         self._histories = [f for f in schema.sequences if f"{f.name}.{LENGTH}" in self._position]
         self._seeds = seeds
         self._impressions = impressions
+        # `with_derived` puts them last, in the order in which they are computed: so they are filled as one block.
         self._first_of_impression = sum(field.source != IMPRESSION for field in schema.numeric)
 
     def fill(

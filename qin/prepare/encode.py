@@ -106,6 +106,8 @@ class _Floats(NamedTuple):
         at = {name: position for position, name in enumerate(schema.names)}
         found = [(at[field.name], schema.field(field.name).type) for field in fields]
         is_float = np.array([kind in _FLOATS for _, kind in found], np.bool_)
+        # Each by its own width: side by side, Arrow gives columns of 32 bits as 64, which hides where they were
+        # rounded.
         limits = [FIRST_ROUNDED[kind.bit_width // 8] for _, kind in found if kind in _FLOATS]
         columns = [column for column, kind in found if kind in _FLOATS]
         return cls(columns, np.flatnonzero(is_float), np.flatnonzero(~is_float).tolist(), np.array(limits, np.float64))
@@ -191,12 +193,14 @@ class BatchEncoder:
             hashes, is_null, is_done = hash_whole_floats(floats.read(batch), floats.limits)
             _to_buckets(hashes, is_null, floats.places, self._field_seeds, self._num_values, out)
             found = {fields[place].name: (hashes[row], is_null[row]) for row, place in enumerate(floats.places)}
+            # In the fields' order, so that of several bad columns the first is named, as where all go one by one.
             others = sorted([*others, *floats.places[~is_done].tolist()])
         for place in others:
             column, name = batch.column(fields[place].name), fields[place].name
             refuse_rounded(column, file=self._file, column=name, first_row=first_row)
             hashes, is_null = found[name] = hash_column(column)
             at = np.array([place])
+            # Through a view, so that what is handed on has the seed as well, like the columns above.
             _to_buckets(hashes[None], is_null[None], at, self._field_seeds, self._num_values, out)
         return found
 
@@ -208,6 +212,7 @@ class BatchEncoder:
             others = list(range(len(self._numbers)))  # again, one by one, to name the first column that is wrong
         for place in others:
             name = self._numbers[place].name
+            # Set and not added to: where all are read again, the first try has counted them already.
             num_missing[place] = self.numeric(batch.column(name), name, first_row, out[:, place])
         return num_missing
 
@@ -217,6 +222,7 @@ class BatchEncoder:
         layout, schema = self._layout, batch.schema
         if layout is None or layout.schema != schema:  # batches are mostly of one schema
             categorical, numbers = (_Floats.of(schema, fields) for fields in (self._schema.categorical, self._numbers))
+            # Two threads may both make it; the layouts are equal, so it does not matter whose stays.
             layout = self._layout = _Layout(schema, categorical, numbers)
         return layout
 

@@ -66,12 +66,14 @@ def prepare_file(
     """
     raw, groups = open_log(source), layout(schema, with_label=with_label)
     knobs = fitting(knobs, schema, groups)
+    # First: an id that is missing or occurs twice ends the stage before hours of encoding, not after them.
     if not with_label:
         _write_ids(raw, folder, column=schema.id, batch_rows=knobs.batch_rows)
     features = None if impressions is None else _features(raw, folder, schema, impressions, knobs=knobs)
     tasks, number = [], 0
     for part in raw.parts:
         tasks.append(PartTask(part, folder, number, schema, with_label, knobs, features))
+        # Shards end where files end, so the numbers of a file's shards are known before any file is encoded.
         number += -(-part.num_rows // knobs.shard_rows)
     statistics, shards = FileStatistics(schema), []
     with Progress(raw.num_rows, label=f"prepare {raw}") as progress:
@@ -102,6 +104,7 @@ def _encoded(
     fresh_parts = encode_parts(
         wanted, num_processes=knobs.num_processes, advance=progress.advance, launcher=knobs.launcher
     )
+    # Closed whatever happens here, or the processes would go on encoding for nobody.
     with closing(fresh_parts) as fresh:
         for number, (task, found) in enumerate(zip(tasks, known, strict=True)):
             encoded = found or next(fresh)

@@ -22,6 +22,7 @@ from qin.sources import Source
 
 _SAMPLE_ROWS = 1024
 _SHOWN_CHARACTERS = 60
+# The likeliest first. The last two also stand inside of words, so they are suggested between numbers alone.
 _OTHER_SEPARATORS = ",|;^\t \x01:/_-"
 _NUMBERS = re.compile(r"[-+.\d\s,|;^:/_\x01]*\Z", re.ASCII)  # whatever divides them
 _BRACKETS = {"[": "]", "{": "}", "(": ")"}
@@ -96,6 +97,7 @@ def _token_rule(texts: Sequence[Any], field: Field) -> TokenRule:
     bodies = ["".join(token for token in _tokens(text, field) if token != field.padding) for text in texts]
     bodies = [body for body in bodies if body]
     numbers = sum(_NUMBERS.match(body) is not None for body in bodies)
+    # A draw is numbers: if that is wrong, the first word is refused by name, where text would take anything in silence.
     return "number" if 2 * numbers >= len(bodies) else "text"
 
 
@@ -116,6 +118,7 @@ def _padding_warning(histories: Sequence[Sequence[str]], field: Field) -> str | 
     long = [tokens for tokens in histories if len(tokens) > 1]
     if field.padding is not None or not long:
         return None
+    # Twice, because a popular item may well be the first of most histories, but hardly the first two.
     for where, first, second in (("begin", 0, 1), ("end", -1, -2)):
         ends = Counter(tokens[first] for tokens in long if tokens[first] == tokens[second])
         token, count = ends.most_common(1)[0] if ends else ("", 0)

@@ -64,6 +64,7 @@ def impressions_of_batch(
 
 def _compared(impressions: Impressions, encoder: BatchEncoder) -> list[Compared]:
     numbers = [_number(name, encoder) for name in impressions.columns]
+    # In the order of `Impressions.names`, by which the columns are found again.
     return [*numbers, *(_matches(field, encoder) for field in impressions.histories)]
 
 

@@ -81,7 +81,7 @@ def _match_digits(
     """The same for text of digits and separators; whether it is that comes first."""
     hits, since, num_digits = 0, -1, 0
     total: Any = np.int64(0)
-    for i in range(text.size + 1):
+    for i in range(text.size + 1):  # one beyond the end, which closes the last token
         is_end = i == text.size
         digit = np.uint8(0) if is_end else np.uint8(text[i] - np.uint8(48))
         if not is_end and digit <= 9:
@@ -114,6 +114,7 @@ def _match_texts(
     since: _Counts,
 ) -> None:
     padding = unhash_int(rules.padding_hash, rules.seed)
+    # A padding that is a word, or the empty token, is no integer to compare with.
     is_simple = not rules.is_blank and not (rules.has_padding and (rules.is_padding_word or rules.is_padding_blank))
     for i in range(hits.size):
         start, stop = trimmed(data, offsets[i], offsets[i + 1])

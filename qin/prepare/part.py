@@ -18,7 +18,7 @@ from qin.shards.files import Group, Shard, ShardWriter, layout
 
 # A batch of a log with 20,000 columns would take gigabytes, several at a time; its size shows in no output.
 _BATCH_BYTES = 1 << 28
-_MIN_BATCH_ROWS = 256
+_MIN_BATCH_ROWS = 256  # of fewer, the calls would cost more than the rows
 _ENCODING_BYTES = 17  # of a column's value besides its array: as read, its hash, whether it is null
 
 

@@ -59,6 +59,8 @@ def _results(tasks: Sequence[PartTask], num_processes: int, attempts: Path) -> I
     import ray  # noqa: PLC0415 -- an extra
 
     encode = ray.remote(num_cpus=tasks[0].knobs.num_threads, max_retries=_RETRIES)(_encode)
+    # A window of our own: of all tasks handed over at once, Ray would keep the results of those that end early in
+    # memory.
     waiting, running, finished = iter(enumerate(tasks)), dict[Any, int](), dict[int, Any]()
     folder = str(Path.cwd())
     for number, task in enumerate(tasks):
@@ -70,6 +72,7 @@ def _results(tasks: Sequence[PartTask], num_processes: int, attempts: Path) -> I
         try:
             yield ray.get(finished.pop(number))
         except ray.exceptions.RayTaskError as error:
+            # Ours, with file and row; Ray's own would be a page of a traceback.
             raise error.cause from None
         except ray.exceptions.RayError as error:
             raise DataError(

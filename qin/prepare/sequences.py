@@ -42,8 +42,8 @@ from qin.raw.hashing import bucket_of, hash_int, hash_text, hash_values, nulls_o
 from qin.runtime.jit import njit
 
 _ZERO = 48
-_SCAN_BYTES = 64
-_SMALL_VALUES = 4096
+_SCAN_BYTES = 64  # whole vector registers
+_SMALL_VALUES = 4096  # their buckets stay in the nearest cache
 _POWERS = 10 ** np.arange(SAFE_DIGITS + 1, dtype=np.int64)
 
 
@@ -60,6 +60,7 @@ def _tail_start(data: Any, start: int, stop: int, separator: np.uint8, max_len: 
     """Where the last `max_len` tokens begin, and how many there are."""
     num_separators = 0
     while stop - start > _SCAN_BYTES:
+        # Whole blocks from the end, until the next one holds the begin of the first token that is kept.
         more = _count_separators(data[stop - _SCAN_BYTES : stop], separator)
         if num_separators + more >= max_len:
             break
@@ -161,6 +162,7 @@ def _parse_all(data: Any, start: int, stop: int, rules: TokenRules, in_brackets:
         has_bad |= kind == BAD
         place += 1
         count += 1
+    # Read a second time only now: whether a bad token is among those kept is known when all are counted.
     if has_bad and _find_bad(data, start, stop, rules, in_brackets, count - row.size, bad):
         return -1
     if count > row.size > place:
@@ -216,6 +218,7 @@ def _parse_plain(data: Any, start: int, stop: int, rules: TokenRules, small: Any
         bad[1], bad[2] = start, start
         return -1
     tail, num_tokens = _tail_start(data, start, end, rules.separator, row.size)
+    # The second reading gets the separator at the end, too: `next_token` begins no token behind it.
     if not (_parse_digits(data[tail:end], rules, small, row) or _parse_tail(data, tail, stop, rules, row, bad)):
         return -1
     return num_tokens + int(_count_separators(data[start:tail], rules.separator))
@@ -257,7 +260,7 @@ def _hash_texts(
         if start == stop and rules.is_text:  # an empty text is a value of a list, as of a column
             value = hash_text(data, start, stop, rules.seed)
         hashes[k], is_skipped[k] = value, kind == SKIPPED
-        is_bad[k] = kind == BAD and not rules.is_text
+        is_bad[k] = kind == BAD and not rules.is_text  # in a list, any text is a value
 
 
 @njit(nogil=True)
@@ -311,6 +314,7 @@ def encode_sequence(array: pa.Array, field: Field, *, seed: np.uint64, out: npt.
     if isinstance(array.type, pa.BaseExtensionType):
         array = array.storage
     if pa.types.is_dictionary(array.type):
+        # Where rows share histories, as the candidates of one user do, each is read once.
         if len(array.dictionary) < len(array) and _encode_distinct(array, field, seed=seed, out=out, lengths=lengths):
             return lengths
         array = array.dictionary.take(array.indices)  # lists cannot be cast

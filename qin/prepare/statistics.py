@@ -115,6 +115,8 @@ class FileStatistics:
         counters = list(self._distinct.values())
         used = np.split(np.unpackbits(state["used"]), np.cumsum([counter.used.size for counter in counters]))
         values = np.split(state["values"], np.cumsum(state["num_values"]))
+        # Not strict: behind the last cut `np.split` gives one part more, of nothing or of the bits that fill the last
+        # byte.
         for counter, level, found, taken in zip(counters, state["level"].tolist(), values, used, strict=False):
             counter.add(found, level=level, used=taken.astype(np.bool_))
         lengths = np.split(state["lengths"], np.cumsum(state["num_lengths"]))
@@ -145,7 +147,7 @@ class FileStatistics:
             "num_distinct": counter.estimate,
             "is_exact": counter.is_exact,
             "num_buckets": field.num_buckets,
-            "collisions": max(0, counter.estimate - counter.num_used),
+            "collisions": max(0, counter.estimate - counter.num_used),  # an estimate may be too low
         }
 
 
@@ -167,6 +169,7 @@ def headline(statistics: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+# Half full at most, or the probes of an open table get long.
 _CAPACITY = 1 << 14
 _SLOTS = 1 << 15
 _FIRST_SLOTS = 1 << 6  # most columns of a wide log hold few values; 20,000 full tables would take 5 GB
@@ -209,6 +212,8 @@ def _insert(
         if level and value >> np.uint64(64 - level):
             continue
         count += _place(slots, value)
+        # The leading bits decide what stays, so the place in the table comes from the others: those that stay still
+        # spread.
         while count > _CAPACITY:
             level += 1
             kept = slots[(slots != 0) & (slots >> np.uint64(64 - level) == 0)]

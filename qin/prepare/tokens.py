@@ -15,9 +15,9 @@ from qin.columns.schema import Field
 from qin.raw.hashing import hash_int, hash_text
 from qin.runtime.jit import njit
 
-SAFE_DIGITS = 18
+SAFE_DIGITS = 18  # always fit 64 bits
 BAD, SKIPPED, VALUE = -1, 0, 1
-_EXACT_FLOATS = 2**53
+_EXACT_FLOATS = 2**53  # below it, a whole number in 64-bit floats was not rounded
 _SPACE, _TAB, _PLUS, _MINUS, _POINT, _ZERO, _BACKSLASH = 32, 9, 43, 45, 46, 48, 92
 _QUOTES = (34, 39)
 _BRACKETS = ((91, 93), (123, 125), (40, 41))
@@ -125,6 +125,7 @@ def _hash_signed(data: Any, start: int, stop: int, seed: np.uint64) -> tuple[boo
         return False, np.uint64(0)
     if is_safe:
         return True, hash_int(-total if negative else total, seed)
+    # Beyond 64 bits an integer is hashed as text, in its one plain spelling: no plus, no zeros in front.
     text = np.empty(end - start + 1, np.uint8)
     text[0] = _MINUS
     text[1:] = data[start:end]
@@ -162,7 +163,7 @@ def next_token(data: Any, start: int, stop: int, rules: TokenRules) -> tuple[int
     There are no blanks at the end of `data[start:stop]`. A separator there begins no further token.
     """
     if rules.is_blank:
-        while is_blank(data[start]):
+        while is_blank(data[start]):  # ends, as the last byte is none
             start += 1
         end = start
         while end < stop and not is_blank(data[end]):

@@ -49,6 +49,7 @@ def encode_parts(
     stop = context.Event()
     pool = ProcessPoolExecutor(min(num_processes, len(tasks)), context, initializer=_begin, initargs=(stop,))
     try:
+        # All are handed over at once, but asked in the files' order: of several bad files the first one is named.
         for task, future in [(task, pool.submit(_encode, task)) for task in tasks]:
             try:
                 yield future.result()

@@ -13,7 +13,7 @@ from qin.split.columns import SplitColumns
 from qin.split.methods import METHODS
 from qin.split.overlap import is_in
 
-_FEW_CLICKS = 20
+_FEW_CLICKS = 20  # of which a rate has a standard error of a fifth
 
 _Mask = npt.NDArray[np.bool_]
 
@@ -41,6 +41,7 @@ def audit(columns: SplitColumns, assignment: Assignment, *, method: str) -> dict
     }
     for name, hashes in sorted(columns.keys.items()):
         num_keys, num_rows = _in_both(hashes, is_train, is_val)
+        # Every impression is a new one, so a share of new ones would say nothing; items are meant to be in both folds.
         if name != "impression":
             figures["cold"][name] = 1 - num_rows / int(is_val.sum())
         if name != "target":

@@ -62,7 +62,7 @@ def check_cover(assignments: Sequence[Assignment], *, method: str, file: str) ->
     Raises:
         DataError: If that does not hold.
     """
-    times = np.zeros(assignments[0].fold.size, np.uint8)
+    times = np.zeros(assignments[0].fold.size, np.uint8)  # of at most 100 folds
     for assignment in assignments:
         times += assignment.fold == VALIDATION
     least = 0 if METHODS[method].in_order else 1
@@ -153,6 +153,7 @@ def _equal_parts(position: Hashes, num_folds: int) -> npt.NDArray[np.intp]:
     """The part of each row when they are cut, in the order of their positions, into parts of the same number."""
     if not position.size:
         return np.empty(0, np.intp)
+    # A cut is the position of a row, and from the right: rows of equal positions are never divided.
     at = [min(round(part * position.size / num_folds), position.size - 1) for part in range(1, num_folds)]
     return np.searchsorted(np.sort(position)[at], position, side="right")
 
@@ -190,6 +191,7 @@ def _walk_forward(columns: SplitColumns, split: SplitParams) -> list[Assignment]
     moment = columns.moment
     assert moment is not None, "config demands time_col for the time method"
     starts = [boundary_of(moment, part * split.time_val_ratio) for part in range(split.num_folds, 0, -1)]
+    # Rows of one time are never divided, so neighbouring wishes may find the same boundary.
     if sorted(set(starts)) != starts:
         raise ValueError(
             f"num_folds {split.num_folds} with time_val_ratio {split.time_val_ratio}: rows of one time are more than a "

@@ -13,6 +13,7 @@ _MIN_ROWS = 1.5  # per session and time, from which on they look like rows shown
 
 def row_facts(columns: SplitColumns, *, method: str) -> RowFacts:
     """Time and unit of each row, for later stages."""
+    # What the method keeps in one fold later stages keep in one half of it; else impressions, else each row by itself.
     unit = columns.keys.get(_UNITS.get(method, "impression"), columns.row_hash)
     return RowFacts(unit, columns.time, columns.shown)
 

@@ -24,9 +24,9 @@ from qin.split.timed import assign_by_time
 LARGE_GROUP_SHARE = 0.0025
 _LARGE, _MISSING = "large_", "missing"
 
-POSITION_SHIFT = np.uint64(11)
+POSITION_SHIFT = np.uint64(11)  # leaves 53 bits
 _END = 1 << 53  # of the positions
-CHUNK_ROWS = 1 << 20
+CHUNK_ROWS = 1 << 20  # bounds what is in memory beside the result
 
 
 def stratified(
@@ -82,7 +82,7 @@ def _smallest(position: Hashes, share: float, *, leaves_some: bool = False) -> i
         count = min(max(count, 1), position.size - 1)
     if count == position.size:
         return _END
-    position.partition(count)
+    position.partition(count)  # linear, and one position is all that is wanted
     return int(position[count])
 
 
@@ -130,6 +130,7 @@ def grouped(
         position = group_hash[rows] >> POSITION_SHIFT
         fold[rows] = _place_groups(position, used)
         if is_missing is not None:
+            # The slice is a view, so that this reaches `fold` itself.
             fold[rows][is_missing[rows]] = position[is_missing[rows]] < np.uint64(_frozen(used, _MISSING))
     return Assignment(fold, used, details)
 
@@ -167,6 +168,7 @@ def _group_thresholds(groups: Hashes, counts: npt.NDArray[np.int32], val_ratio: 
         large[f"{_LARGE}{group:014x}"] = int(fits)
     if is_large.all():  # the threshold is for appended groups alone
         return {"group": round(val_ratio * _END), **large}
+    # Large groups count nothing here, but keep their place, so that what is found is a place among all groups.
     taken = _nearest(np.cumsum(np.where(is_large, 0, counts)), room)
     small = np.flatnonzero(~is_large[taken:])[:1]  # the first small group that is not taken
     return {"group": int(groups[taken + small[0]]) if small.size else _END, **large}

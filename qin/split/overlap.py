@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-_CHUNK_VALUES = 1 << 20
+_CHUNK_VALUES = 1 << 20  # bounds the positions, which are eight bytes each
 
 
 def is_in(values: npt.NDArray[Any], reference: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:

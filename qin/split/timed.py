@@ -29,6 +29,10 @@ def by_time(
 ) -> Assignment:
     """Validate on the latest rows; rows of one time are never divided.
 
+    1. From the boundary on, rows validate.
+    2. Rows just before it are left out, as far as the embargo reaches.
+    3. Sessions that lie on both sides are counted, and their validation rows left out where that is wanted.
+
     Args:
         time: `(num_rows,)`.
         val_ratio: Wanted share of rows in validation; the boundary whose share is nearest is chosen.
@@ -50,6 +54,7 @@ def by_time(
     details: dict[str, Any] = {}
     if session_hash is not None:
         is_crossing = fold == VALIDATION
+        # Against what trains alone: a session whose early rows lie in the embargo has told the model nothing.
         is_crossing[is_crossing] = is_in(session_hash[is_crossing], session_hash[fold == TRAIN])
         details["num_crossing_sessions"] = int(np.unique(session_hash[is_crossing]).size)
         if drop_crossing:
@@ -68,6 +73,7 @@ def boundary_of(time: npt.NDArray[Any], val_ratio: float) -> Any:
     times, counts = np.unique(time, return_counts=True)
     if times.size < 2:
         raise ValueError(f"all rows have the same time {times[0]}")
+    # Without the first time, from which on everything would validate.
     share = np.cumsum(counts[::-1])[::-1][1:] / time.size
     return times[1:][int(np.argmin(np.abs(share - val_ratio)))].item()
 
@@ -105,6 +111,7 @@ def time_assignment(
         drop_crossing=split.cross_boundary_sessions == "drop",
     )
     boundary = column.show(assignment.details["boundary"])
+    # With every digit, so that it can be given back as `time_val_start`.
     shown = Exact(boundary) if isinstance(boundary, float) else boundary
     fold = assignment.fold
     if rows is not None:
