@@ -25,7 +25,7 @@ MEAN, CONVEX = "mean", "convex"
 # How much better than the mean another blend must be, in paired standard errors of the cross-fitted log loss: weights
 # fitted to few clicks are mostly noise, and the mean has none to fit.
 _NUM_SE = 1.0
-_NO_WEIGHT = 1e-3
+_NO_WEIGHT = 1e-3  # hardly moves a probability, but the member would have to be scored
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ class Member:
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
+            # A file may hold anything; `true` would pass for 1.
             if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
                 raise ValueError(f"{name} must be a finite number: {name}={value!r}")
         if self.slope <= 0.0:
@@ -164,7 +165,6 @@ def choose_blend(
             blend = _fit({name: z[fit] for name, z in natural.items()}, is_positive[fit], kind)
             z = blend.apply({name: z[held] for name, z in natural.items()})
             loss[kind][held] = np.logaddexp(0.0, np.where(is_positive[held], -z, z))
-    # A weight fitted on a few hundred clicks is mostly noise, so the mean stays unless the gain is more than that.
     gains = {kind: _gain(loss[kinds[0]], loss[kind]) for kind in kinds[1:]}
     best = max(gains, key=lambda kind: gains[kind][0], default=kinds[0])
     kind = best if best in gains and gains[best][0] > _NUM_SE * gains[best][1] else kinds[0]
@@ -203,6 +203,7 @@ def _fit(natural: Mapping[str, Float64Array], is_positive: BoolArray, kind: str)
         weights = dict(zip(natural, _convex_weights(np.stack(curved, axis=1), is_positive), strict=True))
     else:
         weights = {name: float(name == kind) for name in natural}
+    # Without an offset, as these logits have theirs already; `_with_offsets` names it for those that have not.
     return Blend({name: Member(0.0, *curves[name], weight) for name, weight in weights.items()})
 
 

@@ -13,8 +13,6 @@ from qin.metrics.logits import FloatArray, LabelArray, positive_rows
 
 Objective = Literal["log_loss", "wll"]
 
-_BACKWARDS = "the logits order the labels backwards"
-
 
 class NoFitError(ValueError):
     """The rows determine no finite, increasing calibrator: they are too few, separated, or ordered backwards."""
@@ -115,5 +113,6 @@ def bias_test(logit: FloatArray, label: LabelArray, *, offset: float = 0.0) -> L
         larger = fit_logistic(logit.astype(np.float64) + offset, is_positive).loss
     except ValueError:  # nearly separated
         return None
+    # The larger model loses to the smaller by rounding alone. Then the tail of chi-squared with one degree of freedom.
     statistic = max(2.0 * logit.size * (smaller - larger), 0.0)
     return LikelihoodRatio(statistic, math.erfc(math.sqrt(statistic / 2.0)))

@@ -65,5 +65,6 @@ def averaged(logits: Sequence[Float64Array]) -> Float64Array:
     """The mean of the folds' calibrated logits, `(n,)` each; those of one alone as they are."""
     if len(logits) == 1:
         return logits[0]
+    # Of logits and not of probabilities, as members are blended: what all folds are sure of stays sharp.
     mean: Float64Array = np.mean(np.stack(logits), axis=0)
     return mean

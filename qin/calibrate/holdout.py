@@ -82,6 +82,7 @@ def fit_calibration(
         raise ValueError(
             f"is_report must be a mask over the labels: {is_report.shape=}, {is_report.dtype=}, {rows.label.shape=}"
         )
+    # Whatever is fitted, `positive_rows` refuses a fold of one class, and a logit that is no number.
     rates = {"train": prior.base_rate, "validation": float(positive_rows(rows.logit, rows.label).mean())}
     lone, identity = _lone_half(rows.label, is_report), CalibratorSpec("identity", spec.objective)
     if lone is not None:
@@ -120,6 +121,7 @@ def _fit_twice(rows: CalibrationRows, is_report: BoolArray, spec: CalibratorSpec
     # The first is what figures are of; the second has twice the rows and is what predict applies.
     heldout, deployed = (_fit(part, spec, offset=prior.offset) for part in (fitting, rows))
     is_temperature = spec.method == "temperature"
+    # On all rows, with all the power there is: it judges the method, not a figure that is reported.
     test = bias_test(rows.logit, rows.label, offset=prior.offset) if is_temperature else None
     return _Fits(spec, prior, heldout, deployed, test)
 
@@ -144,6 +146,7 @@ def _report(
         after=_metrics(
             heldout.apply(reported.logit, reported.segments),
             reported.label,
+            # Without an intercept nothing has moved the logits from the click rate of training.
             base_rate=rates["selection" if heldout.fits_prior else "train"],
         ),
         likelihood_ratio=fits.test,
@@ -158,6 +161,7 @@ def _fit(rows: CalibrationRows, spec: CalibratorSpec, *, offset: float) -> Calib
         return fit
     if rows.segments is None:
         raise ValueError(f"the rows' segments are needed to calibrate by {spec.by}")
+    # Beside the curve and after it, so that shifts are what the curve leaves, and shrink to it where rows are few.
     shifts = fit_shifts(fit.calibrator.apply(rows.logit), rows.label == 1, rows.segments, column=spec.by)
     return replace(fit, calibrator=replace(fit.calibrator, segments=shifts))
 

@@ -46,7 +46,9 @@ def blend_members(members: Mapping[str, ScoredRows]) -> tuple[ScoredRows, BlendC
     if len(members) == 1:
         return first, choice
     logit = choice.blend.apply({name: scored.logit for name, scored in members.items()})
+    # The offsets are in the blend, so to whoever comes next nothing has shifted the prior.
     prior = TrainingPrior(base_rate=first.prior.base_rate)
+    # Rounded as `predict` rounds what it blends: the calibrator is fitted on the very logits that it will meet.
     return replace(first, logit=logit.astype(np.float32), prior=prior), choice
 
 

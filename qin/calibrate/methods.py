@@ -130,6 +130,7 @@ class Temperature:
         _check_temperature_exists(z, is_positive)
         fit = fit_logistic(z, is_positive, intercept=False)
         inverse = float(fit.coefficient[0])
+        # |d T / d (1 / T)| = T^2
         error = math.sqrt(fit.covariance[0, 0]) / inverse**2
         return Fitted({"temperature": (1.0 / inverse, error)}, fit.loss)
 
@@ -222,6 +223,8 @@ def _check_temperature_exists(z: Float64Array, is_positive: BoolArray) -> None:
         raise ValueError(f"logits must not all be equal to fit a temperature: every one is {z[0]}")
     if z[is_positive].min() >= 0.0 >= z[~is_positive].max():
         raise ValueError("no positive temperature is optimal: the sign of the logit separates the classes")
+    # How the loss changes with 1 / T at 0, where every probability is one half. It is convex, so unless it falls there,
+    # no positive 1 / T is better than none.
     slope_at_zero = 0.5 * float(z.mean()) - float(z[is_positive].mean()) * float(is_positive.mean())
     if slope_at_zero >= 0.0:
         raise ValueError(

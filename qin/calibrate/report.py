@@ -16,13 +16,13 @@ from qin.runtime.files import check_keys, read_exact_json
 
 Metrics = dict[str, float | None]
 
-FORMAT = 4
+FORMAT = 4  # another one is refused, instead of being read as what it is not
 
 _COPIED = ("standard_errors", "objective", "base_rates", "num_rows", "before", "after", "not_fitted")
 _FITTED = ("method", "temperature", "parameters", "offset", "segments")
 _FILE_KEYS = ("format", *_FITTED, "heldout", "offset_parts", "likelihood_ratio", *_COPIED)
 _HEADLINE = ("ap", "log_loss", "wll")
-_BIAS_LEVEL = 0.01
+_BIAS_LEVEL = 0.01  # of a warning, which one run in a hundred gets by chance
 
 
 @dataclass(frozen=True)
@@ -109,6 +109,7 @@ class CalibrationReport:
             "likelihood_ratio": None if self.likelihood_ratio is None else asdict(self.likelihood_ratio),
             "segments": deployed["segments"],
             "not_fitted": self.not_fitted,
+            # Its method and offset are those of the deployed one.
             "heldout": {"parameters": heldout["parameters"], "segments": heldout["segments"]},
         }
 

@@ -27,7 +27,7 @@ from qin.runtime.files import check_keys
 _TAUS = tuple(0.01 * 400.0 ** (step / 6) for step in range(7))  # 0.01 to 4, in logits
 _GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
 _TAU_TOLERANCE = 5e-3  # of log tau, far below its standard error
-_MAX_STEPS = 1000
+_MAX_STEPS = 1000  # a guard: each takes at least a quarter off the gradient
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,8 @@ def fit_shifts(logit: FloatArray, is_positive: BoolArray, segments: Segments, *,
         column=column,
         tau=tau,
         statistic=statistic,
+        # Half of chi-squared's tail: 0 is the end of what `tau` may be, and half of all samples without spread lie
+        # there.
         p_value=0.5 * math.erfc(math.sqrt(statistic / 2.0)) if tau > 0.0 else 1.0,
         num_rows=dict(zip(names, np.bincount(code).tolist(), strict=True)),
         shift=dict(zip(names, shift.tolist(), strict=True)),
@@ -152,6 +154,7 @@ class _Rows:
             return total
         h2 = information + tau**-2
         correction = 5.0 * h3**2 / (24.0 * h2**3) - h4 / (8.0 * h2**2)
+        # The correction itself and not the logarithm of one plus it, which is the same to its order and exists always.
         return total + float(np.sum(correction - 0.5 * (mode / tau) ** 2 - 0.5 * np.log1p(tau**2 * information)))
 
     def _shifted(self, shift: Float64Array) -> Iterator[tuple[NDArray[np.int64], BoolArray, Float64Array]]:

@@ -113,7 +113,9 @@ def gain_effective_rows(
         base_rate: Share of clicks among all rows.
         num_rows: All rows.
     """
+    # The gain of all rows is 1 without an error, and its effective rows would be 0 / 0.
     share = np.minimum(share, 1.0 - 0.5 / num_rows)
+    # Half a click on either side, as `Vertices.smoothed` has it.
     gain = (gain * base_rate * num_rows + 0.5) / (base_rate * num_rows + 1.0)
     at_threshold = base_rate * slope / (base_rate * slope + 1.0 - base_rate)
     inside, outside = base_rate * gain, base_rate * (1.0 - gain)  # shares of clicks

@@ -14,6 +14,7 @@ from qin.metrics.ranking import RankingCounts
 
 Row = dict[str, str | int | float]
 
+# Finer below one in a hundred: a list that is shown is short, so the top is what a ranking is used for.
 _SHARES = np.array([0.001, 0.002, 0.003, 0.005, 0.007, *np.arange(1, 101) / 100.0])
 _BINS_PER_DECADE = 20
 _NUM_DECADES = 6  # the histogram spans 1e-6 to 1; what lies below counts in its first bin

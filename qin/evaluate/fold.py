@@ -95,4 +95,5 @@ def out_of_fold(
 
 def _of_rows(cluster: IntArray | None, kept: BoolArray) -> IntArray | None:
     """The clusters of some rows, numbered without gaps."""
+    # Sums are kept for each number up to the largest, so clusters that other rows alone have are left out.
     return None if cluster is None else np.unique(cluster[kept], return_inverse=True)[1]

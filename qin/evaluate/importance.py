@@ -50,7 +50,7 @@ COLUMNS = (
     "auc_drop_se",
     "ap_drop",
 )
-NUM_PAIRED_FIELDS = 8
+NUM_PAIRED_FIELDS = 8  # 28 pairs, each a pass over the sampled rows
 
 
 Scorer = Callable[[Batch], FloatArray]
@@ -127,6 +127,7 @@ def draw_rows(label: LabelArray, *, max_rows: int, seed: int) -> SampledRows:
     generator = np.random.default_rng((seed, IMPORTANCE_SALT))
     num_rows = min(max_rows, label.size)
     clicks, others = np.flatnonzero(label == 1), np.flatnonzero(label != 1)
+    # Half of the rows, or what there is; more only where the other rows are too few to fill the sample.
     num_clicks = max(min(clicks.size, num_rows // 2), num_rows - others.size)
     drawn = (
         generator.choice(clicks, num_clicks, replace=False),
@@ -184,6 +185,7 @@ class _FoldFigures:
 
     def figures(self, effect: _Effect) -> dict[str, float]:
         influence = effect.log_loss * np.where(self._is_positive, *self._weight)
+        # Sizes of the classes are chosen and not drawn, so only what varies within a class is error.
         for of_class in (self._is_positive, ~self._is_positive):
             influence[of_class] -= influence[of_class].mean()
         errors = [standard_error(array, self._is_positive) for array in (influence, effect.auc_influence)]
@@ -267,6 +269,7 @@ def _places(schema: Schema) -> dict[str, tuple[int, slice]]:
 def _replaced(sampled: Batch, donor: Batch, places: list[tuple[int, slice]]) -> Batch:
     tensors, sources = sampled.tensors, donor.tensors
     for tensor in {tensor for tensor, _ in places}:
+        # What is changed alone: the sampled rows are used again, and histories are most of them.
         tensors[tensor] = torch.clone(tensors[tensor])
     for tensor, columns in places:
         tensors[tensor][:, columns] = sources[tensor][:, columns]

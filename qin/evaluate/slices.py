@@ -104,6 +104,7 @@ def slice_calibration_rows(column: str, calibrated: FloatArray, label: LabelArra
 
 def _rows_of(segments: Segments) -> Iterator[tuple[str, IntArray]]:
     """Yield each value that has rows, and their positions, ascending."""
+    # One sort for all values, where a mask for each would read the rows as often as there are values.
     order = np.argsort(segments.code, kind="stable")
     bounds = np.searchsorted(segments.code[order], np.arange(len(segments.names) + 1))
     for name, start, stop in zip(segments.names, bounds[:-1], bounds[1:], strict=True):

@@ -12,7 +12,7 @@ import pyarrow.csv as pacsv
 
 from qin.runtime.files import atomic_file
 
-_WRITE_ROWS = 65536
+_WRITE_ROWS = 65536  # at a time, whatever the chunks of the ids
 _SPECIAL = '[,"\\r\\n]'
 
 
@@ -25,6 +25,7 @@ def write_submission(
     """
     must_quote = pc.any(pc.match_substring_regex(ids, _SPECIAL)).as_py()
     with atomic_file(path) as staging, staging.open("wb") as file:
+        # By hand, because Arrow would quote every name.
         file.write((",".join(map(_quoted, header)) + "\n").encode())
         options = pacsv.WriteOptions(include_header=False, quoting_style="needed" if must_quote else "none")
         for start, part in _slices(ids):

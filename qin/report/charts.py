@@ -14,7 +14,7 @@ from qin.runtime.progress import log
 _COLOUR = "#0072B2"  # the first revision's in the templates: Okabe and Ito's blue, told apart by any eye
 _REVISION = "rev"
 
-_CHECKOUT = Path(__file__).resolve().parents[2]
+_CHECKOUT = Path(__file__).resolve().parents[2]  # templates are files of the repository, not of the package
 
 
 @dataclass(frozen=True, kw_only=True)

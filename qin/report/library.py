@@ -22,6 +22,7 @@ def drawing_library() -> str:
     with suppress(OSError):
         return kept.read_text(encoding="utf-8")
     script: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=VEGA_LITE)
+    # Inside of the page's own script element, which these letters would end.
     script = script.replace("</script", r"<\/script")
     if kept.is_absolute():  # an unknown user without HOME has no cache
         with suppress(OSError), atomic_file(kept) as staging:

@@ -65,6 +65,7 @@ def stage_details() -> dict[str, dict[str, Any]]:
         ArtifactError: If a file is not what its stage writes: git holds these files, and people edit them.
     """
     details = {name: _details(name) for name in _STAGES}
+    # Once for nothing, stage by stage: an error inside the page could not say whose file it is.
     for name, read in _READERS.items():
         try:
             read(details)
@@ -128,6 +129,7 @@ def _missing(stage: str) -> Table:
 
 
 def _template() -> Any:
+    # Names of columns may hold anything, so all text is escaped; a place whose name is misspelt is an error, not a gap.
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["script"] = in_script
     return environment.from_string(files("qin.report").joinpath("report.html").read_text(encoding="utf-8"))
@@ -135,4 +137,5 @@ def _template() -> Any:
 
 def in_script(value: Any) -> str:
     """A value as JSON that may stand inside a `<script>` element."""
+    # `</script>` inside a text would end the element; escaped like this, JSON reads the same.
     return json.dumps(value, ensure_ascii=False, sort_keys=True).replace("</", "<\\/")

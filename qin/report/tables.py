@@ -93,6 +93,7 @@ def numbered(of_folds: Iterable[Table]) -> list[Table]:
 def training_tables(train: Mapping[str, Any], trees: Mapping[str, Any]) -> list[Table]:
     """How far both members were trained, in each fold; nothing where the stage has not run here."""
     networks, grown = of_each_fold(train), of_each_fold(trees)
+    # The stage trees may not have run; trees of another number of folds are an error of their file.
     beside = grown or [{}] * len(networks)
     return numbered(training_table(*both) for both in zip(networks, beside, strict=True))
 

@@ -7,7 +7,7 @@ from typing import Any
 from qin.metrics.definitions import METRICS
 from qin.metrics.intervals import NORMAL_975
 
-FEW_CLICKS = 100
+FEW_CLICKS = 100  # of which a rate has a standard error of a tenth
 
 _NAMES = {"ap": "AP", "auc": "AUC", "log_loss": "log loss", "wll": "WLL"}
 
@@ -39,6 +39,7 @@ def verdict(evaluation: Mapping[str, Any]) -> str:
     if "trees" not in evaluation["members"]:
         return "There are no gradient boosted trees to compare with."
     difference = evaluation["members"]["trees"]["difference"]
+    # One figure of the probabilities and one of the ranking: neither stands for the other.
     found = {name: judged(name, difference) for name in ("log_loss", "ap")}
     if set(found.values()) <= {"noise", "unknown"}:
         opening = "Against gradient boosted trees alone the model is no better and no worse than noise explains"
