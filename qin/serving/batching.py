@@ -40,6 +40,7 @@ class MicroBatcher(Generic[Work, Answer]):
         most_waiting: int,
     ) -> None:
         self._score, self._most_rows, self._most_waiting = score, most_rows, most_waiting
+        # One thread: batches grow because there is nobody else to take what waits.
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="score")
         self._waiting: list[_Waiting[Work, Answer]] = []
         self._rows_waiting, self._arrived = 0, asyncio.Event()
@@ -57,8 +58,10 @@ class MicroBatcher(Generic[Work, Answer]):
         Raises:
             BusyError: If too many rows wait.
         """
+        # A lone request is always taken: its size has a limit of its own.
         if self._rows_waiting and self._rows_waiting + num_rows > self._most_waiting:
             raise BusyError(f"{self._rows_waiting} rows wait")
+        # With the first request and not at once: only then is there a loop that runs.
         if self._task is None:
             self._task = asyncio.create_task(self._run())
         waiting = _Waiting[Work, Answer](work, num_rows)
@@ -100,6 +103,7 @@ class MicroBatcher(Generic[Work, Answer]):
             batch.append(self._waiting.pop(0))
             num_rows += batch[-1].num_rows
         self._rows_waiting -= num_rows
+        # Left set while closing, so that the loop comes round once more and sees that nothing waits.
         if not self._waiting and not self._is_closing:
             self._arrived.clear()
         return batch

@@ -31,6 +31,7 @@ def with_user(user: pa.Table, items: pa.Table) -> pa.Table:
 
 def _repeated(value: pa.Array, num_rows: int) -> pa.Array:
     kind = value.type
+    # Numbers are cheaper repeated than looked up.
     if is_string(kind) or is_binary(kind) or is_list(kind):
         return pa.DictionaryArray.from_arrays(pa.array(np.zeros(num_rows, np.int32)), value)
     return value.take(pa.array(np.zeros(num_rows, np.int64)))

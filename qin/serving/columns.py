@@ -40,6 +40,7 @@ def columns_of(schema: Schema, impressions: Impressions | None, segment: str | N
     """
     found = {field.name: Column(field.name, str(field.kind), field.type) for field in schema.columns}
     for name in () if impressions is None else (*impressions.key, *impressions.columns):
+        # Not over an input of the same name, whose type is known and checked.
         found.setdefault(name, Column(name, IMPRESSION, ""))
     if segment is not None:
         found.setdefault(segment, Column(segment, SEGMENT, ""))
@@ -73,6 +74,7 @@ def problems_of(
         problems += [f"{name}: column {column}: missing" for column in columns if column not in counts]
     elif strangers := _strangers(list(counts), columns, known):
         problems += [f"{name}: column {column}: the model has no such column" for column in strangers]
+    # A column that is there twice has been told already, and has no one type to look at.
     here = [field for field in fields if field.name in present]
     problems += type_problems(name, pa.schema(list(present.items())), here)
     problems += _differences(name, present, here)

@@ -57,6 +57,7 @@ def drift(
     from qin.serving.drift import drift_lines, log_drift  # noqa: PLC0415 - it imports PyTorch
     from qin.serving.files import check_output  # noqa: PLC0415
 
+    # Now, and not when the whole log has been read.
     if out is not None:
         check_output(out, open_log(source), source=source)
     found = log_drift(artifacts, source, num_threads=threads or num_cores(), label=label)

@@ -140,6 +140,7 @@ class Deployed:
         shifted = []
         for fold, column in zip(self.folds, columns, strict=True):
             calibrated = fold.calibration.deployed.apply(column, segments)
+            # Each fold by its own base rate, and then the mean, as the predict stage has it.
             shifted.append(shift_prior(calibrated, base_rate=fold.calibration.base_rate, prior=prior))
         return sigmoid(averaged(shifted))
 
@@ -184,12 +185,14 @@ def read_deployed(
 
 
 def _read(folder: Path, *, num_threads: int, precision: str | None, num_folds: int | None) -> Deployed:
+    # The calibrator is the last: its origin knows the settings of every stage before it.
     artifacts = [_artifact(place, folder) for place in _ALWAYS]
     settings = artifacts[-1].origin.settings
     computing = OnCpu(num_threads, precision or settings.get("train.precision", "auto"))
     numbers = read_deployed_folds(folder / paths.BLEND.name)[:num_folds]
     folds = tuple(_fold_model(folder, computing, number) for number in numbers)
     weighted = [fold.members.blend.members.items() for fold in folds]
+    # A member without a weight is not read, so a copy of the artifacts need not hold it.
     used = dict.fromkeys(name for members in weighted for name, member in members if member.weight)
     artifacts += [_artifact(paths.MEMBERS[name], folder) for name in used]
     check_links(artifacts)
@@ -206,6 +209,7 @@ def _read(folder: Path, *, num_threads: int, precision: str | None, num_folds: i
         schema=schema,
         impressions=impressions,
         known=tuple(known),
+        # Each checksum covers what its artifact was made from: equal names mean equal scores.
         version=fingerprint({artifact.place: artifact.checksum for artifact in artifacts}),
         settings=settings,
     )

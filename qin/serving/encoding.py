@@ -49,6 +49,7 @@ class RowEncoder:
         row, encoder = 0, self
         if self._impressions is not None and table.num_rows:
             encoder = self.with_impressions(self._features(table, self._impressions))
+        # Also of no rows there is a batch, so that what comes after need not ask.
         for batch in table.to_batches(max_chunksize=BATCH_ROWS) or [_without_rows(table)]:
             yield encoder.encode(row, batch)
             row += batch.num_rows
@@ -60,6 +61,7 @@ class RowEncoder:
         return encoder
 
     def _features(self, table: pa.Table, impressions: Impressions) -> ColumnTable:
+        # As one batch, because rows of an impression may lie in any chunk of a table.
         [batch] = table.select(columns_of_impressions(impressions)).combine_chunks().to_batches()
         return impressions_of_batch(batch, impressions, self._encoder, file=self._name)
 

@@ -43,8 +43,8 @@ from qin.sources import Source
 
 Format = Literal["onnx", "pt2", "aoti"]
 
-NUM_GOLDEN = 200
-MOST_APART = 1e-4
+NUM_GOLDEN = 200  # enough to meet every branch, few enough to be read
+MOST_APART = 1e-4  # of a logit; sums of float32 in another order stay far below
 
 _SIGNATURE = "signature.json"
 
@@ -72,6 +72,14 @@ def export(artifacts: Path, out: Path, rows: Source, *, kind: Format, label: str
 
 
 def _export(artifacts: Path, out: Path, rows: Source, *, kind: Format) -> dict[str, Any]:
+    """Write the folder from the artifacts of one label.
+
+    1. Golden rows are taken, and made the inputs of a client.
+    2. The whole model is written as a graph, and run as its user would run it.
+    3. What it gives is held against this package's scores.
+    4. Rows, inputs, scores, proof, signature and README are written beside it.
+    """
+    # What other runtimes compute in: with products in bfloat16, no export could be told from a wrong one.
     model = read_deployed(artifacts, num_threads=1, precision="fp32")
     if len(model.folds) > 1:
         raise ArtifactError(
@@ -126,6 +134,7 @@ def _golden(model: Deployed, rows: Source) -> pa.Table:
     if problems:
         raise ArtifactError(*problems)
     table = read_sample(log, columns=list(model.columns), num_rows=NUM_GOLDEN)
+    # A log may have no missing value where the model was told what to make of one.
     nothing = pa.Table.from_arrays([pa.nulls(1, kind) for kind in table.schema.types], schema=table.schema)
     return pa.concat_tables([table, nothing]).unify_dictionaries()
 
@@ -157,6 +166,7 @@ def _parity(found: list[Any], expected: Feeds, deployed: Any) -> dict[str, Any]:
         "probability_of_predict": {"max": float(np.abs(got["probability"] - deployed).max())},
         "limit": MOST_APART,
     }
+    # Not `>`: NaN is too far as well.
     if wrong or not apart.max() <= MOST_APART:
         raise ArtifactError(f"the exported model differs: {wrong} buckets, logits by up to {apart.max():.3g}")
     return out

@@ -22,7 +22,7 @@ from qin.shards.files import layout
 from qin.shards.loader import Batch
 from qin.sources import Source, is_uri, items_of
 
-_GROUP_ROWS = 1 << 17
+_GROUP_ROWS = 1 << 17  # a row group per batch would be many small ones
 
 
 class Output(NamedTuple):
@@ -105,6 +105,7 @@ def check_output(path: Path, log: RawLog, *, source: Source) -> None:
     if path.exists() and not path.is_file():
         raise ConfigError(f"{path}: is a folder, a device or a pipe; name the file to write")
     read = [Path(part.name) for part in log.parts if part.file.filesystem is None]
+    # Inside a folder that is a log, the file would be one of its parts the next time.
     folders = [Path(item).resolve() for item in items_of(source) if not is_uri(item) and Path(item).is_dir()]
     is_read = path.exists() and any(path.samefile(file) for file in read)
     if is_read or any(path.resolve().is_relative_to(folder) for folder in folders):

@@ -146,6 +146,7 @@ class Scorer:
         Args:
             num_rows: Of each try; none for 1, 32 and 512.
         """
+        # One row, a few and a batch: the network's tiles are of another size for each.
         for number in num_rows or (1, 32, 512):
             table = pa.table({column.name: _made_up(column, number) for column in self._deployed.columns.values()})
             self.logits(table)
@@ -267,6 +268,7 @@ class Scorer:
                 raise SchemaError(*problems)
             self._last_checked = asked
         table = self._deployed.completed(table)
+        # Chunks would be batches of their own, and what is scored together should be one.
         return table if table.column(0).num_chunks == 1 else table.combine_chunks()
 
 

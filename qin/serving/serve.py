@@ -11,7 +11,7 @@ import uvicorn
 from qin.errors import QinError
 from qin.serving.service import Limits, Service, create_app
 
-_SECONDS_TO_END = 30
+_SECONDS_TO_END = 30  # for answers that are under way
 
 log = logging.getLogger("qin")
 
@@ -33,6 +33,7 @@ def run(folder: Path, *, host: str, port: int, limits: Limits, num_threads: int,
 
 async def _serve(server: uvicorn.Server, service: Service) -> None:
     loop = asyncio.get_running_loop()
+    # In a thread, as reading takes seconds, in which the old model goes on answering.
     loop.add_signal_handler(signal.SIGHUP, lambda: loop.run_in_executor(None, _reload, service))
     await server.serve()
 

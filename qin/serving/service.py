@@ -135,6 +135,7 @@ class Service:
         """
         scorer = Scorer.load(self.folder, num_threads=self._num_threads, label=self._label)
         scorer.warm_up()
+        # Only when it is warm: the first request to it waits for nothing.
         self.scorer = scorer
         self.model.info({"version": scorer.version})
         return scorer.version
@@ -149,10 +150,12 @@ class Service:
         """
         if self.scorer is None:
             raise RefusedError(503, "no model is loaded yet")
+        # Before anything is encoded: a request that is too large costs nothing but its reading.
         if num_rows > self.limits.request_rows:
             raise RefusedError(413, f"{num_rows} rows; a request may have {self.limits.request_rows}")
         scorer = self.scorer  # this request's, whatever is loaded meanwhile
         try:
+            # In the pool's threads, several requests at a time: compiled code lets go of Python's lock.
             prepared = await asyncio.get_running_loop().run_in_executor(None, prepare, scorer)
             probability = await self._batcher(_Job(scorer, prepared, prior), num_rows=num_rows)
         except QinError as error:
@@ -201,6 +204,7 @@ def _add_answers(app: FastAPI, service: Service) -> None:
     @app.middleware("http")
     async def measured(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
         started = time.perf_counter()
+        # Anybody may ask for any path, and each name would be a counter that is kept for ever.
         path = request.url.path if request.url.path in _PATHS else "other"
         response = await call_next(request)
         service.requests.labels(path, str(response.status_code)).inc()

@@ -45,6 +45,7 @@ def to_table(rows: Rows, columns: Mapping[str, Column], *, may_miss: bool, name:
         return rows
     if isinstance(rows, pa.RecordBatch):
         return pa.Table.from_batches([rows])
+    # By what it can do, so that pandas need not be installed; and before Arrow's stream, which its frames have, too.
     if hasattr(rows, "iloc") and hasattr(rows, "columns"):
         return _of_pandas(rows, columns, name=name)
     if hasattr(rows, "__arrow_c_stream__"):
@@ -65,6 +66,7 @@ def _of_pandas(frame: Any, columns: Mapping[str, Column], *, name: str) -> pa.Ta
     arrays, problems = [], []
     for position, label in enumerate(labels):
         if label not in columns:
+            # Named all the same, so that a misspelt column is told.
             arrays.append(pa.nulls(len(frame)))
             continue
         try:

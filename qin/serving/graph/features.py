@@ -68,6 +68,7 @@ class History(nn.Module):
         """Buckets `(n, max_len)` of tokens `(n, any)`, oldest first, of which each row has so many."""
         place = torch.arange(self.max_len)
         at = (length.unsqueeze(1) - self.max_len).clamp_min(0) + place
+        # A row of fewer tokens than the widest reads what is not its own here; the last line takes it out again.
         at = torch.minimum(at, torch.full_like(at, 1) * (tokens.shape[1] - 1))
         seed, num_values = _constant(self.seed), _constant(self.num_values)
         buckets = buckets_of(self._hashes(tokens.gather(1, at)), seed, num_values)
@@ -177,9 +178,11 @@ class ValueStatistic(nn.Module):
         """Measures `(n, measures)` of rows' buckets `(n, fields)`."""
         key = buckets[:, self.columns[0]]
         for column, num_buckets in zip(self.columns[1:], self.num_buckets[1:], strict=True):
+            # As `qin.features.lookups` joins the buckets of two fields to one key.
             key = key * num_buckets + buckets[:, column]
         size = self.keys.shape[0]
         start, length = torch.zeros_like(key), size
+        # A fixed number of steps, as an exported graph can have no loop whose end the data decide.
         while length > 1:
             half = length // 2
             start = start + torch.where(self.keys[start + (half - 1)] < key, half, 0)
@@ -209,6 +212,7 @@ class HistoryStatistic(nn.Module):
         """Mean rates `(n, 1)`."""
         items = histories[self.sequence]
         pair = items * self.num_values + buckets[:, self.column : self.column + 1]
+        # The slot's number without a division, as the counts were made.
         rates = self.rates[mix(pair) & (self.rates.shape[0] - 1)].double()
         is_item = items != PADDING_BUCKET
         total = torch.where(is_item, rates, 0.0).sum(dim=1, keepdim=True)

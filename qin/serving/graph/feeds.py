@@ -20,6 +20,7 @@ Feeds = dict[str, npt.NDArray[Any]]
 
 _BRACKETS = {"[": "]", "{": "}", "(": ")"}
 _NULL_WORDS = ("null", "None", "nan", "NaN")
+# Written apart from `qin.prepare.tokens` on purpose: that golden rows agree proves that a client can be written.
 _QUOTED = re.compile(r"""(["'])(.*)\1""", re.DOTALL)
 _INTEGER = re.compile(r"([-+]?)0*(\d+)(?:\.0*)?")
 _ROWS = "rows"
@@ -52,6 +53,7 @@ def _categories(model: Deployed, columns: dict[str, pa.Array]) -> Feeds:
     for field, is_integer in zip(model.schema.categorical, integer_columns(model), strict=True):
         column = columns[field.name]
         hashed = hash_column(column)
+        # Words go in as signed ones, because PyTorch has hardly any arithmetic of unsigned 64 bits.
         value = pc.fill_null(column.cast(pa.int64()), 0).to_numpy() if is_integer else hashed.unseeded.view(np.int64)
         values.append(np.where(hashed.is_null, 0, value))
         nulls.append(hashed.is_null)

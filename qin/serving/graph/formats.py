@@ -10,9 +10,9 @@ import torch
 from qin.errors import ConfigError
 from qin.serving.graph.whole import WholeModel
 
-OPSET = 20
+OPSET = 20  # in signature.json, as a runtime must know it
 OUTPUTS = ("probability", "logit", "buckets")
-_MOST_ROWS, _MOST_TOKENS = 1 << 20, 1 << 20
+_MOST_ROWS, _MOST_TOKENS = 1 << 20, 1 << 20  # the exporter wants bounds
 
 
 def export_onnx(model: WholeModel, inputs: Mapping[str, torch.Tensor], path: Path) -> None:
@@ -100,6 +100,7 @@ def _dynamic(inputs: Mapping[str, torch.Tensor]) -> tuple[dict[int, Any], ...]:
     for number, (name, tensor) in enumerate(inputs.items()):
         shape: dict[int, Any] = {0: rows}
         if name.startswith("sequence.") and tensor.dim() == 2:
+            # A history and what is missing of it have one width, so they share a name of it.
             if not name.endswith(".is_null"):
                 tokens = torch.export.Dim(f"tokens{number}", min=1, max=_MOST_TOKENS)
             shape[1] = tokens

@@ -138,6 +138,7 @@ def _tables(forest: list[_Tree]) -> dict[str, Any]:
             out["hangs"][number, at, tree.left[at]] = 1.0
             out["hangs"][number, at, tree.right[at]] = -1.0
         out["left_turns"][number, : len(tree.values)] = (out["hangs"][number, :, : len(tree.values)] > 0).sum(axis=0)
+    # One code more than any node knows, which is never a member: what is out of range ends there.
     table = np.zeros((len(members), 1 + max((max(codes, default=0) for codes in members), default=0) + 1), np.bool_)
     for row, codes in enumerate(members):
         table[row, codes] = True

@@ -61,6 +61,7 @@ class WholeModel(nn.Module):
         shifts = self.calibrator.segments
         if shifts is not None:
             names = sorted(shifts.shift)
+            # The names of `qin.raw.segments`: a missing value is `null`, the text of that word stands in quotes.
             texts = ["null" if name == '"null"' else name for name in names if name != "null"]
             hashes = hash_column(pa.array(texts, pa.string())).unseeded.view(np.int64)
             self.register_buffer("segment_hash", torch.from_numpy(hashes.copy()))
@@ -97,9 +98,11 @@ class WholeModel(nn.Module):
         logits: dict[str, torch.Tensor] = {}
         if len(self.networks):
             each = torch.stack([network(buckets, numeric, items) for network in self.networks])
+            # Rounded where the pipeline rounds, so that the export agrees to the last digits.
             logits["network"] = each.double().mean(dim=0).float()
         if self.trees is not None:
             logits["trees"] = self.trees(buckets, numeric, items).float()
+        # A single member's logit stays as it is, offset and curve left to the calibrator.
         if self.is_single:
             return next(iter(logits.values())).double()
         total = torch.zeros_like(buckets[:, 0]).double()
@@ -125,6 +128,7 @@ class WholeModel(nn.Module):
 
 
 def _softplus(z: torch.Tensor) -> torch.Tensor:
+    # PyTorch's own turns linear at 20, and `logaddexp` is no operation of ONNX.
     return torch.where(z > 0, z, 0.0) + torch.log1p(torch.exp(-z.abs()))
 
 
