@@ -25,7 +25,7 @@ from qin.sample.streams import Split, Streams
 from qin.sample.truth import Logit, click_logit
 from qin.sample.world import hidden_world
 
-BLOCK_ROWS = 50_000
+BLOCK_ROWS = 50_000  # part of the sample: another number draws other rows
 DAY_ORDER = (3, 6, 1, 4, 0, 5, 2)
 """Zero-based days in file order: each is one contiguous run, and the file is not time-ordered."""
 _TEST_DAY = 6
@@ -83,6 +83,7 @@ def make_block(block: int, *, seed: int, split: Split, num_rows: int) -> Block:
     rows = draw_rows(days, streams=streams)
     logit = click_logit(rows, world=hidden_world())
     probability = logit.probability
+    # A stream of its own, so that another effect in the logit leaves all columns as they are.
     clicked = (streams.generator(LABEL).random(len(days)) < probability).astype(np.int32)
 
     columns = _feature_columns(rows)
@@ -98,6 +99,7 @@ def make_block(block: int, *, seed: int, split: Split, num_rows: int) -> Block:
         features=_table(columns, schema=feature_schema(split)),
         truth=_table(truth, schema=truth_schema(split)),
     )
+    # Of one day, or the copy would stand in the run of another day.
     if split is Split.TRAIN and block % _DUPLICATE_EVERY_BLOCKS == 0 and len(days) > 1 and days[0] == days[1]:
         return Block(*(_repeat_first_row(table) for table in made))
     return made

@@ -8,7 +8,7 @@ INVENTORY_IDS = tuple(str(number) for number in (2, 8, 11, 19, 21, 29, 31, 36, 3
 DAYS = tuple(str(day) for day in range(1, 8))
 HOURS = tuple(f"{hour:02d}" for hour in range(24))
 
-NUM_TOKENS = 594
+NUM_TOKENS = 594  # of the reference log, as the numbers below
 MAX_SEQUENCE_LENGTH = 14_441
 
 REFERENCE_TRAIN_ROWS = 10_704_179

@@ -11,9 +11,10 @@ from qin.runtime.seeds import GOLDEN, mix
 from qin.sample.columns import MAX_SEQUENCE_LENGTH, NUM_TOKENS
 
 RECENT_TOKENS = 100
-TABLE_SIZE = 4096
-_BYTES_PER_TOKEN = 4
+TABLE_SIZE = 4096  # the 12 bits of a draw that choose the token
+_BYTES_PER_TOKEN = 4  # three digits and a comma
 
+# Quartiles, shortest, longest and the share up to 100 are published; the rest is a smooth way between them.
 _LENGTH_SHARES = (0.0055, 0.14, 0.25, 0.5, 0.75, 0.9, 0.99, 0.999, 0.99999, 1.0)
 _LENGTH_QUANTILES = (1.0, 100.0, 195.0, 460.0, 807.0, 1050.0, 1450.0, 2200.0, 6000.0, MAX_SEQUENCE_LENGTH)
 
@@ -102,6 +103,8 @@ def write_sequences(
         The text column, and how many of each row's last `RECENT_TOKENS` tokens share the target's topic.
     """
     out = _Output(
+        # As if every token were the widest: all four bytes are written of each, and the next one begins over what is
+        # not its own.
         text=np.empty((int(lengths.sum()) + 1) * _BYTES_PER_TOKEN, dtype=np.uint8),
         offsets=np.zeros(len(lengths) + 1, dtype=np.int32),
         matches=np.zeros(len(lengths), dtype=np.int64),

@@ -100,6 +100,7 @@ def _score(
     name: str, num_rows: int, *, streams: Streams, activity: NDArray[np.float32], load: float
 ) -> NDArray[np.float32]:
     noise = streams.generator(name).standard_normal(num_rows, dtype=np.float32)
+    # Of variance 1, whatever the load.
     score: NDArray[np.float32] = np.float32(load) * activity + np.float32(np.sqrt(1 - load**2)) * noise
     return score
 

@@ -7,8 +7,8 @@ from typing import Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-_COMPRESSION_LEVEL = 1
-_NEVER_REPEATED = frozenset(("seq", "feat_c_2", "ID", "probability"))
+_COMPRESSION_LEVEL = 1  # of a file that is read once or twice
+_NEVER_REPEATED = frozenset(("seq", "feat_c_2", "ID", "probability"))  # a dictionary of them would be a second copy
 
 
 class RowGroupWriter:

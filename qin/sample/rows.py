@@ -30,7 +30,7 @@ from qin.sample.world import (
 
 TARGETED_RATE = 0.22
 _CHANGED_INTEREST_RATE = 0.6
-_LONGEST_SEQUENCE_ROW = 2
+_LONGEST_SEQUENCE_ROW = 2  # behind the rows of the duplicate
 _ZIPF_EXPONENT = 0.9
 
 
@@ -83,7 +83,9 @@ def draw_rows(days: NDArray[np.int64], *, streams: Streams) -> Rows:
         target_topics=world.topic[creative],
         tokens=world.tokens,
     )
+    # An even draw with mean 0 and variance 1: who has a long history is active.
     activity = ((2 * length_share - 1) * np.sqrt(3)).astype(np.float32)
+    # One draw for both: where the joint columns are null, `feat_a_*` are null, too.
     null_share = streams.generator("joint null").random(num_rows)
     return Rows(
         codes=_draw_context(days, streams=streams) | _ad_codes(creative, world=world),
@@ -99,6 +101,7 @@ def draw_rows(days: NDArray[np.int64], *, streams: Streams) -> Rows:
 
 def _draw_interests(num_rows: int, *, streams: Streams) -> Interests:
     rng = streams.generator("interests")
+    # All seven at once: another one would have to come last, or it would move the others.
     draws = rng.random((num_rows, 7))
     recent = (draws[:, 0:2] * NUM_TOPICS).astype(np.int64)
     other = (draws[:, 2:4] * NUM_TOPICS).astype(np.int64)
@@ -152,6 +155,7 @@ def _draw_context(days: NDArray[np.int64], *, streams: Streams) -> dict[str, NDA
             weight = np.arange(1, num_values[name] + 1) ** -_ZIPF_EXPONENT
             shares[name] = weight / weight.sum()
     codes = {name: _draw_codes(share, len(days), streams.generator(name)) for name, share in shares.items()}
+    # Both have the same number of published values, so one is a copy: a model must bear fields that say the same.
     return codes | {"day_of_week": days, "l_feat_17": codes["l_feat_9"]}
 
 

@@ -15,7 +15,7 @@ from qin.sample.columns import NUM_TOKENS, NUM_VALUES
 from qin.sample.histories import TABLE_SIZE, Tokens, spell_tokens
 
 NUM_TOPICS = 8
-_WORLD_SEED = 2504_17699
+_WORLD_SEED = 2504_17699  # the published model's number on arXiv; any would do
 
 BIAS = -5.4932
 MATCH_GAIN = 2.3
@@ -81,6 +81,7 @@ class World(NamedTuple):
 @cache
 def hidden_world() -> World:
     """Build the world; every call returns the same one."""
+    # One generator for all, in this order: a draw more or less, or in another place, would be another world.
     rng = np.random.default_rng(_WORLD_SEED)
     ad_set = _parents(rng, children=NUM_VALUES["l_feat_12"], parents=NUM_VALUES["l_feat_14"])
     set_campaign = _parents(rng, children=NUM_VALUES["l_feat_14"], parents=NUM_VALUES["l_feat_11"])
@@ -123,6 +124,7 @@ def hidden_world() -> World:
 
 def _parents(rng: np.random.Generator, *, children: int, parents: int) -> NDArray[np.int64]:
     """Parent of each child, every parent with at least one child."""
+    # One child for every parent first, so that every published level occurs.
     rest = rng.integers(0, parents, size=children - parents)
     return rng.permutation(np.concatenate([np.arange(parents), rest]))
 
@@ -151,5 +153,6 @@ def _table_row(tokens: NDArray[np.int64], popularity: NDArray[np.float64]) -> ND
     """`TABLE_SIZE` slots, at least one per token, shared by popularity."""
     share = np.cumsum(popularity[tokens - 1]) / popularity[tokens - 1].sum()
     free = TABLE_SIZE - len(tokens)
+    # Rounded sums and not rounded shares, so that all slots are given away.
     counts = 1 + np.diff(np.rint(share * free).astype(np.int64), prepend=0)
     return np.repeat(tokens, counts)

@@ -20,6 +20,7 @@ MAX_ROW_GROUP_ROWS = 1_000_000
 _FEATURES = {Split.TRAIN: Path("train.parquet"), Split.TEST: Path("test.parquet")}
 _TRUTH = {Split.TRAIN: Path("truth/train.parquet"), Split.TEST: Path("truth/test.parquet")}
 _SUBMISSION = Path("sample_submission.csv")
+# The inputs last, train at the very end: where it is there, all else is.
 SAMPLE_FILES = (*_TRUTH.values(), _SUBMISSION, *reversed(_FEATURES.values()))
 """Every file of a sample, relative to its folder, in the order in which they are put in place."""
 

@@ -57,6 +57,8 @@ class DVCLive:
         from dvclive.live import Live
 
         self._folder = folder = place / run
+        # No experiment, no dvc.yaml and no report of its own: the pipeline has all three, and DVCLive would write over
+        # them.
         self._live: Any = Live(str(folder), resume=folder.exists(), save_dvc_exp=False, dvcyaml=None, report=None)
         if not (folder / "params.yaml").exists():
             self._live.log_params({"project": project, **settings})
@@ -86,6 +88,7 @@ class TensorBoard:
     def __init__(self, place: Path, project: str, run: str, settings: Mapping[str, Any]) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
+        # A run that evaluate goes on with has its settings already.
         is_new = not (place / run).exists()
         self._writer = SummaryWriter(str(place / run))
         if is_new:
@@ -153,7 +156,7 @@ class MLflow:
         self._id = known[0].info.run_id if known else self._client.create_run(experiment, run_name=run).info.run_id
         if not known:
             for name, value in settings.items():
-                self._client.log_param(self._id, name, str(value)[:500])
+                self._client.log_param(self._id, name, str(value)[:500])  # a bound of MLflow's
 
     def log(self, figures: Mapping[str, float], *, step: int) -> None:
         for name, value in figures.items():

@@ -54,6 +54,7 @@ class Tracking:
 
         def told(step: int, figures: dict[str, float]) -> None:
             now, rows = time.monotonic(), figures.pop("rows")
+            # Fewer rows than before are another training: the next fold, or the refit.
             if self._last is not None and rows > self._last[1]:
                 figures["rows_per_second"] = (rows - self._last[1]) / max(now - self._last[0], 1e-9)
             self._last = now, rows
