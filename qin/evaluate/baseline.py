@@ -48,7 +48,7 @@ def _warn_where_worse(compared: Mapping[str, Difference], difference: Mapping[st
     for name, found in compared.items():
         if judged(name, difference) == "worse":
             log.warning(
-                "the model is worse than its gradient boosted trees alone: %s %.4g instead of %.4g, "
+                "warning: the model is worse than its gradient boosted trees alone: %s %.4g instead of %.4g, "
                 "difference %.2g +- %.2g",
                 name,
                 found.second,

@@ -80,7 +80,9 @@ def build_hard_negatives(
     if not params.enable:
         return None
     if params.mode == "ohem":
-        log.warning("hnm.mode ohem is biased: it drops the easy negatives without weighting the rest; see goss and pps")
+        log.warning(
+            "warning: hnm.mode ohem is biased: it drops the easy negatives without weighting the rest; see goss and pps"
+        )
     is_coupled = is_batch_coupled(network)
     settings = params.model_dump(exclude={"enable", "forward", "warmup_steps"})
     saves_time = two_passes_save_time(**settings, num_rows=batch_size, positive_share=positive_share)

@@ -66,7 +66,7 @@ def check_processes(params: Params, ranks: Ranks) -> None:
     num_threads = ranks.num_neighbours * params.train.num_threads
     if choose_device(params.train).type == "cpu" and num_threads > num_cores():
         log.warning(
-            "%d processes with train.num_threads: %d each share %d cores here; on one machine threads are faster",
+            "warning: %d processes with train.num_threads: %d each share %d cores; on one machine threads are faster",
             ranks.num_neighbours,
             params.train.num_threads,
             num_cores(),

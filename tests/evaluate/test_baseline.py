@@ -48,7 +48,9 @@ def test_a_warning_where_the_trees_alone_are_better(caplog: pytest.LogCaptureFix
     with caplog.at_level(logging.WARNING, logger="qin"):
         compare_members(worse_than_the_truth(), {"network": noisy(0.0), "trees": noisy(0.0)})
     lines = [record.getMessage() for record in caplog.records]
-    assert any(line.startswith("the model is worse than its gradient boosted trees alone: auc") for line in lines)
+    assert any(
+        line.startswith("warning: the model is worse than its gradient boosted trees alone: auc") for line in lines
+    )
     assert len(lines) == len(set(lines)) <= 4, "the network is no baseline"
 
 
