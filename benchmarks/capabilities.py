@@ -49,6 +49,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no impressions": {"features.impression.key": None},
     "no statistics": {"features.statistics.enable": False},
     "no statistics of pairs": {"features.statistics.pairs": []},
+    "no cosines": {"features.statistics.cosines": False},
     "no drift guard": {"features.statistics.drift_psi": None},
     "none of these features": _NO_FEATURES,
     "pooled history": {"model.pooled_history": True},

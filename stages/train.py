@@ -147,7 +147,9 @@ def _train_one(run: _Stage, tracking: Tracking) -> None:
     refit, track, rule = params.refits, params.track, read_fold_rule(paths.FOLDS)
     earlier = open_earlier(params, fitting.reader.schema, rule)
     if earlier is not None:
-        earlier.check_statistics(chosen_statistics(params, fitting.reader.schema))
+        earlier.check_statistics(
+            chosen_statistics(params, fitting.reader.schema, has_time=fitting.facts.time is not None)
+        )
     wanted = None if earlier is None else earlier.statistics
     with output_of_first(paths.STATISTICS, ranks) as fitted, output_of_first(paths.MODEL, ranks) as model:
         statistics, rows = fitting.statistics(fold == TRAIN, paths.heldout_place(fitted, refit=refit), only=wanted)

@@ -133,6 +133,7 @@ class StatisticsParams(Section):
     enable: bool = True
     fields: list[str] | None = None
     pairs: list[Annotated[list[str], Field(min_length=2, max_length=2)]] | Literal["auto"] = "auto"
+    cosines: bool = True
     num_blocks: Annotated[int, Field(ge=2)] = 10  # the first one sees nothing, so that one alone would be no statistic
     prior_weight: Annotated[float, Field(ge=1e-6)] = 20.0  # at 0, a value without a click has an infinite logit
     drift_psi: Annotated[float, Field(gt=0)] | None = 0.25
@@ -255,7 +256,7 @@ class TreeParams(Section):
     patience: Count = 50
     column_share: Annotated[float, Field(gt=0, le=1)] = 0.6
     l2: Annotated[float, Field(ge=0)] = 5.0
-    max_rows: Annotated[int, Field(ge=100, lt=2**31)] | None = None
+    max_rows: Literal["auto"] | Annotated[int, Field(ge=100, lt=2**31)] | None = "auto"
     seed: Seed = 0
 
 

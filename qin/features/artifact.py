@@ -17,16 +17,17 @@ import numpy.typing as npt
 from qin.columns.schema import Schema, differences
 from qin.errors import ArtifactError
 from qin.features.columns import ColumnFile
+from qin.features.cosines import CosineTable
 from qin.features.counting import KeyCounts, Keys
 from qin.features.histories import HistoryPair, rates_of_keys
-from qin.features.lookups import HistoryLookup, Lookups, ValueLookup
+from qin.features.lookups import CosineLookup, HistoryLookup, Lookup, Lookups, ValueLookup
 from qin.features.rates import Prior, measure
 from qin.runtime.chain import Origin, origin_entry
 from qin.runtime.files import file_crc32, fingerprint, read_array, read_exact_json, write_array, write_exact_json
 from qin.shards.files import ShardReader
 
 COLUMNS, MANIFEST = "columns.bin", "manifest.json"
-FORMAT = 2
+FORMAT = 3
 _TABLE = "<u8,<u4,<u4"  # key, clicks, rows
 _AGAIN = "run the train stage again"
 
@@ -37,10 +38,11 @@ class Statistic:
 
     Attributes:
         fields: Names of the fields; of a sequence and a categorical field where `is_history`.
-        measures: Those of `rates.MEASURES` that are used.
+        measures: Those of `rates.MEASURES` that are used, or of `cosines.COSINES`.
         num_keys: Distinct keys of its table; 0 before it is fitted.
         crc32: Checksum of its table's file.
         is_history: Whether each item of the history makes a pair with the value; see `histories`.
+        user: Field that names whose histories are compared, where the measures are cosines; see `cosines`.
     """
 
     fields: tuple[str, ...]
@@ -48,6 +50,7 @@ class Statistic:
     num_keys: int = 0
     crc32: int = 0
     is_history: bool = False
+    user: str = ""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -242,13 +245,17 @@ class Statistics:
         num_keys = sum(statistic.num_keys for statistic in by_value)
         return Lookups(self.lookups(), num_keys=num_keys, num_values=num_values)
 
-    def lookups(self) -> Iterator[ValueLookup | HistoryLookup]:
+    def lookups(self) -> Iterator[Lookup]:
         """What looks each statistic up, in order."""
         for number, statistic in enumerate(self.statistics):
             table = self._table(number)
             if statistic.is_history:
                 pair = HistoryPair.of(self._encoding, *statistic.fields)
-                yield HistoryLookup(pair, rates_of_keys(table.keys, table.counts, self._prior))
+                if statistic.user:
+                    cosines = CosineTable.of_keys(table.keys, table.counts, num_values=int(pair.num_values))
+                    yield CosineLookup(pair, cosines, statistic.measures)
+                else:
+                    yield HistoryLookup(pair, rates_of_keys(table.keys, table.counts, self._prior))
                 continue
             make_keys, rows_so_far = KeyMaker(self._encoding, statistic.fields), np.array([self._num_fitted])
             values = [measure(name, table.counts, rows_so_far, self._prior) for name in statistic.measures]

@@ -136,14 +136,14 @@ def fit_history(
     out = np.zeros(reader.num_rows, np.float32)
 
     def count(rows: Rows, sign: int) -> None:
-        for part, arrays in _chunks(reader, pair, rows):
+        for part, arrays in chunks_of(reader, pair, rows):
             value = arrays["categorical"][:, pair.column]
             _count(arrays[pair.group], value, label[part], pair.num_values, sign, *counts)
 
     def give(rows: Rows) -> None:
         # Of all slots, once for each step: a logarithm for every item that is read would be most of the time.
         rates = slot_rates(counts, prior)
-        for part, arrays in _chunks(reader, pair, rows):
+        for part, arrays in chunks_of(reader, pair, rows):
             out[part] = pair.mean_rates(arrays, rates)
 
     others = np.ones(reader.num_rows, np.bool_)
@@ -159,8 +159,8 @@ def fit_history(
     return used.astype(np.uint64), KeyCounts(counts.clicks[used], counts.rows[used]), out
 
 
-def _chunks(reader: RowReader, pair: HistoryPair, rows: Rows) -> Iterator[tuple[Rows, dict[str, _Buckets]]]:
-    """The wanted rows in the file's order, a few at a time: their numbers and their buckets."""
+def chunks_of(reader: RowReader, pair: HistoryPair, rows: Rows) -> Iterator[tuple[Rows, dict[str, _Buckets]]]:
+    """The wanted rows in the file's order, a few at a time: their numbers, and their buckets by group."""
     rows = np.sort(rows)
     cuts = np.flatnonzero(np.diff(rows // _CHUNK_ROWS)) + 1
     for part in np.split(rows, cuts):

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from qin.features.cosines import COSINES, CosineTable
 from qin.features.counting import Keys
 from qin.features.histories import HistoryPair
 from qin.features.rates import Values, position_of
@@ -42,6 +43,46 @@ class HistoryLookup(NamedTuple):
 
     pair: HistoryPair
     rates: Values
+
+    @property
+    def num_measures(self) -> int:
+        """How many columns it fills."""
+        return 1
+
+    def fill(self, arrays: Mapping[str, _Buckets], out: Values) -> None:
+        """Fill `out (n, 1)` by the groups of a prepared file."""
+        out[:, 0] = self.pair.mean_rates(arrays, self.rates)
+
+
+class CosineLookup(NamedTuple):
+    """How near a value is to a history.
+
+    Attributes:
+        pair: The history and the field.
+        table: What histories hold together.
+        measures: Those of `COSINES` that are used.
+    """
+
+    pair: HistoryPair
+    table: CosineTable
+    measures: tuple[str, ...]
+
+    @property
+    def num_measures(self) -> int:
+        """How many columns it fills."""
+        return len(self.measures)
+
+    @property
+    def columns(self) -> list[int]:
+        """The places of its measures among all."""
+        return [COSINES.index(name) for name in self.measures]
+
+    def fill(self, arrays: Mapping[str, _Buckets], out: Values) -> None:
+        """Fill `out (n, num_measures)` by the groups of a prepared file."""
+        out[:] = self.table.measures(arrays, self.pair)[:, self.columns]
+
+
+Lookup = ValueLookup | HistoryLookup | CosineLookup
 
 
 class _Tables(NamedTuple):
@@ -93,17 +134,17 @@ class Lookups:
         num_values: Of all their measures.
     """
 
-    def __init__(self, statistics: Iterable[ValueLookup | HistoryLookup], *, num_keys: int, num_values: int) -> None:
-        self._histories: list[tuple[int, HistoryLookup]] = []
+    def __init__(self, statistics: Iterable[Lookup], *, num_keys: int, num_values: int) -> None:
+        self._histories: list[tuple[int, HistoryLookup | CosineLookup]] = []
         tables = _Joining(np.empty(num_keys, np.uint64), np.empty(num_values, np.float32))
         column = 0
         for statistic in statistics:
-            if isinstance(statistic, HistoryLookup):
-                self._histories.append((column, statistic))
-                column += 1
-            else:
+            if isinstance(statistic, ValueLookup):
                 tables.add(statistic, column)
                 column += len(statistic.values)
+            else:
+                self._histories.append((column, statistic))
+                column += statistic.num_measures
         self._tables = tables.joined() if tables.fields else None
 
     def fill(self, arrays: Mapping[str, _Buckets], out: Values) -> None:
@@ -111,7 +152,7 @@ class Lookups:
         if self._tables is not None:
             _fill(arrays["categorical"], self._tables, out)
         for column, lookup in self._histories:
-            out[:, column] = lookup.pair.mean_rates(arrays, lookup.rates)
+            lookup.fill(arrays, out[:, column : column + lookup.num_measures])
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Statistics of the train fold: click rate and share of rows by categorical value, by pairs, and by history.
+"""Statistics of the train fold: click rate and share of rows by value, by pairs and by history, and cosines of items.
 
 1. The buckets of a few fields at a time are read into memory, a column each.
 2. For each statistic, its key per row; from that the counts of each fitted row's past (see `past`), and the table of
@@ -25,6 +25,7 @@ from qin.columns.schema import Schema
 from qin.errors import SchemaError
 from qin.features.artifact import COLUMNS, KeyMaker, Statistic, Table, table_file, write_manifest
 from qin.features.columns import ColumnFile
+from qin.features.cosines import COSINES, fit_cosines
 from qin.features.counting import Labels, count_keys
 from qin.features.drift import MAX_ROWS, measure_drift
 from qin.features.histories import HistoryPair, fit_history
@@ -65,6 +66,7 @@ def choose_statistics(
     patterns: Sequence[str] | None,
     pairs: Sequence[Sequence[str]] | None,
     user: str | None,
+    cosines: bool = False,
 ) -> tuple[Statistic, ...]:
     """Decide what to count by.
 
@@ -74,6 +76,8 @@ def choose_statistics(
         pairs: Pairs of a categorical field or a sequence with a categorical field; None for the user and each sequence
             with each field of the target.
         user: Column that names a user, which counts where it is a categorical field.
+        cosines: Whether each pair of a sequence and a field of its vocabulary is measured by cosines as well, where
+            there is a user; only for rows that have a time.
 
     Raises:
         SchemaError: If a pattern names none of the fields, or a pair anything else.
@@ -88,10 +92,14 @@ def choose_statistics(
     problems = counted_problems(patterns, pairs, categorical=names, sequences=sequences)
     if problems:
         raise SchemaError(*problems)
+    histories = [tuple(pair) for pair in pairs if pair[0] in sequences]
+    vocabulary = {field.name: field.vocabulary for field in schema.fields}
+    alike = [pair for pair in histories if vocabulary[pair[0]] == vocabulary[pair[1]]]
     return (
         *(Statistic((name,), MEASURES) for name in singles),
         *(Statistic(tuple(pair), MEASURES) for pair in pairs if pair[0] in names),
-        *(Statistic(tuple(pair), (RATE,), is_history=True) for pair in pairs if pair[0] in sequences),
+        *(Statistic(pair, (RATE,), is_history=True) for pair in histories),
+        *(Statistic(pair, COSINES, is_history=True, user=user) for pair in alike if user and cosines and user in names),
     )
 
 
@@ -165,8 +173,14 @@ class _Fit:
             yield statistic, *self.values(keys, statistic.measures)
         for statistic in (one for one in statistics if one.is_history):
             pair = HistoryPair.of(reader.schema, *statistic.fields)
-            keys, counts, values = fit_history(reader, pair, label=self.label, past=self.past, prior=self.prior)
-            yield statistic, Table(keys, counts), [values]
+            if statistic.user:
+                column = [field.name for field in reader.schema.categorical].index(statistic.user)
+                [user] = _read_columns(reader, [column])
+                keys, counts, columns = fit_cosines(reader, pair, user=user, past=self.past)
+                yield statistic, Table(keys, counts), columns
+            else:
+                keys, counts, values = fit_history(reader, pair, label=self.label, past=self.past, prior=self.prior)
+                yield statistic, Table(keys, counts), [values]
 
     def values(self, keys: npt.NDArray[np.uint64], measures: Sequence[str]) -> tuple[Table, list[Values]]:
         """The table of a statistic and its measures of each row, `(num_rows,)`."""

@@ -20,12 +20,13 @@ from qin.shards.files import ShardReader, read_labels
 from qin.shards.row_facts import RowFacts
 
 
-def chosen_statistics(params: Params, schema: Schema) -> tuple[Statistic, ...]:
+def chosen_statistics(params: Params, schema: Schema, *, has_time: bool) -> tuple[Statistic, ...]:
     """What the settings want to be counted, before a fit drops what is of no use.
 
     Args:
         params: Sections features and split.
         schema: Of the prepared file.
+        has_time: Whether rows have a time, without which histories cannot be told from later ones.
 
     Raises:
         SchemaError: If a pattern names none of the fields, or a pair anything else.
@@ -36,6 +37,7 @@ def chosen_statistics(params: Params, schema: Schema) -> tuple[Statistic, ...]:
         patterns=knobs.fields,
         pairs=None if knobs.pairs == "auto" else knobs.pairs,
         user=params.split.group_key,
+        cosines=knobs.cosines and has_time,
     )
     return chosen if knobs.enable else ()
 
@@ -64,7 +66,7 @@ def fit_train_statistics(
     knobs = params.features.statistics
     report = fit_statistics(
         reader,
-        chosen_statistics(params, reader.schema),
+        chosen_statistics(params, reader.schema, has_time=facts.time is not None),
         label=read_labels(reader),
         past=past_of(facts, np.flatnonzero(is_fitted), num_blocks=knobs.num_blocks),
         prior_weight=knobs.prior_weight,

@@ -1,8 +1,8 @@
 """Fitting gradient boosted trees on the train fold, streamed into bins, stopped by rows they were not fitted on.
 
-LightGBM keeps one byte per value, whatever the file's types, so ten million rows of 150 columns take 1.6 GB; raw rows
-pass through in chunks. With `deterministic` and row-wise histograms the trees are the same at every run with the same
-number of threads.
+LightGBM keeps every value as a byte, once by column and once by row, so ten million rows of 190 columns took 5 GB; raw
+rows pass through in chunks. `trees.max_rows: auto` fits as many rows as stay within a bound. With `deterministic` and
+row-wise histograms the trees are the same at every run with the same number of threads.
 
 Source: Friedman (2001), Greedy function approximation: a gradient boosting machine; Ke et al. (2017), LightGBM: a
 highly efficient gradient boosting decision tree.
@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qin.config import TreeParams
+from qin.runtime.progress import log
 from qin.shards.files import RowReader
 from qin.trees.columns import CHUNK_ROWS, Mask, TreeColumns
 from qin.trees.fitted import FittedTrees, SelectedRows
@@ -31,13 +32,27 @@ _LEAVES = (7, 31)
 _SAMPLE = 0  # stream of the trees' seed
 
 
-def sampled(is_train: Mask, *, max_rows: int | None, seed: int) -> Mask:
-    """At most so many of the rows, drawn at random whatever their label."""
-    rows = np.flatnonzero(is_train)
-    if max_rows is None or rows.size <= max_rows:
+# Measured on ten million rows: two copies of each value and what goes with them; gradients, scores, places of a row.
+_BYTES_PER_VALUE, _BYTES_PER_ROW = 2.5, 40
+AUTO_BYTES = 3 << 29  # with what the process has before, under 2.5 GiB
+
+
+def sampled(rows: RowReader, is_train: Mask, *, params: TreeParams) -> Mask:
+    """At most `max_rows` of the rows, drawn at random whatever their label; see section trees.
+
+    Args:
+        rows: Prepared train file.
+        is_train: Rows that may be drawn, `(num_rows,)`.
+        params: Section trees.
+    """
+    most, numbers = params.max_rows, np.flatnonzero(is_train)
+    if most == "auto":
+        most = max(1, int(AUTO_BYTES / (_BYTES_PER_VALUE * len(rows.schema.fields) + _BYTES_PER_ROW)))
+    if most is None or numbers.size <= most:
         return is_train
+    log.info("trees: fitted to %d of %d rows, drawn at random (trees.max_rows)", most, numbers.size)
     out = np.zeros_like(is_train)
-    out[np.random.default_rng((seed, _SAMPLE)).choice(rows, max_rows, replace=False)] = True
+    out[np.random.default_rng((params.seed, _SAMPLE)).choice(numbers, most, replace=False)] = True
     return out
 
 

@@ -44,7 +44,7 @@ def fit_heldout(
     label = read_labels(rows)
     is_val = fold == VALIDATION
     decides = selection_rows(label, is_val=is_val, is_report=is_report)
-    is_fitted = sampled(fold == TRAIN, max_rows=params.trees.max_rows, seed=params.trees.seed)
+    is_fitted = sampled(rows, fold == TRAIN, params=params.trees)
     curve: Curve = []
     with Progress(params.trees.max_rounds, label="trees", unit="trees") as progress:
 
@@ -94,7 +94,7 @@ def fit_on_all(params: Params, rows: RowReader, is_fitted: Mask, heldout: TreesA
     trees = fit_trees(
         rows,
         read_labels(rows),
-        is_train=sampled(is_fitted, max_rows=params.trees.max_rows, seed=params.trees.seed),
+        is_train=sampled(rows, is_fitted, params=params.trees),
         # As many, though there are more rows: a tree reads all rows, where a step of the network reads a batch.
         stop=heldout.trees.num_rounds,
         # As large, too: `auto` would count the clicks of both folds.

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 
 from qin.config.strict_yaml import read_yaml
+from qin.features.artifact import Statistics
 from tests.logs import make_log, write_log
 from tests.project import copy_project, set_params
 from tests.stages.run import run_all
@@ -15,7 +16,7 @@ from tests.stages.run import run_all
 STAGES = ("prepare", "split", "train", "trees", "calibrate", "predict")
 QUICK: dict[str, Any] = {"train.epochs": 1, "trees.max_rounds": 8, "trees.learning_rate": 0.3}
 
-# Every kind of feature: matches in a history, impressions, pairs, moments, decimals, and shifts by a segment.
+# Every kind of feature: matches in a history, impressions, pairs, cosines, moments, decimals, and shifts by a segment.
 RICH: dict[str, Any] = {
     "data.drop": [],
     "data.ignore": ["request", "place", "noise_*"],
@@ -27,7 +28,9 @@ RICH: dict[str, Any] = {
     ],
     "features.target": ["item"],
     "features.impression": {"key": ["request"], "columns": ["price", "place"]},
-    "features.statistics.pairs": [["user", "shop"]],
+    "features.statistics.pairs": [["user", "shop"], ["recent", "item"]],
+    "features.statistics.drift_psi": None,
+    "split.time_col": "day",
     "split.row_key": None,
     "split.group_key": "user",
     "calibration.by": "place",
@@ -80,4 +83,6 @@ def rich(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (log / "sample_submission.csv").write_text("\n".join(lines) + "\n")
     learns: dict[str, Any] = {"train.epochs": 8, "train.lr": 0.01, "train.batch_size": 128, "trees.max_rounds": 4}
     changes = {"features.num_buckets_of": {}, "features.num_buckets": 256, **RICH, **QUICK, **learns}
-    return run_pipeline(tmp_path_factory.mktemp("rich"), log, changes)
+    project = run_pipeline(tmp_path_factory.mktemp("rich"), log, changes)
+    assert "stat.recent:item.cosine_sum" in Statistics(project / "artifacts/statistics").names
+    return project

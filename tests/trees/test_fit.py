@@ -11,9 +11,10 @@ from qin.errors import ArtifactError
 from qin.metrics.definitions import Rows, ranking_metrics, values
 from qin.shards.files import ShardReader
 from qin.shards.loader import read_batch
+from qin.trees import fit as fit_module
 from qin.trees.artifact import DESCRIPTION, TREES, TreesArtifact, load_trees, save_trees
 from qin.trees.columns import CHUNK_ROWS, TreeColumns
-from qin.trees.fit import _leaves_for, _parameters, _Rows, fit_trees
+from qin.trees.fit import _leaves_for, _parameters, _Rows, fit_trees, sampled
 from qin.trees.fitted import FittedTrees
 from tests.planted import planted_logit, write_planted
 
@@ -128,6 +129,23 @@ def test_leaves_follow_the_rarer_class(clicks: int, others: int, leaves: int) ->
 def test_a_fixed_number_of_rounds_needs_no_stopping_rows(log: ShardReader) -> None:
     fitted = fit_trees(log, labels(log), is_train=masks()[0], stop=7, params=PARAMS, num_threads=2)
     assert fitted.num_rounds == 7
+
+
+@pytest.mark.parametrize(("max_rows", "expected"), [(None, 4800), (5000, 4800), (700, 700), ("auto", 4800)])
+def test_at_most_so_many_rows_are_fitted(log: ShardReader, max_rows: int | str | None, expected: int) -> None:
+    is_train, _ = masks()
+    params = PARAMS.model_copy(update={"max_rows": max_rows})
+    drawn = sampled(log, is_train, params=params)
+    assert drawn.sum() == expected
+    assert not (drawn & ~is_train).any()
+    assert np.array_equal(drawn, sampled(log, is_train, params=params))
+
+
+def test_very_many_rows_stay_within_a_bound(log: ShardReader, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By default, whatever the log: two bytes and a half of each field, and 40 of each row."""
+    monkeypatch.setattr(fit_module, "AUTO_BYTES", 100_000)
+    expected = 100_000 // (2.5 * len(log.schema.fields) + 40)
+    assert sampled(log, masks()[0], params=PARAMS).sum() == expected
 
 
 def test_they_travel_through_files(log: ShardReader, fitted: FittedTrees, tmp_path: Path) -> None:

@@ -3,11 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from qin.columns.buckets import NULL_BUCKET, PADDING_BUCKET
 from qin.columns.schema import Field, Schema
+from qin.features.cosines import NUM_NEWEST, NUM_TOP, CosineTable
 from qin.features.derived import HITS, LENGTH, SHARE, SINCE
 from qin.features.impression import Distance
 from qin.network.words import mix, signed
@@ -15,6 +17,9 @@ from qin.raw.hashing import seed_of
 from qin.serving.graph.words import buckets_of, hash_of_integers
 
 Inputs = Mapping[str, torch.Tensor]
+
+
+_LARGEST = 2**63 - 1
 
 
 def _constant(values: Any, dtype: torch.dtype = torch.int64) -> torch.Tensor:
@@ -180,14 +185,8 @@ class ValueStatistic(nn.Module):
         for column, num_buckets in zip(self.columns[1:], self.num_buckets[1:], strict=True):
             # As `qin.features.lookups` joins the buckets of two fields to one key.
             key = key * num_buckets + buckets[:, column]
-        size = self.keys.shape[0]
-        start, length = torch.zeros_like(key), size
-        # A fixed number of steps, as an exported graph can have no loop whose end the data decide.
-        while length > 1:
-            half = length // 2
-            start = start + torch.where(self.keys[start + (half - 1)] < key, half, 0)
-            length -= half
-        found = torch.where(self.keys[start] == key, start, size)
+        start = _bisected(self.keys, key)
+        found = torch.where(self.keys[start] == key, start, self.keys.shape[0])
         return self.values[found]
 
 
@@ -217,3 +216,62 @@ class HistoryStatistic(nn.Module):
         is_item = items != PADDING_BUCKET
         total = torch.where(is_item, rates, 0.0).sum(dim=1, keepdim=True)
         return (total / is_item.long().sum(dim=1, keepdim=True).double().clamp_min(1.0)).float()
+
+
+class CosineStatistic(nn.Module):
+    """How near a field's value is to the items of a history; see `qin.features.cosines`.
+
+    Args:
+        sequence: Number of the sequence.
+        column: Of the field among the categorical ones.
+        table: What histories hold together.
+        measures: Places of the wanted ones in `COSINES`.
+    """
+
+    keys: torch.Tensor
+    counts: torch.Tensor
+    weight: torch.Tensor
+
+    def __init__(self, sequence: int, column: int, table: CosineTable, measures: Sequence[int]) -> None:
+        super().__init__()
+        self.sequence, self.column, self.measures = sequence, column, list(measures)
+        keys, counts = table.sorted()
+        # a last key above all others, so that a pair that is not there is found to be none
+        self.register_buffer("keys", torch.from_numpy(np.append(keys, np.uint64(_LARGEST)).astype(np.int64)))
+        self.register_buffer("counts", torch.from_numpy(np.append(counts, np.uint32(0)).astype(np.float64)))
+        self.register_buffer("weight", torch.from_numpy(table.weight))
+
+    def forward(self, buckets: torch.Tensor, histories: list[torch.Tensor]) -> torch.Tensor:
+        """The wanted measures `(n, num_measures)`."""
+        items, value = histories[self.sequence], buckets[:, self.column : self.column + 1]
+        key = torch.minimum(items, value) * 2**32 + torch.maximum(items, value)
+        at = _bisected(self.keys, key)
+        counts = torch.where(self.keys[at] == key, self.counts[at], 0.0)
+        cosine = counts * self.weight[items] * self.weight[value]
+        is_item = items != PADDING_BUCKET
+        cosine = torch.where(is_item & (items != value), cosine, 0.0)
+        length = is_item.long().sum(dim=1, keepdim=True)
+        # items stand before the padding, so an item's age is how many come after it
+        age = length - 1 - torch.arange(items.shape[1])
+        newest = torch.where((age >= 0) & (age < NUM_NEWEST), cosine, 0.0).sum(dim=1, keepdim=True)
+        total, size = cosine.sum(dim=1, keepdim=True), length.clamp_min(1).double()
+        top = cosine.topk(min(NUM_TOP, items.shape[1]), dim=1).values.sum(dim=1, keepdim=True)
+        columns = (
+            total,
+            total / size,
+            cosine.amax(dim=1, keepdim=True),
+            top / size.clamp_max(NUM_TOP),
+            newest / size.clamp_max(NUM_NEWEST),
+        )
+        return torch.cat([columns[place] for place in self.measures], dim=1).float()
+
+
+def _bisected(keys: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """Where among ascending keys `(m,)` the first is that is not below each wanted one, or the last."""
+    start, length = torch.zeros_like(wanted), keys.shape[0]
+    # A fixed number of steps, as an exported graph can have no loop whose end the data decide.
+    while length > 1:
+        half = length // 2
+        start = start + torch.where(keys[start + (half - 1)] < wanted, half, 0)
+        length -= half
+    return start

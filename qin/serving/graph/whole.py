@@ -8,13 +8,14 @@ import torch
 from torch import nn
 
 from qin.columns.types import is_list, type_of
-from qin.features.lookups import HistoryLookup, ValueLookup
+from qin.features.lookups import CosineLookup, HistoryLookup, Lookup
 from qin.network.plain import PlainNetwork
 from qin.network.qin import QIN
 from qin.raw.hashing import hash_column
 from qin.serving.deployed import Deployed
 from qin.serving.graph.features import (
     Categories,
+    CosineStatistic,
     History,
     HistoryStatistic,
     ValueStatistic,
@@ -89,7 +90,8 @@ class WholeModel(nn.Module):
             shown = [*impression_numbers(group, compared), *impression_distances(group, compared, self.distances)]
             numeric += [column.unsqueeze(1) for column in shown]
         for statistic in self.statistics:
-            numeric.append(statistic(buckets, items) if isinstance(statistic, HistoryStatistic) else statistic(buckets))
+            reads_items = isinstance(statistic, HistoryStatistic | CosineStatistic)
+            numeric.append(statistic(buckets, items) if reads_items else statistic(buckets))
         logit = self._blended(buckets, torch.cat(numeric, dim=1), items)
         calibrated = self._calibrated(logit, rest)
         return 1.0 / (1.0 + torch.exp(-calibrated)), calibrated, buckets
@@ -132,11 +134,13 @@ def _softplus(z: torch.Tensor) -> torch.Tensor:
     return torch.where(z > 0, z, 0.0) + torch.log1p(torch.exp(-z.abs()))
 
 
-def _statistic(lookup: ValueLookup | HistoryLookup, model: Deployed) -> nn.Module:
-    if isinstance(lookup, HistoryLookup):
-        names = [f"sequence.{field.name}" for field in model.schema.sequences]
+def _statistic(lookup: Lookup, model: Deployed) -> nn.Module:
+    if isinstance(lookup, HistoryLookup | CosineLookup):
         pair = lookup.pair
-        return HistoryStatistic(names.index(pair.group), pair.column, int(pair.num_values), lookup.rates)
+        sequence = [f"sequence.{field.name}" for field in model.schema.sequences].index(pair.group)
+        if isinstance(lookup, CosineLookup):
+            return CosineStatistic(sequence, pair.column, lookup.table, lookup.columns)
+        return HistoryStatistic(sequence, pair.column, int(pair.num_values), lookup.rates)
     return ValueStatistic(list(lookup.columns), list(lookup.num_buckets), lookup.keys, list(lookup.values))
 
 
