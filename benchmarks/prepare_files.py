@@ -14,12 +14,13 @@ from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import typer
 
 from benchmarks.machine import describe, report
 from benchmarks.measure import Cost, measure, measure_sample
-from benchmarks.profile import ROOT
+from benchmarks.profile import FILES, ROOT
 from qin.experiments.overlay import overlaid
 
 _FILES = "files"
@@ -28,6 +29,7 @@ _FILES = "files"
 def main(
     rows: Annotated[int, typer.Option(help="Rows of the train log.")] = 1_600_000,
     num_files: Annotated[int, typer.Option(help="Files that they are cut into.")] = 16,
+    data: Annotated[Path | None, typer.Option(help="Folder with the three files, instead of generating them.")] = None,
     repeats: Annotated[int, typer.Option(help="Turns.")] = 3,
     before: Annotated[Path | None, typer.Option(help="Checkout of an earlier commit.")] = None,
     out: Annotated[Path | None, typer.Option(help="File to write the JSON to, besides printing it.")] = None,
@@ -35,8 +37,14 @@ def main(
     """Print rows per second and per CPU second and peak memory of each, as JSON."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        measure_sample(folder / "data", rows=rows, row_group_rows=-(-rows // num_files))
-        _cut(folder / "data/train.parquet", folder / "data" / _FILES)
+        if data is None:
+            measure_sample(folder / "data", rows=rows, row_group_rows=-(-rows // num_files))
+        else:
+            (folder / "data").mkdir()
+            for file in FILES:
+                (folder / "data" / file).symlink_to((data / file).resolve())
+        _cut(folder / "data/train.parquet", folder / "data" / _FILES, num_files)
+        rows = pq.read_metadata(folder / "data/train.parquet").num_rows
         total = rows + pq.read_metadata(folder / "data/test.parquet").num_rows
         costs: dict[str, list[Cost]] = {}
         for _ in range(repeats):
@@ -51,11 +59,20 @@ def main(
     report(result, out)
 
 
-def _cut(file: Path, folder: Path) -> None:
+def _cut(file: Path, folder: Path, num_files: int) -> None:
+    """Write its row groups to as many files, each a run of them.
+
+    Raises:
+        BadParameter: If it has fewer row groups than that.
+    """
     folder.mkdir()
     with pq.ParquetFile(file) as source:
-        for group in range(source.num_row_groups):
-            pq.write_table(source.read_row_group(group), folder / f"part-{group}.parquet")
+        if source.num_row_groups < num_files:
+            raise typer.BadParameter(f"{file}: {source.num_row_groups} row groups cannot become {num_files} files")
+        for number, groups in enumerate(np.array_split(np.arange(source.num_row_groups), num_files)):
+            with pq.ParquetWriter(folder / f"part-{number}.parquet", source.schema_arrow) as part:
+                for group in groups:
+                    part.write_table(source.read_row_group(int(group)))
 
 
 def _turn(folder: Path, before: Path | None) -> list[tuple[str, Cost]]:

@@ -19,6 +19,7 @@ START, END = "<!-- {}: made by python -m benchmarks.tables -->", "<!-- end of {}
 # The page that each table is on.
 PAGES = {
     "peers": ROOT / "README.md",
+    "first_steps": ROOT / "docs/index.md",
     "results": ROOT / "docs/results.md",
     "logs": ROOT / "docs/results.md",
     "capabilities": ROOT / "docs/results.md",
@@ -29,6 +30,7 @@ PAGES = {
     "kernels": ROOT / "docs/speed.md",
     "side_by_side": ROOT / "docs/speed.md",
     "scale": ROOT / "docs/scale.md",
+    "many_files": ROOT / "docs/scale.md",
     "few_clicks": ROOT / "docs/statistics.md",
     "latency": ROOT / "docs/serving.md",
     "load": ROOT / "docs/serving.md",
@@ -92,6 +94,15 @@ SCALES = {
 SCALE_HEADER = ("stage", "rows", "seconds", "rows/s", "CPU seconds", "rows per CPU second", "peak memory, GiB")
 SCALE_DIGITS = {"rows": 0, "seconds": 1, "rows_per_second": 0, "cpu_seconds": 1, "rows_per_cpu_second": 0}
 
+MANY_FILES_HEADER = ("input", "rows/s", "rows per CPU second", "peak memory, GiB")
+MANY_FILES = {
+    "one_file_before": "one file, earlier code",
+    "one_file": "one file",
+    "files_1_process": "{} files, 1 process of 2 threads",
+    "files_2_processes": "{} files, 2 processes of 1 thread",
+    "one_file_added": "{} files, one of them new",
+}
+
 FEW_CLICKS_HEADER = (
     "clicks",
     "independent",
@@ -131,6 +142,7 @@ def tables() -> dict[str, str]:
     runs = {name: _read(name) for name in RUNS}
     return {
         "peers": _markdown([PEERS_HEADER, *(_peers(name, _read("logs")[name]) for name in BARS)]),
+        "first_steps": _first_steps_table(_read("first_steps")),
         "results": "\n\n".join(
             _markdown([header, *((_run_title(name, run), *cells(run)) for name, run in runs.items())])
             for header, cells in ((ACCURACY_HEADER, _accuracy), (COST_HEADER, _cost))
@@ -142,6 +154,7 @@ def tables() -> dict[str, str]:
         "kernels": _kernel_table(_read("kernels")),
         "side_by_side": _side_by_side_table(_read("peers")),
         "scale": _scale_table(),
+        "many_files": _many_files_table(_read("prepare_files")),
         "imbalance": _imbalance_table(_read("imbalance")),
         "imbalance_settings": _settings_table(_read("imbalance_settings")),
         "few_clicks": _few_clicks_table(_read("few_clicks")),
@@ -149,6 +162,12 @@ def tables() -> dict[str, str]:
         "load": f"{_markdown(load_rows(_read('serving')))}\n\n{flood_line(_read('serving'))}",
         "backtest": backtest_block(_read("backtest")),
     }
+
+
+def _first_steps_table(result: dict[str, Any]) -> str:
+    """Seconds of each way of a new user, the clone itself left out."""
+    ways = [(name, f"{seconds:.0f}") for name, seconds in result["seconds"].items() if name != "clone"]
+    return _markdown([("a new user's way", "seconds"), *ways])
 
 
 def _logs_table(result: dict[str, Any]) -> str:
@@ -263,6 +282,16 @@ def _stages(result: dict[str, Any]) -> str:
     for stage, figures in result["stages"].items():
         cells = [f"{figures[key]:,.{digits}f}" for key, digits in SCALE_DIGITS.items()]
         rows.append((stage, *cells, f"{figures['peak_memory_bytes'] / 2**30:.2f}"))
+    return _markdown(rows)
+
+
+def _many_files_table(result: dict[str, Any]) -> str:
+    rows: list[Sequence[str]] = [MANY_FILES_HEADER]
+    for name, title in MANY_FILES.items():
+        if name in result:
+            rates = [f"{result[name][key]:,.0f}" for key in ("rows_per_second", "rows_per_cpu_second")]
+            peak = f"{result[name]['peak_memory_bytes'] / 2**30:.2f}"
+            rows.append((title.format(result["num_files"]), *rates, peak))
     return _markdown(rows)
 
 
