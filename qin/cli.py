@@ -12,6 +12,7 @@ qin export exports/qin --format onnx
 qin serve --port 8000
 """
 
+import io
 import json
 import os
 import shutil
@@ -27,6 +28,7 @@ import typer
 
 from qin.errors import QinError, one_line
 from qin.experiments.tune_command import tune
+from qin.runtime.exhausted import exhausted
 from qin.runtime.logs import log, log_to_stderr
 from qin.runtime.paths import DVC_YAML, PARAMS
 from qin.serving.commands import drift, export, score, serve
@@ -43,7 +45,11 @@ def commands() -> None:
     `QIN_LOG=json` turns every line of the log into a JSON object.
     """
     log_to_stderr()
-    signal.signal(signal.SIGTERM, _end)  # in order, so that half-written files are removed, as by Ctrl-C
+    for number in (signal.SIGTERM, signal.SIGHUP):  # in order, so that half-written files are removed, as by Ctrl-C
+        if signal.getsignal(number) != signal.SIG_IGN:  # by `nohup`
+            signal.signal(number, _end)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal of few letters shows the others by their numbers
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _end(number: int, _: FrameType | None) -> NoReturn:
@@ -58,12 +64,22 @@ def one_line_errors() -> Iterator[None]:
     except BrokenPipeError as error:  # whoever reads what is printed has had enough, as `head` has
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more at its end
         raise SystemExit(1) from error
-    except (QinError, OSError) as error:
-        if isinstance(error, OSError) and error.errno is None:  # no word of the system, but a fault of ours
+    except Exception as error:
+        lines = _lines_of(error)
+        if not lines:
             raise
-        for line in error.lines if isinstance(error, QinError) else [str(error)]:
+        for line in lines:
             log.error("error: %s", line)
         raise SystemExit(1) from error
+
+
+def _lines_of(error: Exception) -> list[str]:
+    """What an error says to the user; nothing where it is a fault of ours."""
+    if isinstance(error, QinError):
+        return error.lines
+    if found := exhausted(error):
+        return [found]
+    return [str(error)] if isinstance(error, OSError) and error.errno is not None else []
 
 
 @app.command()

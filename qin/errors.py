@@ -69,10 +69,15 @@ def one_line(text: str) -> str:
     Line breaks, control characters, characters that turn the direction of writing and halves of characters are escaped
     as Python writes them; very long words (names, paths) and very long lines are cut in the middle.
     """
-    escaped = "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
     return _cut(
-        re.sub(rf"\S{{{_LONGEST_WORD + 1},}}", lambda word: _cut(word[0], _LONGEST_WORD), escaped), _LONGEST_LINE
+        re.sub(rf"\S{{{_LONGEST_WORD + 1},}}", lambda word: _cut(word[0], _LONGEST_WORD), printable(text)),
+        _LONGEST_LINE,
     )
+
+
+def printable(text: str) -> str:
+    """A text of any characters as one line of those that can be shown, the others escaped as Python writes them."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
 def shortened(text: str, most: int = 60) -> str:

@@ -22,7 +22,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from qin.errors import PeerEndedError
 from qin.runtime.host import LOOPBACK
 from qin.runtime.progress import log
-from qin.runtime.stage import raise_exit
+from qin.runtime.stage import end_in_order
 
 # How soon an end is noticed, which a short training would otherwise wait for.
 _LOOK_SECONDS = 0.2
@@ -83,8 +83,7 @@ def restarted(run: Callable[[], Ended | None], *, num_processes: int, max_restar
         SystemExit: See `launch`.
     """
     # As exceptions, on whose way out what was started is ended.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, raise_exit)
+    end_in_order()
     for restart in range(max_restarts + 1):
         ended = run()
         if ended is None:

@@ -66,7 +66,7 @@ def _run_dvc(name: str, changes: Sequence[str]) -> list[str] | None:
     options = [word for change in changes for word in ("--set-param", change)]
     command = [sys.executable, "-m", "dvc", "exp", "run", "--temp", "--name", name, *options]
     TUNE.mkdir(parents=True, exist_ok=True)
-    with (TUNE / f"{name}.log").open("w+") as output:
+    with (TUNE / f"{name}.log").open("w+", encoding="utf-8", errors="replace") as output:
         done = subprocess.run(command, env=environment, stdout=output, stderr=subprocess.STDOUT, check=False)
         output.seek(0)
         return output.read().splitlines() if done.returncode else None

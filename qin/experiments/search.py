@@ -8,14 +8,16 @@ import json
 import math
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from qin.config import Params
-from qin.errors import ConfigError, QinError
+from qin.errors import ArtifactError, ConfigError, QinError
 from qin.experiments.runners import Runner
 from qin.experiments.space import Choice, Range, Space
 from qin.experiments.trial import Check, StoppedError
@@ -237,6 +239,25 @@ class Search:
             key: json.dumps(settings[key]) if isinstance(one, Choice) else settings[key]
             for key, one in self._space.dimensions.items()
         }
+
+
+@contextmanager
+def study_errors(file: Path) -> Iterator[None]:
+    """Turn what the database of the studies says into one line that names its file.
+
+    Raises:
+        ArtifactError: If it cannot be read or written.
+        ConfigError: If Optuna is not installed.
+    """
+    kinds = (_optuna().exceptions.StorageInternalError, import_module("sqlalchemy.exc").SQLAlchemyError)
+    try:
+        yield
+    except kinds as error:
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ArtifactError(
+            f"{file}: the studies cannot be read or written ({said}); the disk may be full, or the file damaged: "
+            "without it a search begins anew"
+        ) from error
 
 
 def _last(one: Range) -> float:

@@ -18,7 +18,7 @@ from qin.errors import ConfigError, QinError
 from qin.experiments.aligned import aligned
 from qin.experiments.judged import Judged, Mean, differences, in_words
 from qin.experiments.runners import ExperimentRunner, LightRunner, Runner
-from qin.experiments.search import Budget, Search, Tried, in_line, settings_of
+from qin.experiments.search import Budget, Search, Tried, in_line, settings_of, study_errors
 from qin.experiments.space import Space
 from qin.metrics.logits import IntArray
 from qin.raw.segments import read_clusters
@@ -141,14 +141,16 @@ def tune(base: Params, space: Space, plan: Plan, *, folder: Path = TUNE, run: Ru
 
 
 def _searched(base: Params, space: Space, plan: Plan, run: Runner, *, file: Path, name: str) -> list[Tried]:
-    search = Search(space, base, run, file=file, name=name, seed=plan.seed, prunes=plan.prunes)
-    try:
-        known = len(search.tried())
-        log.info("study %s: %s", name, f"{known} trials made before" if known else "begins")
-        search.run(plan.budget)
-        return search.tried()
-    finally:
-        search.close()
+    with study_errors(file):
+        with claimed("tune-studies", waits=True):  # who makes the file makes its tables
+            search = Search(space, base, run, file=file, name=name, seed=plan.seed, prunes=plan.prunes)
+        try:
+            known = len(search.tried())
+            log.info("study %s: %s", name, f"{known} trials made before" if known else "begins")
+            search.run(plan.budget)
+            return search.tried()
+        finally:
+            search.close()
 
 
 def _chosen(tried: Sequence[Tried], most: int, *, as_is: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:

@@ -65,8 +65,9 @@ def encode_parts(
 
 
 def _begin(stop: Event) -> None:
-    """Let a worker leave Ctrl-C and SIGTERM to the stage, which tells it to stop, and end with it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Let a worker leave Ctrl-C and a closed terminal to the stage, which tells it to stop, and end with it."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     end_with_parent()
     _stop[:] = [stop]
 

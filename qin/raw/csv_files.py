@@ -13,7 +13,7 @@ one is an empty text; among numbers the words of `_NULL_WORDS` are null too. Mem
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from qin.columns.types import digits_field
-from qin.errors import DataError
+from qin.errors import ArtifactError, DataError
 from qin.runtime.files import atomic_file, fingerprint, read_exact_json, write_exact_json
 from qin.runtime.paths import CSV
 from qin.sources import SourceFile, first_line
@@ -67,8 +67,9 @@ def _known(file: SourceFile) -> tuple[list[str], Kinds]:
     """The header of a file, and the narrowest kind of each of its columns."""
     known = _folder_of(file) / f"kinds-{_state_of(file)}.json"
     if known.exists():
-        tree = read_exact_json(known)
-        return list(tree["names"]), dict(tree["kinds"])
+        with suppress(ArtifactError):  # damaged: what it says is found out again
+            tree = read_exact_json(known)
+            return list(tree["names"]), dict(tree["kinds"])
     names = _header(file)
     kinds = dict.fromkeys(names, "null")
     for batch in _rows(file, names):
@@ -178,6 +179,8 @@ def _said(file: SourceFile) -> Iterator[None]:
     """
     try:
         yield
+    except MemoryError:
+        raise
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{file.name}: not a readable CSV file ({first_line(error)})") from error
 

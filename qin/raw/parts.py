@@ -64,6 +64,8 @@ class RawPart:
                 for batch in opened.iter_batches(batch_rows, **options):
                     yield row, self._complete(batch, columns)
                     row += batch.num_rows
+            except MemoryError:  # Arrow's own is an ArrowException too, and says nothing of the file
+                raise
             except (pa.ArrowException, OSError) as error:
                 raise DataError(f"{self.name}: row {row}: cannot be read from here on ({first_line(error)})") from error
         if row != stop:
@@ -119,6 +121,8 @@ def open_part(file: SourceFile) -> Iterator[pq.ParquetFile]:
         )
     except FileNotFoundError as error:
         raise DataError(f"{file.name}: file not found") from error
+    except MemoryError:
+        raise
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{file.name}: not a readable Parquet file ({first_line(error)})") from error
     with opened:

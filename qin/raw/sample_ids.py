@@ -35,6 +35,8 @@ def read_sample_ids(file: str) -> tuple[list[str], pa.ChunkedArray]:
         options = pacsv.ConvertOptions(column_types={header[0]: pa.string()}, include_columns=header[:1])
         with pacsv.open_csv(file, read_options=serially, convert_options=options) as reader:
             ids.extend(batch.column(0) for batch in reader)
+    except MemoryError:
+        raise
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{file}: not a readable CSV file ({str(error).splitlines()[0]})") from error
     column = pa.chunked_array(ids, pa.string())

@@ -9,6 +9,7 @@ from pathlib import Path
 from qin.errors import ArtifactError
 from qin.runtime.paths import SCRATCH
 from qin.runtime.progress import PASSING, log
+from qin.runtime.staging import is_open_at
 
 
 @contextmanager
@@ -69,7 +70,7 @@ class Turn:
             except OSError as error:
                 hint = "set QIN_CHECKPOINTS to a folder on a local disk"
                 raise ArtifactError(f"{self._path}: cannot be locked ({error.strerror}); {hint}") from error
-            if _is_open_at(self._path, descriptor):
+            if is_open_at(self._path, descriptor):
                 self._lock = descriptor
             else:  # who held it has removed it, and others may hold a new one
                 os.close(descriptor)
@@ -89,10 +90,3 @@ def _lock(descriptor: int, path: Path) -> None:
     except (BlockingIOError, PermissionError):
         log.warning("%s: another process trains the same run; waiting until it ends", path, extra={PASSING: True})
         fcntl.lockf(descriptor, fcntl.LOCK_EX)
-
-
-def _is_open_at(path: Path, descriptor: int) -> bool:
-    try:
-        return os.path.samestat(path.stat(), os.fstat(descriptor))
-    except FileNotFoundError:
-        return False

@@ -1,15 +1,14 @@
 """Files that stages hand to each other: written whole or not at all, with the same bytes for the same content."""
 
-import csv
 import errno
 import hashlib
 import json
 import math
 import os
-import shutil
+import re
 import stat
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -18,9 +17,12 @@ import numpy as np
 import numpy.typing as npt
 
 from qin.errors import ArtifactError
-from qin.runtime.replacing import place_of, recover, replace_directory, replace_file, staging_directory, staging_file
+from qin.runtime.replacing import beside, place_of, recover, replace_directory, replace_file, staging_directory
+from qin.runtime.staging import held_directory, held_file
 
 JSON_DIGITS = 6
+_QUOTE = '"'
+_SPECIAL = re.compile(r'[,"\r\n]')
 _CHECKSUM = "checksum"
 _BLOCK_BYTES = 1 << 20
 
@@ -38,23 +40,17 @@ def atomic_directory(path: Path) -> Iterator[Path]:
 
     Raises:
         OSError: If something cannot be written; its file name is the final one. The old content stays.
-        ArtifactError: If `path` is a link that leads nowhere.
+        ArtifactError: If `path` is a link that leads nowhere, or another process is writing it.
     """
     place = place_of(path)
-    with named_errors(path):
-        recover(place)
+    staging = staging_directory(place)
+    with named_errors(path, staging=staging), held_directory(staging, path=path):
+        recover(place, keep=staging)
         if place.exists() and not place.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
-    staging = staging_directory(place)
-    with named_errors(path, staging=staging):
-        staging.mkdir(parents=True)
-        try:
-            yield staging
-            _set_default_modes(staging)
-            replace_directory(staging, place)
-        finally:
-            if staging.exists():
-                shutil.rmtree(staging)
+        yield staging
+        _set_default_modes(staging)
+        replace_directory(staging, place)
 
 
 @contextmanager
@@ -69,14 +65,11 @@ def atomic_file(path: Path) -> Iterator[Path]:
     place = place_of(path)
     if place.exists() and not (place.is_file() or place.is_dir()):  # such as /dev/null, which is the whole machine's
         raise ArtifactError(f"{path}: is a device or a pipe, whose place no file may take")
-    staging = staging_file(place)
-    with named_errors(path, staging=staging):
+    with named_errors(path, staging=beside(place, "tmp")), held_file(place) as staging:
         recover(place)
-        try:
+        with named_errors(path, staging=staging):
             yield staging
             replace_file(staging, place)
-        finally:
-            staging.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -203,9 +196,21 @@ def write_csv(
     """
     header = columns or (rows[0] if rows else ())
     with atomic_file(path) as staging, staging.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows([_cell(value) for value in row.values()] for row in rows)
+        file.write(csv_text([list(header), *([_cell(value) for value in row.values()] for row in rows)]))
+
+
+def csv_text(rows: Iterable[Sequence[str]]) -> str:
+    """Rows of cells as CSV, whatever characters they hold.
+
+    Python's own writer leaves a carriage return without quotes where lines end otherwise, which readers then take for
+    the end of a line.
+    """
+    return "".join(f"{','.join(map(quoted_cell, row))}\n" for row in rows)
+
+
+def quoted_cell(text: str) -> str:
+    """A cell of a CSV file, in quotes where its text demands them."""
+    return f'"{text.replace(_QUOTE, _QUOTE * 2)}"' if _SPECIAL.search(text) else text
 
 
 def write_array(path: Path, array: npt.NDArray[Any]) -> int:

@@ -3,7 +3,8 @@
 A process that is killed at any moment leaves the old content or the new, in its place or under a name beside or inside
 it that `recover` knows. What is put aside has these names, for a place `out`:
 
-1. `.out.tmp` beside it: new content that is being written; dropped by the next run.
+1. `.out.tmp` beside it: new content that is being written (`.out.2.tmp`, where another process writes to the same
+   file); dropped by the next run. See `qin.runtime.staging`.
 2. `.out.old` beside it: old content while the new takes its place. A folder was renamed, so it is whole; a file that
    could not be renamed (a mount point) was copied, so it is whole as well.
 3. `.new`, `.leaving`, `.old`, `.done` inside a folder that cannot be renamed, see `_replace_inside`.
@@ -12,7 +13,10 @@ it that `recover` knows. What is put aside has these names, for a place `out`:
 import errno
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from types import TracebackType
+from typing import Any
 
 from qin.errors import ArtifactError
 
@@ -43,12 +47,7 @@ def place_of(path: Path) -> Path:
 
 def staging_directory(place: Path) -> Path:
     """Where a folder's new content is written: on the same disk, so that a rename brings it into place."""
-    return place / _NEW if os.path.ismount(place) else _beside(place, "tmp")
-
-
-def staging_file(place: Path) -> Path:
-    """Where a file's new content is written."""
-    return _beside(place, "tmp")
+    return place / _NEW if os.path.ismount(place) else beside(place, "tmp")
 
 
 def replace_directory(staging: Path, place: Path) -> None:
@@ -60,7 +59,7 @@ def replace_directory(staging: Path, place: Path) -> None:
     if staging == place / _NEW:
         _replace_inside(place)
         return
-    aside = _beside(place, "old")
+    aside = beside(place, "old")
     try:
         place.rename(aside)
     except FileNotFoundError:
@@ -77,7 +76,7 @@ def replace_directory(staging: Path, place: Path) -> None:
     except BaseException:
         aside.rename(place)
         raise
-    shutil.rmtree(aside)
+    _drop(aside)
 
 
 def replace_file(staging: Path, place: Path) -> None:
@@ -91,33 +90,37 @@ def replace_file(staging: Path, place: Path) -> None:
     except OSError as error:
         if error.errno not in _CANNOT_RENAME:
             raise
-        aside = _beside(place, "old")
-        shutil.copyfile(place, _beside(aside, "tmp"))
-        _beside(aside, "tmp").rename(aside)
+        aside = beside(place, "old")
+        shutil.copyfile(place, beside(aside, "tmp"))
+        beside(aside, "tmp").rename(aside)
         _overwrite(place, staging)
         aside.unlink()
 
 
 def put_back(place: Path) -> None:
     """Put old content back that a killed run had put aside and nothing has replaced; for who wants to read it."""
-    aside = _beside(place, "old")
+    aside = beside(place, "old")
     if aside.exists() and not place.exists():
         aside.rename(place)
 
 
-def recover(place: Path) -> None:
-    """Put back, or clear away, what a run left that was killed while it replaced this place."""
-    aside = _beside(place, "old")
+def recover(place: Path, *, keep: Path | None = None) -> None:
+    """Put back, or clear away, what a run left that was killed while it replaced this place.
+
+    Args:
+        place: Of an output.
+        keep: What this process is about to write to.
+    """
+    aside = beside(place, "old")
     if aside.is_file() and place.exists():  # a copy of a file that was being overwritten
         _overwrite(place, aside)
         aside.unlink()
     elif aside.exists() and place.exists():
-        shutil.rmtree(aside)
+        _drop(aside)
     put_back(place)
     if place.is_dir():
-        _recover_inside(place)
-    for left in (_beside(place, "tmp"), _beside(aside, "tmp")):
-        remove(left)
+        _recover_inside(place, keep=keep)
+    remove(beside(aside, "tmp"))
 
 
 def _replace_inside(place: Path) -> None:
@@ -144,7 +147,7 @@ def _replace_inside(place: Path) -> None:
     (place / _NEW).rmdir()
 
 
-def _recover_inside(place: Path) -> None:
+def _recover_inside(place: Path, *, keep: Path | None = None) -> None:
     """Undo `_replace_inside` up to its third step; may itself be ended and begun again."""
     leaving, old = place / _LEAVING, place / _OLD
     if old.exists():
@@ -156,7 +159,8 @@ def _recover_inside(place: Path) -> None:
             entry.rename(place / entry.name)
         leaving.rmdir()
     for name in (_NEW, _DONE):
-        remove(place / name)
+        if place / name != keep:
+            remove(place / name)
 
 
 def _entries(place: Path) -> list[Path]:
@@ -179,5 +183,18 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _beside(path: Path, kind: str) -> Path:
+def _drop(folder: Path) -> None:
+    """Remove a whole folder, which another process may be removing as well."""
+
+    def on_error(
+        _: Callable[..., Any], __: str, error: tuple[type[BaseException], BaseException, TracebackType]
+    ) -> None:
+        if not isinstance(error[1], FileNotFoundError):
+            raise error[1]
+
+    shutil.rmtree(folder, onerror=on_error)
+
+
+def beside(path: Path, kind: str) -> Path:
+    """The name of something of a place that lies beside it."""
     return path.with_name(f".{path.name}.{kind}")

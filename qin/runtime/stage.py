@@ -14,10 +14,11 @@ from typing import NoReturn, Protocol
 
 from threadpoolctl import threadpool_limits
 
-from qin.errors import QinError
+from qin.errors import QinError, printable
 from qin.runtime.chain import Artifact, Settings, check_chain, description_of, read_artifact
 from qin.runtime.claim import claimed
 from qin.runtime.edits import InputWatch
+from qin.runtime.exhausted import exhausted
 from qin.runtime.files import write_json
 from qin.runtime.host import TreeMemory, largest_resident_bytes, peak_gpu_bytes
 from qin.runtime.logs import log, log_to_stderr
@@ -28,7 +29,7 @@ from qin.sources import Source
 
 STAGES = ("prepare", "split", "train", "trees", "calibrate", "evaluate", "predict")
 
-_ENDING = (signal.SIGTERM, signal.SIGINT)
+_ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 # A disk that is full, cannot be read or written, or holds a file where a folder must be, or none where one must be.
 _DISK_ERRORS = {
@@ -108,7 +109,7 @@ class _Collector(logging.Handler):
         self._kept = kept
 
     def emit(self, record: logging.LogRecord) -> None:
-        text = record.getMessage().removeprefix("warning: ")
+        text = printable(record.getMessage().removeprefix("warning: "))  # pages show it, and names may hold anything
         if record.levelno == logging.WARNING and not getattr(record, PASSING, False) and text not in self._kept:
             self._kept.append(text)
 
@@ -131,8 +132,7 @@ def run_stage(name: str, *, team: Team | None = None) -> Iterator[StageReport]:
     """
     speaks = team is None or team.rank == 0
     log_to_stderr(logging.INFO if speaks else logging.ERROR)
-    for number in _ENDING:
-        signal.signal(number, raise_exit)
+    end_in_order()
     started, report, largest = time.monotonic(), StageReport(name), largest_resident_bytes()
     log.info("STAGE %s [%d/%d]", name, STAGES.index(name) + 1, len(STAGES))
     with errors_in_lines(name, team=team), claimed(name) if speaks else nullcontext(), _kept_warnings(report):
@@ -161,13 +161,13 @@ def errors_in_lines(name: str, *, team: Team | None = None) -> Iterator[None]:
     except QinError as error:
         _report(error.lines, team)
         raise SystemExit(error.exit_status) from error
-    except MemoryError as error:
-        _report([f"stage {name}: out of memory{f' ({error})' if str(error) else ''}"], team)
-        raise SystemExit(1) from error
-    except OSError as error:
-        if error.errno not in _DISK_ERRORS:
+    except Exception as error:
+        found = exhausted(error)
+        if found is None and isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+            found = f"{f'{error.filename}: ' if error.filename else ''}{error.strerror}"
+        if found is None:
             raise
-        _report([f"stage {name}: {f'{error.filename}: ' if error.filename else ''}{error.strerror}"], team)
+        _report([f"stage {name}: {found}"], team)
         raise SystemExit(1) from error
 
 
@@ -213,8 +213,20 @@ def _peak_memory_bytes(memory: TreeMemory, largest_before: int) -> int:
     return max(memory.peak_bytes, largest if largest > largest_before else 0)
 
 
+def end_in_order() -> None:
+    """Let the process end by an exception where it is told to end; `nohup` goes on without its terminal."""
+    for number in _ENDING:
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, raise_exit)
+
+
 def raise_exit(number: int, _: FrameType | None) -> NoReturn:
-    """Turn a signal to end into an exception, so that half-written files are removed; another one ends at once."""
+    """Turn a signal to end into an exception, so that half-written files are removed; another one ends at once.
+
+    But for a terminal that has gone: with it goes `dvc`, whose end is told by a signal of its own.
+    """
+    after = signal.SIG_IGN if number == signal.SIGHUP else signal.SIG_DFL
     for again in _ENDING:
-        signal.signal(again, signal.SIG_DFL)
+        if again == signal.SIGINT or signal.getsignal(again) != signal.SIG_IGN:
+            signal.signal(again, signal.SIG_DFL if again == signal.SIGINT else after)
     raise SystemExit(128 + number)

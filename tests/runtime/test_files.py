@@ -1,5 +1,6 @@
 """Files are whole or absent, have the same bytes for the same content, and refuse what is not a number."""
 
+import csv
 import json
 import os
 import re
@@ -7,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pacsv
 import pytest
 
 from qin.errors import ArtifactError
@@ -217,3 +220,19 @@ def test_a_device_or_a_pipe_is_not_replaced(tmp_path: Path) -> None:
             write_json(path, {"a": 1})
     assert pipe.is_fifo()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "pipe"]
+
+
+def test_csv_is_read_back_whatever_its_cells_hold(tmp_path: Path) -> None:
+    """Python's own writer leaves a carriage return alone, which readers then take for the end of a line."""
+    cells = ["a\rb", "a\r\nb", "a\nb", "\r", "a,b", 'q"q', '"', "", " ", "\x00", "=1+1", "é", "\u2028", "x" * 100_000]
+    write_csv(tmp_path / "p.csv", [{"na\rme": cell, "n": number} for number, cell in enumerate(cells)])
+    with (tmp_path / "p.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file, strict=True))
+    assert [row["na\rme"] for row in rows] == cells
+    assert [row["n"] for row in rows] == list(map(str, range(len(cells))))
+    table = pacsv.read_csv(
+        tmp_path / "p.csv",
+        parse_options=pacsv.ParseOptions(newlines_in_values=True),
+        convert_options=pacsv.ConvertOptions(column_types={"na\rme": pa.string()}),
+    )
+    assert table.column("na\rme").to_pylist() == cells

@@ -19,8 +19,9 @@ def test_a_stage_keeps_what_it_warned_of_once_but_not_what_is_of_the_moment(
         log.warning("warning: %d clicks", 3)
         log.warning("warning: %d clicks", 3)
         log.warning("warning: cannot be locked", extra={PASSING: True})
+        log.warning("warning: column a\nb: \udcff")
     log.warning("afterwards")
-    assert report.warnings == ["3 clicks"]
+    assert report.warnings == ["3 clicks", "column a\\nb: \\udcff"]
 
 
 @pytest.mark.parametrize("gpu_bytes", [0, 3 << 30])

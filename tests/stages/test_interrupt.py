@@ -1,11 +1,14 @@
-"""Ctrl-C before a stage has begun."""
+"""Ctrl-C before a stage has begun, and what tells a stage to end while it works."""
 
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,3 +43,71 @@ def test_ctrl_c_while_importing_is_no_traceback(arguments: list[str], tmp_path: 
 def test_importing_the_stages_leaves_the_handlers_of_a_program() -> None:
     code = "import signal, stages.prepare; assert signal.getsignal(signal.SIGINT) is signal.default_int_handler"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+# A stage that has begun and waits, with what it writes half written.
+WAITING = """
+import sys, time
+from pathlib import Path
+from qin.runtime.files import atomic_file
+from qin.runtime.stage import run_stage
+with run_stage("split"), atomic_file(Path("out.csv")) as staging:
+    staging.write_text("half")
+    print("begun", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_stage_that_is_told_to_end_leaves_nothing_half_written(number: signal.Signals, tmp_path: Path) -> None:
+    with _waiting(tmp_path) as process:
+        process.send_signal(number)
+        assert process.communicate(timeout=30.0)[1] == b"STAGE split [2/7]\n"
+    assert process.returncode == 128 + number
+    assert _written(tmp_path) == ["params.yaml"]
+
+
+def test_a_stage_outlives_the_terminal_where_it_is_told_to(tmp_path: Path) -> None:
+    """As with `nohup`."""
+    with _waiting(tmp_path, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)) as process:
+        process.send_signal(signal.SIGHUP)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(timeout=0.5)
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=30.0)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert _written(tmp_path) == ["params.yaml"]
+
+
+def test_the_end_of_dvc_does_not_cut_short_what_the_terminals_end_began(tmp_path: Path) -> None:
+    """Both are told of it: the stage by its terminal, and once more by `dvc`'s death."""
+    slow = WAITING.replace(
+        "    time.sleep(60)", "    try:\n        time.sleep(60)\n    finally:\n        time.sleep(1)"
+    )
+    with _waiting(tmp_path, code=slow) as process:
+        process.send_signal(signal.SIGHUP)
+        time.sleep(0.2)
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=30.0)
+    assert process.returncode == 128 + signal.SIGHUP
+    assert _written(tmp_path) == ["params.yaml"]
+
+
+@contextmanager
+def _waiting(folder: Path, *, code: str = WAITING, **options: Any) -> Iterator["subprocess.Popen[bytes]"]:
+    (folder / "params.yaml").write_text("")
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        **options,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"begun\n"
+        yield process
+
+
+def _written(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.rglob("*") if path.is_file() and ".qin" not in path.parts)
