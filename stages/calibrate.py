@@ -15,9 +15,11 @@ from qin.calibrate.folds import CalibratedFold, deployed_folds
 from qin.calibrate.holdout import CalibrationRows, CalibratorSpec, fit_calibration
 from qin.calibrate.members import blend_members, describe_choice
 from qin.calibrate.report import CalibrationReport
+from qin.columns.types import type_name
 from qin.config import Params, load_params
 from qin.errors import DataError
 from qin.labels.stage import runs_by_label
+from qin.raw.log import open_log
 from qin.raw.segments import Segments, read_segments_of_folds
 from qin.runtime import paths
 from qin.runtime.chain import Artifact, Origin, origin_entry, origin_of, read_artifact
@@ -54,10 +56,15 @@ def main() -> None:
 def _calibrated(params: Params, folds: Sequence[Mapping[str, Path]]) -> list[CalibratedFold]:
     """Blend and calibrate the members' logits of each validation fold, given where they are."""
     knobs, by = params.calibration, params.calibration.by
-    spec = CalibratorSpec(knobs.method if knobs.temperature_scaling else "identity", knobs.objective, by)
     blended = [_blended(members) for members in folds]
-    rows = [scored.row for scored, _ in blended]
-    segments = [None] * len(folds) if by is None else read_segments_of_folds(params.data.train, by, rows)
+    rows, kind = [scored.row for scored, _ in blended], ""
+    segments: list[Segments] | list[None] = [None] * len(folds)
+    if by is not None:
+        train = open_log(params.data.train)
+        segments = read_segments_of_folds(train, by, rows)
+        kind = type_name(train.schema.field(by).type)
+    method = knobs.method if knobs.temperature_scaling else "identity"
+    spec = CalibratorSpec(method, knobs.objective, by, kind)
     return [
         CalibratedFold(scored, choice, _calibration(scored, of_rows, spec, members))
         for (scored, choice), of_rows, members in zip(blended, segments, folds, strict=True)

@@ -5,7 +5,7 @@ The training logit is brought to its natural scale by a known offset, never fitt
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -94,4 +94,13 @@ class Calibrator:
 
 def segment_column(calibrators: Iterable[Calibrator]) -> str | None:
     """The column whose values calibrators of one log's folds shift by; None where none does."""
-    return next((one.segments.column for one in calibrators if one.segments is not None), None)
+    return next((shifts.column for shifts in _shifts(calibrators)), None)
+
+
+def segment_type(calibrators: Iterable[Calibrator]) -> str:
+    """The Arrow type that this column had in the train file; empty where none is recorded."""
+    return next((shifts.type for shifts in _shifts(calibrators)), "")
+
+
+def _shifts(calibrators: Iterable[Calibrator]) -> Iterator[SegmentShifts]:
+    return (one.segments for one in calibrators if one.segments is not None)

@@ -31,11 +31,13 @@ class CalibratorSpec:
         method: See `Calibrator`.
         objective: The loss to minimise; see `fit_calibrator`.
         by: Name of the column whose values get a shift each; None for one calibrator for all rows.
+        kind: Its Arrow type.
     """
 
     method: Method = "temperature"
     objective: Objective = "log_loss"
     by: str | None = None
+    kind: str = ""
 
 
 @dataclass(frozen=True)
@@ -162,7 +164,8 @@ def _fit(rows: CalibrationRows, spec: CalibratorSpec, *, offset: float) -> Calib
     if rows.segments is None:
         raise ValueError(f"the rows' segments are needed to calibrate by {spec.by}")
     # Beside the curve and after it, so that shifts are what the curve leaves, and shrink to it where rows are few.
-    shifts = fit_shifts(fit.calibrator.apply(rows.logit), rows.label == 1, rows.segments, column=spec.by)
+    calibrated = fit.calibrator.apply(rows.logit)
+    shifts = fit_shifts(calibrated, rows.label == 1, rows.segments, column=spec.by, kind=spec.kind)
     return replace(fit, calibrator=replace(fit.calibrator, segments=shifts))
 
 

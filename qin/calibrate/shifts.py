@@ -42,6 +42,8 @@ class SegmentShifts:
         num_rows: Rows of each segment that was fitted, by name.
         shift: Posterior mode by name.
         standard_error: Posterior standard deviation by name, given `tau`.
+        type: Arrow type of the column in the train file, as of `qin.columns.types.type_name`: a text `3.0` would be
+            another segment than a number; empty where none is recorded.
     """
 
     column: str
@@ -51,6 +53,7 @@ class SegmentShifts:
     num_rows: Mapping[str, int]
     shift: Mapping[str, float]
     standard_error: Mapping[str, float]
+    type: str = ""
 
     def __post_init__(self) -> None:
         for name, value in {"tau": self.tau, **self.shift}.items():
@@ -69,11 +72,13 @@ class SegmentShifts:
         Raises:
             ValueError: A key is missing or unknown.
         """
-        check_keys(values, [field.name for field in fields(cls)])
+        check_keys({"type": "", **values}, [field.name for field in fields(cls)])
         return cls(**values)
 
 
-def fit_shifts(logit: FloatArray, is_positive: BoolArray, segments: Segments, *, column: str) -> SegmentShifts:
+def fit_shifts(
+    logit: FloatArray, is_positive: BoolArray, segments: Segments, *, column: str, kind: str = ""
+) -> SegmentShifts:
     """Estimate `tau` and the segments' shifts.
 
     Args:
@@ -81,6 +86,7 @@ def fit_shifts(logit: FloatArray, is_positive: BoolArray, segments: Segments, *,
         is_positive: `(n,)`, bool.
         segments: Each row's segment; names without a row are left out.
         column: Name of the column, for the record.
+        kind: Its Arrow type, for the record.
     """
     code, present = _dense(segments)
     rows = _Rows(logit, is_positive, code, num_segments=present.size)
@@ -101,6 +107,7 @@ def fit_shifts(logit: FloatArray, is_positive: BoolArray, segments: Segments, *,
         num_rows=dict(zip(names, np.bincount(code).tolist(), strict=True)),
         shift=dict(zip(names, shift.tolist(), strict=True)),
         standard_error=dict(zip(names, error.tolist(), strict=True)),
+        type=kind,
     )
 
 

@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
-from qin.calibrate.calibrator import segment_column
+from qin.calibrate.calibrator import segment_column, segment_type
 from qin.calibrate.report import reported_base_rate
+from qin.columns.resolve import are_alike
+from qin.columns.types import type_name, type_of
 from qin.config import load_params
-from qin.errors import ConfigError, DataError, one_line
+from qin.errors import ConfigError, DataError, SchemaError, one_line
 from qin.experiments.aligned import aligned
 from qin.experiments.runs import Run, read_runs
 from qin.metrics.definitions import METRICS, Rows, compared_metrics, competition_estimate, estimates
@@ -19,6 +22,7 @@ from qin.metrics.gauc import grouped_auc
 from qin.metrics.intervals import NORMAL_975, NORMAL_9995
 from qin.metrics.logits import Float64Array, IntArray, LabelArray
 from qin.metrics.paired import Difference, paired_difference
+from qin.raw.log import RawLog, open_log
 from qin.raw.segments import Segments, read_clusters, read_segments_of_folds
 from qin.scored import rows_in_order
 from qin.sources import Source
@@ -110,12 +114,28 @@ def calibrated_logits(run: Run, *, train: Source | None) -> Float64Array:
     if column is not None:
         if train is None:
             raise ConfigError("params.yaml: file not found; shifts by segment need its data.train")
-        segments = read_segments_of_folds(train, column, [scored.row for scored in run.folds])
+        log = open_log(train)
+        segments = read_segments_of_folds(log, column, [scored.row for scored in run.folds])
+        _check_segments(run, log, column)
     parts = [
         report.heldout.apply(scored.logit, own)
         for scored, report, own in zip(run.folds, run.reports, segments, strict=True)
     ]
     return np.concatenate(parts)[rows_in_order(run.folds)]
+
+
+def _check_segments(run: Run, log: RawLog, column: str) -> None:
+    """Check that the log's values are found among a run's segments, whose log may have been of another type.
+
+    Raises:
+        SchemaError: If equal values could be two segments.
+    """
+    here, there = log.schema.field(column), segment_type(one.heldout for one in run.reports)
+    if there and not are_alike(here, pa.field(column, type_of(there))):
+        raise SchemaError(
+            f"{log}: column {column}: type {type_name(here.type)}, but {run.name} was calibrated by {there}; equal "
+            "values would be two segments"
+        )
 
 
 def compare_runs(rows: SharedRows, *, cluster: IntArray | None = None) -> dict[str, Difference]:

@@ -1,5 +1,6 @@
 """Columns of a raw file that group rows without being inputs of the model: segments by name, clusters by number."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -16,7 +17,8 @@ from qin.raw.log import RawLog, open_log, read_batches
 from qin.sources import Source
 
 NULL = "null"
-_NULL_IN_TEXT = '"null"'
+_QUOTE = pa.scalar('"', pa.large_string())
+_IS_NULL_WORD = r'^"*null"*$'
 _BATCH_ROWS = 65536
 
 Rows = npt.NDArray[np.int64]
@@ -27,7 +29,8 @@ class Segments:
     """Which value of a column each row has.
 
     Attributes:
-        names: Distinct values as canonical text; null and NaN are `null`, the text of this word `"null"`.
+        names: Distinct values as canonical text; null and NaN are `null`, the text of this word, in any number of
+            quotes, has a pair of quotes more: `"null"`.
         code: Index into `names` of each row, `(num_rows,)`.
     """
 
@@ -125,7 +128,16 @@ def read_clusters(source: Source | RawLog, column: str, rows: Rows) -> npt.NDArr
 
 def _names(values: pa.Array) -> pa.Array:
     text = canonical_text(values)
-    return pc.fill_null(pc.if_else(pc.equal(text, NULL), _NULL_IN_TEXT, text), NULL)
+    is_word = pc.match_substring_regex(text, _IS_NULL_WORD)
+    quoted = pc.binary_join_element_wise(*[_QUOTE, text, _QUOTE, pa.scalar("", pa.large_string())])
+    return pc.fill_null(pc.if_else(is_word, quoted, text), NULL)
+
+
+def value_text(name: str) -> str | None:
+    """The canonical text of the value that a segment's name stands for; None where it is missing."""
+    if name == NULL:
+        return None
+    return name[1:-1] if re.fullmatch(_IS_NULL_WORD, name) else name
 
 
 def _selected(source: Source | RawLog, column: str, rows: Rows) -> Iterator[tuple[slice, pa.Array]]:

@@ -1,5 +1,6 @@
 """Commands that use the deployed model: `qin score`, `qin drift`, `qin export` for other runtimes, `qin serve`."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,6 +12,8 @@ from qin.prior import OutputPrior
 from qin.runtime.host import num_cores
 from qin.runtime.paths import ARTIFACTS
 
+_NAMES = re.compile(r'\s*"(?P<quoted>(?:[^"]|"")*)"\s*(?=,|$)|(?P<plain>[^,]+)')
+
 Artifacts = Annotated[Path, typer.Option(help="Folder of artifacts, after `dvc repro`, or a copy of it.")]
 Label = Annotated[str | None, typer.Option(help="Of which label, where data.label names several; default: the first.")]
 Threads = Annotated[int, typer.Option(min=0, help="0: one per core. The result does not depend on it.")]
@@ -20,7 +23,10 @@ def score(
     source: Annotated[str, typer.Argument(metavar="IN", help="Parquet file, folder of parts, or URI")],
     path: Annotated[Path, typer.Argument(metavar="OUT", help="Parquet file to write")],
     artifacts: Artifacts = ARTIFACTS,
-    keep: Annotated[str, typer.Option(help="Columns of IN to write beside the probability, divided by commas.")] = "",
+    keep: Annotated[
+        str,
+        typer.Option(help="Columns of IN to write beside the probability, divided by commas; one in double quotes."),
+    ] = "",
     column: Annotated[str, typer.Option(help="Name of the probability's column.")] = "probability",
     prior: Annotated[str, typer.Option(help="Base rate: natural, balanced, or a number.")] = "natural",
     on_missing: Annotated[Literal["error", "null"], typer.Option(help="What a column that IN lacks is.")] = "error",
@@ -35,7 +41,7 @@ def score(
     from qin.serving.files import Output, score_file  # noqa: PLC0415
 
     num_threads = threads or num_cores()
-    output = Output(tuple(name.strip() for name in keep.split(",") if name.strip()), column, parse_prior(prior))
+    output = Output(names_in(keep), column, parse_prior(prior))
     model = read_deployed(artifacts, num_threads=num_threads, precision=None, label=label)
     num_rows = score_file(model, source, path, output, num_threads=num_threads, may_miss=on_missing == "null")
     typer.echo(f"{path}: {num_rows} rows, model {model.version}")
@@ -65,6 +71,14 @@ def drift(
         write_json(out, found)
     for line in drift_lines(found):
         typer.echo(line)
+
+
+def names_in(text: str) -> tuple[str, ...]:
+    """Names of columns divided by commas; one that holds commas, or blanks at its ends, stands in double quotes."""
+    found = [match for match in _NAMES.finditer(text) if match["quoted"] is not None or match["plain"].strip()]
+    return tuple(
+        match["plain"].strip() if match["quoted"] is None else match["quoted"].replace('""', '"') for match in found
+    )
 
 
 def parse_prior(text: str) -> OutputPrior:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from pydantic import ValidationError
 
-from qin.calibrate.calibrator import segment_column
+from qin.calibrate.calibrator import segment_column, segment_type
 from qin.calibrate.folds import averaged, read_deployed_folds
 from qin.calibrate.report import CalibrationReport, read_calibrations
 from qin.columns.schema import Schema
@@ -28,7 +28,7 @@ from qin.runtime import paths
 from qin.runtime.chain import Artifact, check_links, read_artifact
 from qin.runtime.files import fingerprint
 from qin.runtime.folded import place_of_fold
-from qin.serving.columns import Column, columns_of, problems_of
+from qin.serving.columns import SEGMENT, Column, columns_of, problems_of
 from qin.serving.encoding import BATCH_ROWS, RowEncoder, batches_of_folds, without_statistics
 from qin.shards.loader import Batch
 
@@ -94,12 +94,16 @@ class Deployed:
     @cached_property
     def columns(self) -> dict[str, Column]:
         """The columns that raw rows must have, by name."""
-        return columns_of(self.schema, self.impressions, self.segment)
+        kind = segment_type(fold.calibration.deployed for fold in self.folds)
+        segment = None if self.segment is None else Column(self.segment, SEGMENT, kind)
+        return columns_of(self.schema, self.impressions, segment)
 
     def problems(self, found: pa.Schema, *, may_miss: bool, name: str) -> list[str]:
         """What is wrong with the columns of rows, a line each; see `problems_of`."""
         fields = self.schema.columns
-        return problems_of(found, self.columns, fields, may_miss=may_miss, known=self.known, name=name)
+        return problems_of(
+            found, self.columns, fields, segment=self.segment, may_miss=may_miss, known=self.known, name=name
+        )
 
     def completed(self, rows: Tabular) -> Tabular:
         """The columns that are read, in order, of rows without problems; those that are missing are null."""

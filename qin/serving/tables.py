@@ -114,16 +114,18 @@ def _typed(values: Sequence[Any], column: Column) -> pa.Array | None:
     except (pa.ArrowException, TypeError, ValueError, OverflowError):
         return None
     kind = type_of(column.type) if column.type else array.type
-    if array.type == kind or pa.types.is_null(array.type):
-        return array.cast(kind)
-    if column.kind == FieldKind.SEQUENCE:  # text or lists, whichever training had
+    if pa.types.is_null(array.type):
+        return pa.nulls(len(array), kind)
+    # Text or lists, whichever training had; and where it had no value at all, any will do.
+    if array.type == kind or column.kind == FieldKind.SEQUENCE or pa.types.is_null(kind):
         return array
     if may_differ(array.type, kind) and not (is_string(array.type) and _is_written(kind)):
         return None
     try:
         return array.cast(kind)
     except pa.ArrowException:  # such as a fraction among whole numbers, which are no categories of training then
-        return array if column.kind == FieldKind.NUMERIC else None
+        is_alike = is_string(array.type) and not may_differ(array.type, kind)  # the text of a UUID, say
+        return array if column.kind == FieldKind.NUMERIC or is_alike else None
 
 
 def _is_written(kind: pa.DataType) -> bool:

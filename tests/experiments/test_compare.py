@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,16 @@ from typer.testing import CliRunner
 from qin.calibrate.blend import Blend, Member
 from qin.calibrate.holdout import CalibrationRows, CalibratorSpec, fit_calibration
 from qin.cli import app
-from qin.errors import ArtifactError, DataError
-from qin.experiments.compare import compare_runs, compared, comparison_json, comparison_text, shared_rows, verdict
+from qin.errors import ArtifactError, DataError, SchemaError
+from qin.experiments.compare import (
+    calibrated_logits,
+    compare_runs,
+    compared,
+    comparison_json,
+    comparison_text,
+    shared_rows,
+    verdict,
+)
 from qin.experiments.runs import read_run
 from qin.metrics.paired import Difference
 from qin.prior import TrainingPrior
@@ -219,6 +228,29 @@ def test_shifts_by_segment_come_from_the_calibrator_that_the_report_half_did_not
     np.testing.assert_array_equal(shared.calibrated[1], shifted.reports[0].heldout.apply(logit, user)[half])
     assert compare_runs(shared)["auc"].difference > 0.0
     assert compare("a", "b")[2].startswith("error: params.yaml: file not found; shifts by segment need its data.train")
+
+
+def test_segments_of_a_log_of_another_type_are_refused(
+    tmp_path: Path, rows: tuple[Array, Array, Array], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which would be shifted by nothing, as if they were new ones."""
+    good, _, label = rows
+    monkeypatch.chdir(tmp_path)
+    user = Segments(("0", "1"), (np.arange(NUM_ROWS) % 2).astype(np.int32))
+    run = read_run(str(write_run(Path("a"), good, label, segments=user)))
+    [report] = run.reports
+    assert report.heldout.segments is not None
+    shifts = replace(report.heldout.segments, type="int64")
+    run = replace(run, reports=[replace(report, heldout=replace(report.heldout, segments=shifts))])
+    expected = calibrated_logits(run, train=_log(pa.array(user.code)))
+    assert np.array_equal(calibrated_logits(run, train=_log(pa.array(user.code, pa.float64()))), expected)
+    with pytest.raises(SchemaError, match=r"^train.parquet: column user: type string, but a was calibrated by int64; "):
+        calibrated_logits(run, train=_log(pa.array(user.code, pa.float64()).cast(pa.string())))
+
+
+def _log(column: pa.Array) -> str:
+    pq.write_table(pa.table({"user": column}), "train.parquet")
+    return "train.parquet"
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import pytest
 from qin.errors import DataError, SchemaError
 from qin.raw import segments as module
 from qin.raw.log import Chunk, RawLog, read_batches
-from qin.raw.segments import read_clusters, read_segments, read_segments_of_folds
+from qin.raw.segments import read_clusters, read_segments, read_segments_of_folds, value_text
 
 _COLUMNS: dict[str, pa.Array] = {
     "text": pa.array(["b", None, "10", "a", "b", "9"]),
@@ -93,3 +93,13 @@ def test_what_cannot_group_rows_is_refused(file: Path) -> None:
         read_clusters(file, "lists", np.arange(2))
     with pytest.raises(DataError, match="has 6 rows, row 6 was asked for"):
         read_segments(file, "text", np.array([6]))
+
+
+def test_the_word_null_in_quotes_is_no_missing_value_either(tmp_path: Path) -> None:
+    texts = ["null", '"null"', None, '""null""', "nulls", '"null']
+    pq.write_table(pa.table({"text": texts}), tmp_path / "log.parquet")
+    segments = read_segments(tmp_path / "log.parquet", "text", np.arange(6))
+    names = [segments.names[code] for code in segments.code]
+    assert names[:4] == ['"null"', '""null""', "null", '"""null"""']
+    assert len(set(names)) == 6
+    assert [value_text(name) for name in names] == texts

@@ -2,12 +2,15 @@
 
 import csv
 import doctest
+import json
 import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 import pandas as pd
@@ -17,9 +20,14 @@ import pyarrow.parquet as pq
 import pytest
 
 import qin
+from qin.calibrate.shifts import SegmentShifts
+from qin.columns.types import type_of
 from qin.errors import ArtifactError, DataError, SchemaError
+from qin.raw.hashing import hash_column
 from qin.serving import scorer as module
+from qin.serving.columns import SEGMENT, Column, columns_of, problems_of
 from qin.serving.scorer import Scorer
+from qin.serving.tables import to_table
 from tests.project import ROOT
 
 
@@ -123,7 +131,7 @@ def test_columns_say_what_rows_must_have(rich: Path) -> None:
         "seq": ("sequence", "string"),
         "recent": ("sequence", "list<int64>"),
         "request": ("impression", ""),
-        "place": ("impression", ""),
+        "place": ("impression", "string"),  # which the calibrator shifts by as well
     }
 
 
@@ -142,11 +150,81 @@ def test_all_problems_of_columns_come_at_once(rich: Path) -> None:
     ]
 
 
-def test_columns_that_the_model_compares_must_hold_numbers(rich: Path) -> None:
+def test_columns_that_the_model_compares_must_hold_numbers(rich: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table = pq.read_table(rich / "data/test.parquet")
     moments = table.set_column(table.column_names.index("place"), "place", pa.array([0] * 300, pa.timestamp("s")))
+    scorer = Scorer.load(rich / "artifacts")
+    with pytest.raises(SchemaError, match=r"^rows: column place: type timestamp\[s\], but the calibrator's segments "):
+        scorer.score(moments)
+    monkeypatch.setitem(scorer._deployed.columns, "place", Column("place", "impression", ""))
     with pytest.raises(SchemaError, match=r"^rows: column place: type timestamp\[s\] holds no numbers$"):
-        Scorer.load(rich / "artifacts").score(moments)
+        scorer.score(moments)
+
+
+@pytest.mark.parametrize(
+    "kind", [pa.large_string(), pa.string_view(), pa.binary(), pa.dictionary(pa.int8(), pa.string())]
+)
+def test_segments_are_found_whatever_type_of_text_they_have(rich: Path, kind: pa.DataType) -> None:
+    table = pq.read_table(rich / "data/test.parquet")
+    at = table.column_names.index("place")
+    scorer = Scorer.load(rich / "artifacts")
+    assert scorer._deployed.folds[0].calibration.deployed.segments is not None
+    column = table["place"].combine_chunks()
+    other = column.dictionary_encode().cast(kind) if pa.types.is_dictionary(kind) else column.cast(kind)
+    if pa.types.is_binary(kind):  # whose numbers nothing compares
+        assert not scorer._deployed.problems(table.set_column(at, "place", other).schema, may_miss=False, name="rows")
+        return
+    assert np.array_equal(scorer.score(table.set_column(at, "place", other)), scorer.score(table))
+
+
+@pytest.mark.parametrize("kind", [pa.int64(), pa.float64(), pa.decimal128(9, 2), pa.bool_()])
+def test_segments_of_another_type_are_no_new_segments_in_silence(rich: Path, kind: pa.DataType) -> None:
+    """A text `3.0` beside numbers would be another segment than 3, shifted by nothing."""
+    table = pq.read_table(rich / "data/test.parquet")
+    at = table.column_names.index("place")
+    other = pa.array([1] * 300).cast(kind) if kind != pa.decimal128(9, 2) else pa.array(["1.00"] * 300).cast(kind)
+    scorer = Scorer.load(rich / "artifacts")
+    with pytest.raises(SchemaError) as caught:
+        scorer.score(table.set_column(at, "place", other))
+    line = f"rows: column place: type {kind}, but the calibrator's segments are of string; equal values would be two "
+    assert str(caught.value) == f"{line}segments"
+    [row] = table.slice(0, 1).to_pylist()
+    with pytest.raises(SchemaError, match="rows: column place, row 0: 3 is not of type string"):
+        scorer.score([{**row, "place": 3}])
+
+
+def test_a_calibrator_of_before_types_were_recorded_is_read(rich: Path) -> None:
+    table = pq.read_table(rich / "data/test.parquet")
+    tree = json.loads((rich / "artifacts/temperature.json").read_text())
+    segments = {key: value for key, value in tree["segments"].items() if key != "type"}
+    assert SegmentShifts.from_dict(segments) == replace(SegmentShifts.from_dict(tree["segments"]), type="")
+    columns = columns_of(Scorer.load(rich / "artifacts")._deployed.schema, None, Column("place", SEGMENT, ""))
+    fields = Scorer.load(rich / "artifacts")._deployed.schema.columns
+    assert columns["place"] == Column("place", SEGMENT, "")
+    assert not problems_of(table.schema, columns, fields, segment="place", may_miss=False, known=[], name="rows")
+
+
+def test_a_uuid_of_json_is_text(rich: Path) -> None:
+    texts = [f"6f1e2d3c-0a1b-4c5d-8e9f-00112233445{number}" for number in range(3)]
+    column = Column("user", "categorical", "uuid")
+    table = to_table([{"user": text} for text in texts], {"user": column}, may_miss=False, name="rows")
+    stored = pa.array([UUID(text).bytes for text in texts], pa.binary(16)).cast(pa.uuid())
+    assert np.array_equal(hash_column(table["user"].combine_chunks()).unseeded, hash_column(stored).unseeded)
+
+
+@pytest.mark.parametrize(
+    "kind", ["uuid", "list<int64>", "timestamp[us, tz=Asia/Seoul]", "decimal128(9, 2)", "null", "bool"]
+)
+def test_a_missing_value_of_json_has_any_type(kind: str) -> None:
+    columns = {"x": Column("x", "categorical", kind)}
+    table = to_table([{"x": None}, {"x": None}], columns, may_miss=False, name="rows")
+    assert table["x"].null_count == 2
+    assert table["x"].type == type_of(kind)
+
+
+def test_a_value_where_training_had_none_is_a_value() -> None:
+    columns = {"x": Column("x", "categorical", "null")}
+    assert to_table([{"x": 3}], columns, may_miss=False, name="rows")["x"].to_pylist() == [3]
 
 
 def test_a_history_must_have_the_tokens_of_training(rich: Path) -> None:

@@ -9,12 +9,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from qin.columns.schema import Field, FieldKind
-from qin.columns.types import is_list
+from qin.columns.types import is_binary, is_list, is_string
 from qin.features.impression import impression_hashes
 from qin.prepare.impressions import parsed
+from qin.raw.canonical import canonical_text
 from qin.raw.hashing import hash_column
+from qin.raw.values import plain_values
 from qin.serving.deployed import Deployed
-from qin.serving.graph.whole import integer_columns
+from qin.serving.graph.whole import has_integer_tokens, integer_columns
 
 Feeds = dict[str, npt.NDArray[Any]]
 
@@ -54,13 +56,21 @@ def _categories(model: Deployed, columns: dict[str, pa.Array]) -> Feeds:
         column = columns[field.name]
         hashed = hash_column(column)
         # Words go in as signed ones, because PyTorch has hardly any arithmetic of unsigned 64 bits.
-        value = pc.fill_null(column.cast(pa.int64()), 0).to_numpy() if is_integer else hashed.unseeded.view(np.int64)
+        value = _integers(column) if is_integer else hashed.unseeded.view(np.int64)
         values.append(np.where(hashed.is_null, 0, value))
         nulls.append(hashed.is_null)
     return {"categorical": np.stack(values, axis=1), "categorical_is_null": np.stack(nulls, axis=1)}
 
 
+def _integers(column: pa.Array) -> npt.NDArray[np.int64]:
+    out: npt.NDArray[np.int64] = pc.fill_null(plain_values(column).cast(pa.int64()), 0).to_numpy()
+    return out
+
+
 def _floats(column: pa.Array) -> npt.NDArray[np.float32]:
+    column = plain_values(column)
+    if pa.types.is_decimal(column.type):  # by way of 64 bits, as prepare does
+        column = column.cast(pa.float64(), safe=False)
     out: npt.NDArray[np.float32] = pc.cast(column, pa.float32(), safe=False).to_numpy(zero_copy_only=False)
     return out
 
@@ -73,29 +83,44 @@ def _history(
     column: pa.Array, field: Field
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
     """Tokens `(n, longest)`, which are null, and how many there are; at least one column wide."""
-    rows = [_words(value, field) for value in column.to_pylist()]
-    width = max([1, *map(len, rows)])
-    tokens, is_null = np.zeros((len(rows), width), np.int64), np.zeros((len(rows), width), np.bool_)
+    column = plain_values(column)
+    found, length = _of_lists(column, field) if is_list(column.type) else _of_texts(column, field)
+    width = max(1, int(length.max(initial=0)))
+    tokens, is_null = np.zeros((length.size, width), np.int64), np.zeros((length.size, width), np.bool_)
+    hashed = hash_column(found)
+    values = _integers(found) if has_integer_tokens(field) else hashed.unseeded.view(np.int64)
+    is_token = np.arange(width) < length[:, None]
+    tokens[is_token], is_null[is_token] = values, hashed.is_null
+    return tokens, is_null, length
+
+
+def _of_lists(column: pa.Array, field: Field) -> tuple[pa.Array, npt.NDArray[np.int64]]:
+    """The elements of all lists that count, one after the other, and how many each row has."""
+    counts = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False).astype(np.int64)
+    values = plain_values(column.flatten())
+    if field.padding is not None:
+        padding = _plain(field.padding, field)
+        is_kept = pc.fill_null(pc.not_equal(canonical_text(values), padding), True)
+        row = np.repeat(np.arange(counts.size), counts)[is_kept.to_numpy(zero_copy_only=False)]
+        counts, values = np.bincount(row, minlength=counts.size), values.filter(is_kept)
+    if field.tokens == "number" and (is_string(values.type) or is_binary(values.type)):  # of numbers
+        texts = [None if text is None else text.strip(" \t") for text in canonical_text(values).to_pylist()]
+        values = pa.array([None if text is None else int(_plain(text, field)) for text in texts], pa.int64())
+    return values, counts
+
+
+def _of_texts(column: pa.Array, field: Field) -> tuple[pa.Array, npt.NDArray[np.int64]]:
+    """The same of histories in text."""
+    rows = [_words(value, field) for value in canonical_text(column).to_pylist()]
     flat = [word for row in rows for word in row]
-    kind = None if is_list(column.type) else pa.string() if field.tokens == "text" else pa.int64()
-    array = pa.array(flat, column.type.value_type if kind is None else kind)
-    is_integer = pa.types.is_integer(array.type) and array.type != pa.uint64()
-    hashed = hash_column(array)
-    values = pc.fill_null(array.cast(pa.int64()), 0).to_numpy() if is_integer else hashed.unseeded.view(np.int64)
-    at = 0
-    for number, row in enumerate(rows):
-        tokens[number, : len(row)] = values[at : at + len(row)]
-        is_null[number, : len(row)] = hashed.is_null[at : at + len(row)]
-        at += len(row)
-    return tokens, is_null, np.array([len(row) for row in rows], np.int64)
+    kind = pa.string() if field.tokens == "text" else pa.int64()
+    return pa.array(flat, kind), np.array([len(row) for row in rows], np.int64)
 
 
-def _words(value: Any, field: Field) -> list[Any]:
+def _words(value: str | None, field: Field) -> list[Any]:
     """The tokens of one history that count, None for one that is missing."""
     if value is None:
         return []
-    if not isinstance(value, str):
-        return [word for word in value if field.padding is None or str(word) != field.padding]
     text, in_brackets = value.strip(" \t"), False
     if text[:1] in _BRACKETS and text[-1:] == _BRACKETS[text[:1]]:
         text, in_brackets = text[1:-1].strip(" \t"), True

@@ -7,11 +7,13 @@ import pyarrow as pa
 import torch
 from torch import nn
 
-from qin.columns.types import is_list, type_of
+from qin.columns.schema import Field
+from qin.columns.types import is_binary, is_list, is_string, type_of
 from qin.features.lookups import CosineLookup, HistoryLookup, Lookup
 from qin.network.plain import PlainNetwork
 from qin.network.qin import QIN
 from qin.raw.hashing import hash_column
+from qin.raw.segments import NULL, value_text
 from qin.serving.deployed import Deployed
 from qin.serving.graph.features import (
     Categories,
@@ -42,10 +44,7 @@ class WholeModel(nn.Module):
         self.blend = {name: member for name, member in members.blend.members.items() if member.weight}
         self.is_single = len(members.blend.members) == 1
         self.categories = Categories(schema, integer_columns(model))
-        self.histories = [
-            History(schema, field, is_integer=field.tokens == "number" or _is_list_of_integers(field.type))
-            for field in schema.sequences
-        ]
+        self.histories = [History(schema, field, is_integer=has_integer_tokens(field)) for field in schema.sequences]
         self.impressions = model.impressions
         self.distances = [] if model.impressions is None else model.impressions.distances
         self.matched = (
@@ -61,14 +60,13 @@ class WholeModel(nn.Module):
         self.calibrator = alone.calibration.deployed
         shifts = self.calibrator.segments
         if shifts is not None:
-            names = sorted(shifts.shift)
-            # The names of `qin.raw.segments`: a missing value is `null`, the text of that word stands in quotes.
-            texts = ["null" if name == '"null"' else name for name in names if name != "null"]
+            names = sorted(name for name in shifts.shift if name != NULL)
+            texts = [value_text(name) for name in names]
             hashes = hash_column(pa.array(texts, pa.string())).unseeded.view(np.int64)
             self.register_buffer("segment_hash", torch.from_numpy(hashes.copy()))
-            values = [shifts.shift[name] for name in names if name != "null"]
+            values = [shifts.shift[name] for name in names]
             self.register_buffer("segment_shift", torch.tensor(values, dtype=torch.float64))
-            self.null_shift = shifts.shift.get("null", 0.0)
+            self.null_shift = shifts.shift.get(NULL, 0.0)
 
     segment_hash: torch.Tensor
     segment_shift: torch.Tensor
@@ -144,9 +142,13 @@ def _statistic(lookup: Lookup, model: Deployed) -> nn.Module:
     return ValueStatistic(list(lookup.columns), list(lookup.num_buckets), lookup.keys, list(lookup.values))
 
 
-def _is_list_of_integers(kind: str) -> bool:
-    found = type_of(kind) if kind else pa.null()
-    return is_list(found) and found.value_type in SIGNED_INTEGERS
+def has_integer_tokens(field: Field) -> bool:
+    """Whether a history's tokens enter as integers; all others enter as the hash of their text."""
+    kind = type_of(field.type) if field.type else pa.null()
+    if not is_list(kind):
+        return field.tokens == "number"
+    token = kind.value_type
+    return token in SIGNED_INTEGERS or (field.tokens == "number" and (is_string(token) or is_binary(token)))
 
 
 def integer_columns(model: Deployed) -> list[bool]:
