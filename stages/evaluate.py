@@ -20,7 +20,7 @@ from qin.evaluate.figures import curves, evaluate, evaluate_slices, fold_figures
 from qin.evaluate.fold import Reported, ReportHalf, out_of_fold
 from qin.evaluate.headline import headline
 from qin.evaluate.importance import COLUMNS, field_importance
-from qin.evaluate.slices import CALIBRATION_COLUMNS
+from qin.evaluate.slices import CALIBRATION_COLUMNS, with_fingerprint
 from qin.features.joined import open_rows
 from qin.labels.stage import runs_by_label
 from qin.metrics.logits import Float64Array
@@ -29,7 +29,7 @@ from qin.raw.segments import Segments, read_clusters, read_segments, read_segmen
 from qin.report.card import write_card
 from qin.report.page import write_report
 from qin.runtime import paths
-from qin.runtime.chain import ORIGIN, origin_of
+from qin.runtime.chain import origin_of
 from qin.runtime.files import fingerprint, write_csv, write_json
 from qin.runtime.folded import fold_places, place_of_fold
 from qin.runtime.parent import end_with_dvc
@@ -90,7 +90,7 @@ def main() -> None:
         write_csv(paths.PLOTS / "slices.csv", points, columns=CALIBRATION_COLUMNS)
         write_csv(paths.PLOTS / "importance.csv", importance, columns=COLUMNS)
         origin = origin_of("evaluate", settings, artifacts=inputs)
-        write_json(paths.SLICES, {**slices, ORIGIN: fingerprint(asdict(origin))} if slices else {})
+        write_json(paths.SLICES, with_fingerprint(slices, fingerprint(asdict(origin))) if slices else {})
         write_json(paths.EVALUATION, figures)
         write_json(paths.HEADLINE, headline(figures))
         # Last: the pages are made of the files that the lines above have written.

@@ -4,11 +4,12 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from qin.errors import ConfigError
+from qin.errors import ConfigError, shortened
 
 # Rows are divided by all labels' values together, which are twice as many with each label.
 MOST_LABELS = 8
 
+_LONGEST_FOLDER = 200  # file systems take 255, of which names beside it need some
 # Letters of any script, no separator, and no point in front, which would hide the folder or climb out of it.
 _FOLDER = re.compile(r"[\w-][\w.-]*")
 _Section = Mapping[str, Any]
@@ -25,6 +26,8 @@ def name_problems(labels: Sequence[str]) -> list[str]:
         if name.lower() in seen:  # some file systems take both for one
             problems.append(f"{name} is listed twice (names may not differ in case alone)")
         seen.add(name.lower())
+        if len(labels) > 1 and len(name.encode(errors="replace")) > _LONGEST_FOLDER:
+            problems.append(f"{shortened(name)} names a folder, so it must have {_LONGEST_FOLDER} bytes at most")
         if len(labels) > 1 and not _FOLDER.fullmatch(name):
             problems.append(f"{name!r} names a folder, so it must be letters, digits, `_`, `-` and `.`, not `.` first")
     return problems

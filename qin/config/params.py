@@ -6,7 +6,7 @@ from pydantic import Field, field_validator, model_validator
 
 from qin.config.labels import MOST_LABELS, label_problems, name_problems
 from qin.config.network import DROPOUTS, ModelParams
-from qin.config.section import Ratio, Section, Seed
+from qin.config.section import Names, Pairs, Ratio, Section, Seed, SomeNames
 from qin.config.split import SplitParams
 from qin.errors import did_you_mean
 from qin.sources import source_name
@@ -123,16 +123,16 @@ class SequenceParams(Section):
 class ImpressionParams(Section):
     """The rows that were shown together: what names them, and what is compared among them."""
 
-    key: Annotated[list[str], Field(min_length=1)] | None = None
-    columns: list[str] | None = None
+    key: SomeNames | None = None
+    columns: Names | None = None
 
 
 class StatisticsParams(Section):
     """Click rates and shares of categorical values, fitted on the train fold."""
 
     enable: bool = True
-    fields: list[str] | None = None
-    pairs: list[Annotated[list[str], Field(min_length=2, max_length=2)]] | Literal["auto"] = "auto"
+    fields: Names | None = None
+    pairs: Pairs | Literal["auto"] = "auto"
     cosines: bool = True
     num_blocks: Annotated[int, Field(ge=2)] = 10  # the first one sees nothing, so that one alone would be no statistic
     prior_weight: Annotated[float, Field(ge=1e-6)] = 20.0  # at 0, a value without a click has an infinite logit
@@ -145,7 +145,7 @@ class FeatureParams(Section):
     categorical: list[str]
     numeric: list[str] = []
     sequences: list[SequenceParams] = []
-    target: Annotated[list[str], Field(min_length=1)]
+    target: SomeNames
     num_buckets: NumBuckets
     num_buckets_of: dict[str, NumBuckets] = {}
     hash_seed: Seed
@@ -289,7 +289,7 @@ class EvaluateParams(Section):
 
     num_bins: Annotated[int, Field(ge=2, le=10**6)]
     num_curve_points: Annotated[int, Field(ge=10, le=10**6)]
-    slices: list[str] = []
+    slices: Names = []
     importance_rows: RowLimit = 2000
     seed: Seed = 0
 

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from qin.config.section import Ratio, Section, Seed
+from qin.config.section import Ratio, Section, Seed, SomeNames
 
 # Of hashes cut to 53 bits (see `qin.split.methods`); 2^53 itself is above all of them.
 Threshold = Annotated[int, Field(ge=0, le=2**53)]
@@ -18,7 +18,7 @@ class SplitParams(Section):
     num_folds: Annotated[int, Field(ge=1, le=100)] = 1  # numbers of folds are kept in bytes
     seed: Seed
     val_ratio: Ratio
-    row_key: Annotated[list[str], Field(min_length=1)] | None = None
+    row_key: SomeNames | None = None
     group_key: str | None = None
     session_key: str | None = None
     time_col: str | None = None

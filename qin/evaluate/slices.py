@@ -1,6 +1,6 @@
 """The same figures for the rows of one value of a column: where a model ranks or calibrates worse than elsewhere."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -12,9 +12,12 @@ from qin.metrics.intervals import wilson_interval
 from qin.metrics.logits import FloatArray, IntArray, LabelArray, sigmoid
 from qin.metrics.standard_errors import values_with_errors
 from qin.raw.segments import Segments
+from qin.runtime.chain import ORIGIN
+from qin.runtime.files import fingerprint as digest
 
 OTHER = "other"
 MAX_VALUES = 20
+_LONGEST_NAME = 256  # of a value; a history or a page of text may be one, and readers of CSV files have limits
 
 CALIBRATION_COLUMNS = ("column", "value", "num_rows", "predicted", "observed", "lower", "upper")
 
@@ -28,16 +31,38 @@ def largest_segments(segments: Segments, *, max_values: int = MAX_VALUES) -> Seg
 
     Returns:
         The kept values in their old order; then, if there are more, what was pooled. Where a kept value is itself
-        `other`, the pool is called `other values`.
+        `other`, the pool is called `other values`. Of a very long value the beginning is shown, with a fingerprint that
+        tells it from others.
     """
     if len(segments.names) <= max_values:
-        return segments
+        names = _shown(segments.names)
+        return segments if names == segments.names else Segments(names, segments.code)
     num_rows = np.bincount(segments.code, minlength=len(segments.names))
     kept = np.sort(np.argsort(-num_rows, kind="stable")[:max_values])
     number = np.full(len(segments.names), max_values, dtype=np.int32)
     number[kept] = np.arange(max_values, dtype=np.int32)
-    names = tuple(segments.names[code] for code in kept)
-    return Segments((*names, OTHER if OTHER not in names else f"{OTHER} values"), number[segments.code])
+    names, pool = _shown(segments.names[code] for code in kept), OTHER
+    while pool in names:
+        pool += " values"
+    return Segments((*names, pool), number[segments.code])
+
+
+def with_fingerprint(slices: Mapping[str, Any], fingerprint: str) -> dict[str, Any]:
+    """What `artifacts/slices.json` holds: the figures by column, and last what names all that they were made from.
+
+    Args:
+        slices: Figures by column and value.
+        fingerprint: Under `origin`; where a column has that name, under `origin.`, or with as many points as it takes.
+    """
+    key = ORIGIN
+    while key in slices:
+        key += "."
+    return {**slices, key: fingerprint}
+
+
+def _shown(names: Iterable[str]) -> tuple[str, ...]:
+    """Values of any length by names of bounded length, which differ as they do."""
+    return tuple(name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}... {digest(name)}" for name in names)
 
 
 def slice_figures(

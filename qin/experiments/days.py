@@ -1,6 +1,5 @@
 """A log divided into days: a Parquet file each, so that a walk forward reads what it needs and no row twice."""
 
-import csv
 import datetime as dt
 from collections import defaultdict
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ from qin.errors import DataError, SchemaError, did_you_mean
 from qin.raw.canonical import shown
 from qin.raw.log import RawLog, open_log, read_batches
 from qin.raw.times import MICROSECONDS, TimeColumn
-from qin.runtime.files import atomic_file
+from qin.runtime.files import atomic_file, csv_text
 from qin.runtime.progress import Progress
 from qin.shards.ids import texts_of_ids
 from qin.sources import Source
@@ -165,8 +164,7 @@ def write_unlabelled(day: Day, *, label: str, key: str, folder: Path) -> tuple[P
             pq.ParquetWriter(staging, written) as writer,
             listed.open("w", encoding="utf-8", newline="") as lines,
         ):
-            table = csv.writer(lines, lineterminator="\n")
-            table.writerow((key, "probability"))
+            lines.write(csv_text([(key, "probability")]))
             for batch in file.iter_batches(batch_size=_BATCH_ROWS):
                 unlabelled = batch.select(kept.names)
                 if not has_id:
@@ -174,6 +172,6 @@ def write_unlabelled(day: Day, *, label: str, key: str, folder: Path) -> tuple[P
                     unlabelled = pa.RecordBatch.from_arrays([*unlabelled.columns, ids], schema=written)
                 writer.write_batch(unlabelled)
                 texts = texts_of_ids(unlabelled.column(key), at=partial(_place, day, key, first))
-                table.writerows((value, 0) for value in texts.to_pylist())
+                lines.write(csv_text((value or "", "0") for value in texts.to_pylist()))
                 first += batch.num_rows
     return rows, sample

@@ -13,6 +13,7 @@ from yaml.nodes import CollectionNode, MappingNode, Node, SequenceNode
 
 from qin.config import Params, load_params
 from qin.config.strict_yaml import read_yaml
+from qin.config.yaml_text import yaml_text
 from qin.errors import ConfigError, shortened
 from qin.runtime.files import atomic_file
 
@@ -132,14 +133,7 @@ def _end(node: Node) -> int:
     return int(node.end_mark.index)
 
 
-class _Dumper(yaml.SafeDumper):  # type: ignore[misc]
-    """Indents the items of a list below its key, as params.yaml does."""
-
-    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:  # noqa: ARG002
-        super().increase_indent(flow, False)
-
-
 def _block(value: Any, *, depth: int) -> str:
     """A value as it stands behind the colon of a key so many levels below the sections."""
-    text = yaml.dump({"key": value}, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000)
-    return str(text).removeprefix("key:").rstrip("\n").replace("\n", "\n" + "  " * depth)
+    text = yaml_text({"key": value}, indents=True, width=1000)
+    return text.removeprefix("key:").rstrip("\n").replace("\n", "\n" + "  " * depth)

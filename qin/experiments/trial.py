@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from qin.config import Params, TrackParams
+from qin.config.yaml_text import yaml_text
 from qin.errors import ArtifactError, QinError
 from qin.experiments.links import link_outputs
 from qin.experiments.reasons import reason_of
@@ -216,7 +215,7 @@ def _section(name: str, settings: Mapping[str, Any]) -> list[str]:
 
 
 def _write_params(folder: Path, params: Params) -> None:
-    text = yaml.safe_dump(params.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    text = yaml_text(params.model_dump(mode="json"))
     (folder / paths.PARAMS).write_text(text, encoding="utf-8")
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from qin.columns.counted import statistic_names
 from qin.columns.schema import Schema, differences
 from qin.errors import ArtifactError
 from qin.features.columns import ColumnFile
@@ -38,7 +39,7 @@ class Statistic:
 
     Attributes:
         fields: Names of the fields; of a sequence and a categorical field where `is_history`.
-        measures: Those of `rates.MEASURES` that are used, or of `cosines.COSINES`.
+        measures: Those of `counted.MEASURES` that are used, or of `counted.COSINES`.
         num_keys: Distinct keys of its table; 0 before it is fitted.
         crc32: Checksum of its table's file.
         is_history: Whether each item of the history makes a pair with the value; see `histories`.
@@ -55,7 +56,7 @@ class Statistic:
     @property
     def names(self) -> tuple[str, ...]:
         """Names of its numeric fields."""
-        return tuple(f"stat.{':'.join(self.fields)}.{name}" for name in self.measures)
+        return statistic_names(self.fields, self.measures)
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qin.columns.buckets import NULL_BUCKET, PADDING_BUCKET
+from qin.columns.counted import COSINES
 from qin.features.counting import Counts, KeyCounts, Keys, Rows
 from qin.features.histories import HistoryPair, chunks_of
 from qin.features.past import Past
@@ -36,7 +37,6 @@ from qin.runtime.progress import log
 from qin.runtime.seeds import mix, mix_words
 from qin.shards.files import RowReader
 
-COSINES = ("cosine_sum", "cosine_mean", "cosine_max", "cosine_top", "cosine_newest")
 NUM_TOP, NUM_NEWEST = 10, 5
 
 # Of a history's items; twice as many gained nothing on films, and have four times as many pairs.

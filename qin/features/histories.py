@@ -19,10 +19,11 @@ import numpy as np
 import numpy.typing as npt
 
 from qin.columns.buckets import PADDING_BUCKET
+from qin.columns.counted import RATE
 from qin.columns.schema import Schema
 from qin.features.counting import Counts, KeyCounts, Labels, Rows
 from qin.features.past import Past
-from qin.features.rates import RATE, Prior, Values, measure
+from qin.features.rates import Prior, Values, measure
 from qin.runtime.jit import njit
 from qin.runtime.seeds import mix
 from qin.shards.files import RowReader

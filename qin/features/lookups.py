@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from qin.features.cosines import COSINES, CosineTable
+from qin.columns.counted import COSINES
+from qin.features.cosines import CosineTable
 from qin.features.counting import Keys
 from qin.features.histories import HistoryPair
 from qin.features.rates import Values, position_of

@@ -15,11 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from qin.columns.counted import RATE
 from qin.features.counting import Counts, KeyCounts, Keys
 from qin.runtime.jit import njit
-
-RATE, SHARE = "rate", "share"
-MEASURES = (RATE, SHARE)
 
 # Of so many rows, because plain shares are all near 0, where the signed log is a straight line and shortens no tail.
 _SHARE_ROWS = 10_000.0

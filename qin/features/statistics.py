@@ -19,18 +19,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from qin.columns.counted import counted_problems
-from qin.columns.patterns import expanded
+from qin.columns.counted import COSINES, MEASURES, RATE, counted_fields, counted_problems
 from qin.columns.schema import Schema
 from qin.errors import SchemaError
 from qin.features.artifact import COLUMNS, KeyMaker, Statistic, Table, table_file, write_manifest
 from qin.features.columns import ColumnFile
-from qin.features.cosines import COSINES, fit_cosines
+from qin.features.cosines import fit_cosines
 from qin.features.counting import Labels, count_keys
 from qin.features.drift import MAX_ROWS, measure_drift
 from qin.features.histories import HistoryPair, fit_history
 from qin.features.past import Earlier, Past
-from qin.features.rates import MEASURES, RATE, Prior, Values, find, measure
+from qin.features.rates import Prior, Values, find, measure
 from qin.runtime.chain import Origin
 from qin.runtime.progress import Progress
 from qin.shards.files import ShardReader
@@ -84,20 +83,15 @@ def choose_statistics(
     """
     names = [field.name for field in schema.categorical]
     sequences = [field.name for field in schema.sequences]
-    wanted = {name for _, name in expanded(["*"] if patterns is None else patterns, names)}
-    singles = [name for name in names if name in wanted]
-    if pairs is None:
-        pairs = [(user, name) for name in schema.target if user in names and name != user and user is not None]
-        pairs += [(sequence, name) for sequence in sequences for name in schema.target]
     problems = counted_problems(patterns, pairs, categorical=names, sequences=sequences)
     if problems:
         raise SchemaError(*problems)
-    histories = [tuple(pair) for pair in pairs if pair[0] in sequences]
+    chosen = counted_fields(patterns, pairs, categorical=names, sequences=sequences, target=schema.target, user=user)
+    histories = [fields for fields in chosen if fields[0] in sequences]
     vocabulary = {field.name: field.vocabulary for field in schema.fields}
     alike = [pair for pair in histories if vocabulary[pair[0]] == vocabulary[pair[1]]]
     return (
-        *(Statistic((name,), MEASURES) for name in singles),
-        *(Statistic(tuple(pair), MEASURES) for pair in pairs if pair[0] in names),
+        *(Statistic(fields, MEASURES) for fields in chosen if fields[0] in names),
         *(Statistic(pair, (RATE,), is_history=True) for pair in histories),
         *(Statistic(pair, COSINES, is_history=True, user=user) for pair in alike if user and cosines and user in names),
     )

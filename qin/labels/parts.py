@@ -10,7 +10,7 @@ from pathlib import Path
 from qin.errors import ArtifactError
 from qin.labels.pages import joined_cards, joined_pages
 from qin.runtime import paths
-from qin.runtime.files import atomic_directory, atomic_file, read_json, write_json
+from qin.runtime.files import atomic_directory, atomic_file, csv_text, read_json, write_json
 from qin.runtime.labelled import json_text, label_place, labelled_text, write_labelled_json
 
 # The column of a plot's data that names the label; the score histogram has classes as `label`.
@@ -76,7 +76,7 @@ def take_out(place: Path, label: str, *, to: Path) -> None:
             to.symlink_to(label_place(place, label).absolute())
         return
     try:
-        to.write_text(_part(place, label), encoding="utf-8")
+        to.write_bytes(_part(place, label).encode())
     except (KeyError, TypeError) as error:
         raise ArtifactError(f"{place}: has nothing of the label {label}; run `dvc repro`") from error
 
@@ -86,11 +86,11 @@ def _part(place: Path, label: str) -> str:
         return labelled_text(place, label)
     if place.suffix == ".json":
         return json_text(read_json(place)[label])
-    header, *rows = csv.reader(io.StringIO(place.read_text(encoding="utf-8")))
+    header, *rows = csv.reader(io.StringIO(_text(place), newline=""))
     # A table of one label alone, which other settings have left.
     if header[0] != COLUMN:
         raise KeyError(label)
-    return _table([header[1:], *(row[1:] for row in rows if row[0] == label)])
+    return csv_text([header[1:], *(row[1:] for row in rows if row[0] == label)])
 
 
 def _join(place: Path, files: Mapping[str, Path], *, alone: bool) -> None:
@@ -106,24 +106,22 @@ def _join(place: Path, files: Mapping[str, Path], *, alone: bool) -> None:
         with atomic_file(place) as staging:
             shutil.move(file, staging)
         return
-    texts = {label: file.read_text(encoding="utf-8") for label, file in files.items()}
+    texts = {label: _text(file) for label, file in files.items()}
     if place.suffix == ".csv":
         text = _joined_table(texts)
     else:
         text = (joined_pages if place.suffix == ".html" else joined_cards)(texts)
     with atomic_file(place) as staging:
-        staging.write_text(text, encoding="utf-8")
+        staging.write_bytes(text.encode())
 
 
 def _joined_table(texts: Mapping[str, str]) -> str:
     """Tables of equal columns as one, with the label first; a table without rows may lack its header."""
-    tables = {label: list(csv.reader(io.StringIO(text))) for label, text in texts.items()}
+    tables = {label: list(csv.reader(io.StringIO(text, newline=""))) for label, text in texts.items()}
     header = next((rows[0] for rows in tables.values() if rows and rows[0]), [])
-    return _table([[COLUMN, *header], *([label, *row] for label, rows in tables.items() for row in rows[1:])])
+    return csv_text([[COLUMN, *header], *([label, *row] for label, rows in tables.items() for row in rows[1:])])
 
 
-def _table(rows: list[list[str]]) -> str:
-    text = io.StringIO(newline="")
-    # As the tables of one label alone have it; Python's own is that of Windows.
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
+def _text(file: Path) -> str:
+    """A file's text with its ends of lines as they are: one in the quotes of a table belongs to a value."""
+    return file.read_bytes().decode()

@@ -9,9 +9,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from qin.config import Params
+from qin.config.yaml_text import yaml_text
 from qin.labels.parts import OUTPUTS, take_out
 from qin.runtime import paths
 from qin.runtime.chain import ORIGIN, description_of
@@ -79,7 +78,7 @@ def furnish(room: Path, stage: str, params: Params, label: str) -> Params:
     """
     room.mkdir(parents=True, exist_ok=True)
     settings = settings_of(params, label, room=room)
-    text = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    text = yaml_text(settings.model_dump(mode="json"))
     # As a file, because the stage's process reads its settings as any other does.
     (room / paths.PARAMS).write_text(text, encoding="utf-8")
     for source in (params.data.train, params.data.test, params.data.sample_submission):

@@ -1,6 +1,5 @@
 """The submission: probabilities in the order of the sample submission."""
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
-from qin.runtime.files import atomic_file
+from qin.runtime.files import atomic_file, csv_text
 
 _WRITE_ROWS = 65536  # at a time, whatever the chunks of the ids
 _SPECIAL = '[,"\\r\\n]'
@@ -26,16 +25,11 @@ def write_submission(
     must_quote = pc.any(pc.match_substring_regex(ids, _SPECIAL)).as_py()
     with atomic_file(path) as staging, staging.open("wb") as file:
         # By hand, because Arrow would quote every name.
-        file.write((",".join(map(_quoted, header)) + "\n").encode())
+        file.write(csv_text([header]).encode())
         options = pacsv.WriteOptions(include_header=False, quoting_style="needed" if must_quote else "none")
         for start, part in _slices(ids):
             values = pa.array(probability[start : start + len(part)].astype(np.float32))
             pacsv.write_csv(pa.record_batch([part, values], names=header), file, options)
-
-
-def _quoted(name: str) -> str:
-    """Quote a header name where CSV demands it."""
-    return '"' + name.replace('"', '""') + '"' if re.search(_SPECIAL, name) else name
 
 
 def _slices(ids: pa.ChunkedArray) -> Iterator[tuple[int, pa.Array]]:

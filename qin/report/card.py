@@ -3,11 +3,13 @@
 Source: Mitchell and others (2019), Model Cards for Model Reporting.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from qin.errors import printable
 from qin.metrics.intervals import NORMAL_975
 from qin.report import tables
 from qin.report.page import stage_details
@@ -18,6 +20,8 @@ from qin.runtime.files import atomic_file
 
 _MANY_NEW = 0.1  # share of validation rows whose target item the train fold lacks, from which it is a limit
 _FAR_FROM_CALIBRATED = 3.0  # standard errors of a slice's calibration ratio
+# What Markdown reads as markup inside a line: emphasis, code, links, tags, entities.
+_MARKUP = re.compile(r"[\\`*<~]|(?<=\])\(|(?<![^\W_])_|_(?![^\W_])|&(?=#?\w+;)")
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,7 @@ def _lines(details: Mapping[str, Mapping[str, Any]], origin: Origin, slices: Map
 def _purpose(origin: Origin) -> str:
     label = origin.settings.get("data.label", "the label")
     members = " and ".join(origin.settings.get("model.members", ()))
-    return f"Calibrated probabilities that `{label}` is 1 for a row of the log, by {members}."
+    return f"Calibrated probabilities that {_code(str(label))} is 1 for a row of the log, by {members}."
 
 
 def _parts(details: Mapping[str, Mapping[str, Any]], origin: Origin, slices: Mapping[str, Any]) -> Iterator[_Part]:
@@ -136,7 +140,7 @@ def limits(details: Mapping[str, Mapping[str, Any]], origin: Origin, slices: Map
     if not slices:
         yield "No column was looked at by value (`evaluate.slices`): how groups fare is unknown."
     yield "Clicks are of rows that were shown: what another ranking would have shown is not measured."
-    yield from tables.warnings_of(details.values())
+    yield from map(_sentence, tables.warnings_of(details.values()))
 
 
 def _uncalibrated(slices: Mapping[str, Any]) -> Iterator[str]:
@@ -145,9 +149,9 @@ def _uncalibrated(slices: Mapping[str, Any]) -> Iterator[str]:
         for name, figures in values.items():
             ratio, error = figures["calibration_ratio"], figures["calibration_ratio_se"]
             if ratio is not None and error and abs(ratio - 1.0) > _FAR_FROM_CALIBRATED * error:
-                far.append(f"{name} ({ratio:.2f})")
+                far.append(f"{_plain(name)} ({ratio:.2f})")
         if far:
-            yield f"Not calibrated within `{column}` (predicted over observed clicks): {', '.join(far)}."
+            yield f"Not calibrated within {_code(column)} (predicted over observed clicks): {', '.join(far)}."
 
 
 def _slices_table(slices: Mapping[str, Any]) -> Table:
@@ -181,5 +185,23 @@ def _row(cells: Sequence[str]) -> str:
 
 
 def _cell(text: str) -> str:
-    """Text that stays in its cell."""
-    return " ".join(text.replace("\\", "\\\\").replace("|", "\\|").split())
+    """Text that stays in its cell, and means nothing to Markdown."""
+    return _plain(" ".join(text.split())).replace("|", "\\|")
+
+
+def _plain(text: str) -> str:
+    """Text of any characters, such as a value of a log, shown as it is: none of it is markup."""
+    return _MARKUP.sub(r"\\\g<0>", printable(text))
+
+
+def _sentence(text: str) -> str:
+    """A line of ours, which may quote names and values: one line, without a tag of HTML."""
+    return printable(text).replace("<", "\\<")
+
+
+def _code(name: str) -> str:
+    """A name as Markdown's code, which shows every character but a line break as it is."""
+    text = printable(name)
+    fence = "`" * (1 + max((len(ticks) for ticks in re.findall("`+", text)), default=0))
+    blank = " " if text.startswith("`") or text.endswith("`") else ""
+    return f"{fence}{blank}{text}{blank}{fence}" if text else "the column without a name"

@@ -137,5 +137,6 @@ def _template() -> Any:
 
 def in_script(value: Any) -> str:
     """A value as JSON that may stand inside a `<script>` element."""
-    # `</script>` inside a text would end the element; escaped like this, JSON reads the same.
-    return json.dumps(value, ensure_ascii=False, sort_keys=True).replace("</", "<\\/")
+    # `</script>` inside a text would end the element, `<!--` may keep it open; escaped like this, JSON reads the same.
+    text = json.dumps(value, ensure_ascii=False, sort_keys=True)
+    return text.replace("</", "<\\/").replace("<!--", "\\u003c!--")

@@ -7,7 +7,7 @@ from typing import Literal
 from qin.setup.kinds import DEFAULT_BUCKETS
 from qin.setup.plan import Plan, Sequence
 from qin.setup.profile import LogProfile
-from qin.setup.yaml_text import Entry, commented, listed, scalar
+from qin.setup.yaml_text import Entry, commented, entry, listed, scalar
 
 Purpose = Literal["probabilities", "score"]
 MARK = "CHECK:"
@@ -108,7 +108,10 @@ def _features(log: LogProfile, plan: Plan) -> dict[str, Entry]:
     several = {name: count for name, count in plan.buckets.items() if count != DEFAULT_BUCKETS}
     own = {one.tokens.name for one in plan.sequences if one.shared is None}
     lines = [
-        f"  {scalar(name)}: {count}{_crowded(log, name, count)}" for name, count in several.items() if name not in own
+        f"  {line}"
+        for name, count in several.items()
+        if name not in own
+        for line in entry(name, f"{count}{_crowded(log, name, count)}")
     ]
     impression = plan.impression
     key = list(impression.key) if impression else None

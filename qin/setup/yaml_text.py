@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import yaml
 from yaml.nodes import MappingNode
 
-from qin.errors import ConfigError
+from qin.errors import ConfigError, printable
 
 _WIDTH = 120
+_LONGEST_KEY = 1000
 _PLAIN = re.compile(r"[A-Za-z_][\w./-]*")
 # Words that YAML 1.1 reads as something else, as many programs still do.
 _RESERVED = frozenset({"null", "true", "false", "yes", "no", "on", "off", "y", "n", "nan", "inf"})
@@ -41,7 +42,18 @@ def scalar(value: str | float | bool | None) -> str:
     """A value as YAML of either version reads it back; text that could be anything else is quoted."""
     if isinstance(value, str) and _PLAIN.fullmatch(value) and value.lower() not in _RESERVED:
         return value
-    return json.dumps(value, ensure_ascii=False)
+    return "".join(char if char.isprintable() else _escaped(char) for char in json.dumps(value, ensure_ascii=False))
+
+
+def entry(key: str, value: str) -> list[str]:
+    """A key of a mapping with its value, as lines: YAML takes no more than 1,024 characters before a colon."""
+    shown = scalar(key)
+    return [f"{shown}: {value}"] if len(shown) < _LONGEST_KEY else [f"? {shown}", f": {value}"]
+
+
+def _escaped(char: str) -> str:
+    """A character that YAML forbids, or takes for the end of a line, as it stands between double quotes."""
+    return f"\\U{ord(char):08x}" if ord(char) > 0xFFFF else f"\\u{ord(char):04x}"
 
 
 def listed(key: str, names: Iterable[str], reasons: Mapping[str, str]) -> list[str]:
@@ -53,7 +65,7 @@ def listed(key: str, names: Iterable[str], reasons: Mapping[str, str]) -> list[s
 def commented(text: str, indent: str) -> list[str]:
     """A sentence as lines of comment."""
     return textwrap.wrap(
-        " ".join(text.split()),
+        printable(" ".join(text.split())),
         _WIDTH,
         initial_indent=f"{indent}# ",
         subsequent_indent=f"{indent}# ",
@@ -129,4 +141,4 @@ def _without_blank_end(lines: list[str]) -> list[str]:
 
 
 def _behind(reason: str) -> str:
-    return f"  # {' '.join(reason.split())}" if reason else ""
+    return f"  # {printable(' '.join(reason.split()))}" if reason else ""

@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 
-from qin.columns.counted import counted_problems
+from qin.columns.counted import COSINES, MEASURES, counted_fields, counted_problems, statistic_names
 from qin.columns.patterns import expanded
 from qin.columns.resolve import are_alike
 from qin.columns.types import is_groupable, value_type
@@ -36,6 +36,7 @@ def check_later_columns(params: Params, *, train: pa.Schema, test: pa.Schema | N
     if by is not None and test is not None and by in train.names and by in test.names:
         problems += _segments_apart(params.data, by, train=train.field(by), test=test.field(by))
     problems += [f"params.yaml: {problem}" for problem in _statistics_problems(params, train.names)]
+    problems = problems or _taken_names(params, train)
     if problems:
         raise SchemaError(*problems)
 
@@ -47,6 +48,28 @@ def _segments_apart(data: DataParams, by: str, *, train: pa.Field, test: pa.Fiel
     return [
         f"{data.test_name}: calibration.by: column {by}: type {value_type(test.type)}, but {value_type(train.type)} in "
         "the train file; equal values would be two segments, so store both as one type"
+    ]
+
+
+def _taken_names(params: Params, train: pa.Schema) -> list[str]:
+    """A line for each column that is called as a statistic will be."""
+    if not params.features.statistics.enable:
+        return []
+    features, knobs, known = params.features, params.features.statistics, dict.fromkeys(train.names)
+    counted = counted_fields(
+        knobs.fields,
+        None if knobs.pairs == "auto" else knobs.pairs,
+        categorical=list(dict.fromkeys(name for _, name in expanded(features.categorical, known))),
+        sequences=[sequence.name for sequence in features.sequences],
+        target=features.target,
+        user=params.split.group_key,
+    )
+    names = {name for fields in counted for name in statistic_names(fields, (*MEASURES, *COSINES))}
+    taken = names & {name for _, name in expanded(features.numeric, known)}
+    return [
+        f"{params.data.train_name}: column {name}: this is the name of a statistic; rename it, or set "
+        "features.statistics.enable: false"
+        for name in sorted(taken)
     ]
 
 

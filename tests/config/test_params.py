@@ -424,3 +424,26 @@ def test_shipped_files_hold_no_bare_dates(path: Path) -> None:
 
 def _as_yaml_1_1(event: Any) -> Any:
     return yaml.safe_load(event.value) if isinstance(event, yaml.ScalarEvent) and event.implicit[0] else None
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("features.target", ["item", "item"], "item is listed twice"),
+        ("features.impression", {"key": ["user", "user"], "columns": None}, "user is listed twice"),
+        ("features.impression", {"key": ["user"], "columns": ["price", "ts", "price"]}, "price is listed twice"),
+        ("features.statistics.fields", ["", ""], " is listed twice"),
+        (
+            "features.statistics.pairs",
+            [["a", "b"], ["b", "a"], ["a", "b"]],
+            "[a, b] is listed twice or Input should be 'auto'",
+        ),
+        ("split.row_key", ["item", "item"], "item is listed twice"),
+        ("evaluate.slices", ["hour", "hour"], "hour is listed twice"),
+    ],
+)
+def test_a_column_has_one_place_in_a_list(tmp_path: Path, key: str, value: Any, message: str) -> None:
+    """Two features of one name would be taken for one another."""
+    [line] = problems(tmp_path, {key: value})
+    assert line.startswith(key)
+    assert f": {message}" in line

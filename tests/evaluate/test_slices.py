@@ -7,7 +7,13 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from qin.evaluate.slices import CALIBRATION_COLUMNS, largest_segments, slice_calibration_rows, slice_figures
+from qin.evaluate.slices import (
+    CALIBRATION_COLUMNS,
+    largest_segments,
+    slice_calibration_rows,
+    slice_figures,
+    with_fingerprint,
+)
 from qin.metrics.intervals import wilson_interval
 from qin.metrics.logits import sigmoid
 from qin.metrics.standard_errors import standard_error
@@ -92,3 +98,25 @@ def test_calibration_rows_hold_means_and_wilson_intervals() -> None:
         assert row["predicted"] == pytest.approx(sigmoid(logit[rows]).mean(), rel=1e-12)
         assert row["observed"] == label[rows].mean()
         assert (row["lower"], row["upper"]) == wilson_interval(int(label[rows].sum()), num_rows=label[rows].size)
+
+
+def test_the_pool_is_no_value() -> None:
+    segments = segments_of(["other"] * 3 + ["other values"] * 2 + ["b"])
+    assert largest_segments(segments, max_values=2).names == ("other", "other values", "other values values")
+
+
+def test_very_long_values_have_names_of_their_own() -> None:
+    long = ["x" * 200_000 + end for end in "ab"]
+    for max_values in (1, 5):
+        names = largest_segments(segments_of([*long, long[0], "c"]), max_values=max_values).names
+        assert len(set(names)) == len(names)
+        assert max(map(len, names)) < 300
+        assert names[-1] == "other" or "c" in names
+    assert largest_segments(segments_of([*long, "c"])).names[1].startswith("x" * 256 + "... ")
+
+
+def test_the_fingerprint_takes_no_columns_place() -> None:
+    figures = {"a": {"rows": 1}}
+    assert with_fingerprint({"tab": figures}, "f") == {"tab": figures, "origin": "f"}
+    slices = {"origin": figures, "origin.": figures}
+    assert with_fingerprint(slices, "f") == {**slices, "origin..": "f"}

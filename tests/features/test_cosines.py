@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from qin.columns.counted import COSINES
 from qin.columns.schema import Schema
 from qin.features import cosines as cosines_module
 from qin.features import histories as histories_module
 from qin.features.artifact import Statistics
-from qin.features.cosines import COSINES
 from qin.features.joined import JoinedRows
 from qin.features.past import Earlier
 from qin.features.statistics import choose_statistics, fit_statistics

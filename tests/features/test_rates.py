@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qin.columns.counted import RATE, SHARE
 from qin.features.counting import KeyCounts
-from qin.features.rates import RATE, SHARE, Prior, find, measure
+from qin.features.rates import Prior, find, measure
 
 
 def counts_of(clicks: list[int], rows: list[int]) -> KeyCounts:

@@ -4,6 +4,7 @@ A longer hunt, from another place: `QIN_FUZZ=20000 QIN_FUZZ_SEED=7 pytest -m slo
 its seed and number, and with `QIN_FUZZ_ONLY=<number>` that mutation alone is made again.
 """
 
+import csv
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -12,9 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from qin.config import load_params
 from qin.runtime import paths
 from qin.runtime.stage import STAGES
 from qin.shards.files import ShardReader
+from tests.fuzz.combinations import mutate_combinations
 from tests.fuzz.damage import damage, damaged_files, readers
 from tests.fuzz.keys import mutate_keys
 from tests.fuzz.mutation import Mutation
@@ -92,10 +95,12 @@ def _invalid_outputs(folder: Path, *, is_whole: bool) -> list[str]:
     if fold.shape != (reader.num_rows,):
         faults.append(f"{fold.shape} folds of {reader.num_rows} rows: {rows}")
     if is_whole:
-        header, *lines = (folder / paths.SUBMISSION).read_text().splitlines()
-        chances = np.array([line.rsplit(",", 1)[1] for line in lines], float)
-        if len(lines) != TEST_ROWS or header.count(",") != 1 or not ((chances >= 0) & (chances <= 1)).all():
-            faults.append(f"a submission of {len(lines)} lines, {header!r}, {chances.min()} to {chances.max()}")
+        with (folder / paths.SUBMISSION).open(encoding="utf-8", newline="") as file:
+            header, *lines = csv.reader(file)
+        chances = np.array([line[-1] for line in lines], float)
+        expected = TEST_ROWS if load_params(folder / paths.PARAMS).data.test else 0
+        if len(lines) != expected or len(header) != 2 or not ((chances >= 0) & (chances <= 1)).all():
+            faults.append(f"a submission of {len(lines)} lines, {header!r}, {lines[:3]}")
     return faults
 
 
@@ -118,6 +123,12 @@ def test_keys(sandbox: Sandbox) -> None:
 def test_numbers_of_training(sandbox: Sandbox) -> None:
     """All stages, with all that is off by default: numbers that no check of the settings refuses must do."""
     faults = [fault for number in numbers(0.1) for fault in tried(sandbox, number, mutate_numbers, whole=True)]
+    assert not faults, f"{len(faults)} faults\n" + "\n".join(faults[:_SHOWN])
+
+
+def test_combinations(sandbox: Sandbox) -> None:
+    """All stages, with settings that nobody may have used together before."""
+    faults = [fault for number in numbers(0.1) for fault in tried(sandbox, number, mutate_combinations, whole=True)]
     assert not faults, f"{len(faults)} faults\n" + "\n".join(faults[:_SHOWN])
 
 

@@ -78,3 +78,30 @@ def test_limits_are_those_of_the_run(details: dict[str, Any]) -> None:
     assert "unseen in training" not in found
     assert "started from an earlier model" in found
     assert "how groups fare is unknown" in found
+
+
+NAMES = {
+    "": "the column without a name",
+    "a`b": "``a`b``",
+    "`": "`` ` ``",
+    "l\nb": "`l\\nb`",
+    "<script>": "`<script>`",
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_and_values_are_shown_as_they_are(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    value = "<b>*x*</b> | [a](javascript:b) `c` __d__ e_f &lt; ~~g~~ \\\n\x00\u202e"
+    shown = {name: {value: {**FIGURES, "calibration_ratio": 2.0, "calibration_ratio_se": 0.1}}}
+    origin = Origin({**SETTINGS, "data.label": name}, {})
+    write_card(tmp_path / "card.md", origin=origin, slices=shown)
+    text = (tmp_path / "card.md").read_text()
+    assert all(char.isprintable() or char == "\n" for char in text)
+    assert f"probabilities that {NAMES[name]} is 1" in text
+    assert f"Not calibrated within {NAMES[name]} (predicted" in text
+    escaped = r"\<b>\*x\*\</b> {} [a]\(javascript:b) \`c\` \_\_d\_\_ e_f \&lt; \~\~g\~\~ \\"
+    assert f"clicks): {escaped.format('|')}" + r"\\n\\x00\\u202e (2.00)." in text
+    assert f"| {escaped.format(chr(92) + '|')} " + r"\\x00\\u202e | 900 |" in text
+    [row] = [line for line in text.splitlines() if line.endswith("| 900 | 0.1 | 0.3 ± 0.02 |  | 2 ± 0.1 |")]
+    assert row.count(" | ") == 6

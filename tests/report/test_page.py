@@ -7,7 +7,7 @@ import pytest
 
 from qin.errors import ArtifactError
 from qin.report.charts import read_chart
-from qin.report.page import stage_details
+from qin.report.page import in_script, stage_details
 
 TRAIN = {"num_parameters": 7, "batch_size": 2, "lr": 0.1, "best_step": 1, "num_steps": 2}
 
@@ -53,3 +53,11 @@ def test_points_of_another_form_are_named(project: Path, content: bytes, message
     (project / "plots/train.csv").write_bytes(content)
     with pytest.raises(ArtifactError, match=f"^{message}"):
         read_chart("train")
+
+
+@pytest.mark.parametrize("value", ["</script>", "<!--<script>", "<!-- ", "a <b> & c", "</SCRIPT", "\u2028"])
+def test_no_value_ends_a_script_or_keeps_it_open(value: str) -> None:
+    text = in_script({"value": value})
+    assert json.loads(text) == {"value": value}
+    assert "</" not in text
+    assert "<!--" not in text
