@@ -77,6 +77,7 @@ def measure_drift(early: Values, early_label: Labels, late: Values, late_label: 
     spread = max(_SPREAD_DEVIATIONS * deviation, _MIN_SPREAD)
     psi = stability_index(*(_spread_out(column, spread) for column in values))
     fits = [
+        # By the earlier deviation both times: by its own, a feature that spreads as its effect falls would seem good.
         _slope(column / (deviation or 1.0), label == 1)
         for column, label in zip(values, (early_label, late_label), strict=True)
     ]

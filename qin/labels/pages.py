@@ -27,6 +27,7 @@ def joined_pages(pages: Mapping[str, str]) -> str:
         if not begin or not end or _TITLE not in body:
             raise ValueError("a report's page must have the parts of qin/report/report.html")
         name = html.escape(label)
+        # Ids get the label's number, and so does what refers to them, or links of one report would lead into another.
         body = _NAMES.sub(rf"\1l{number}-", body)
         bodies.append(body.replace(_TITLE, f'<h1 id="label{number}">Report of the run: {name}</h1>', 1))
     links = "".join(

@@ -40,6 +40,7 @@ def runs_by_label(stage: str) -> bool:
         SystemExit: If it fails for a label; the stage's own process has said why.
     """
     try:
+        # Without warnings, which the stage itself gives.
         params = load_params(paths.PARAMS, warns=False)
     except QinError:  # which the stage will meet as well, and tell
         return False

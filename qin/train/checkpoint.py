@@ -96,6 +96,7 @@ class CheckpointStore:
 
 def _write(state: dict[str, Any], path: Path) -> int:
     """Write a state to disk; returns the file's checksum."""
+    # Unbuffered, so that a write that fails does so where it is made, and its error is at hand.
     with path.open("wb", buffering=0) as file:
         summed = SummedFile(file)
         try:

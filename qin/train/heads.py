@@ -52,6 +52,7 @@ class SharedNetworks(nn.Module):
     ) -> torch.Tensor:
         """Logits of each label's part; see `QIN.forward`."""
         num_labels = len(self.networks)
+        # Equal parts: no label is downsampled, so each has every row of the batch.
         parts = [tensor.chunk(num_labels) for tensor in (categorical, numeric, *sequences)]
         logits = [
             network(fields, numbers, histories, first_row=first_row)

@@ -160,6 +160,7 @@ class TrainingRows:
         if self.prior.neg_ratio == 1.0:
             return self.is_train
         generator = np.random.default_rng((self.seed, epoch, Stream.DOWNSAMPLING))
+        # A number for every row of the file: what is drawn for one depends on no fold.
         keep, _ = neg_downsample(self.label, ratio=self.prior.neg_ratio, generator=generator)
         return keep & self.is_train
 

@@ -352,6 +352,7 @@ class TrainingLoop:
         if self._average is not None:
             self._average.load_state_dict(saved["average"])
         self._best, self._last_saved_step = saved["best"], self._state.step
+        # A listener that starts anew is told what was found before the run was ended.
         self._watch.on_check(self._state.history)
         log.info("resuming at epoch %d, step %d", self._state.epoch + 1, self._state.step)
 

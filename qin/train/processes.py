@@ -27,6 +27,7 @@ def count_processes(params: TrainParams) -> int:
     num_gpus = torch.cuda.device_count() if choose_device(params).type == "cuda" else 0
     if params.num_processes == "auto":
         return max(num_gpus, 1)
+    # Other launchers place processes on machines whose GPUs are not seen from here.
     if params.launcher == "local" and 0 < num_gpus < params.num_processes:
         raise ConfigError(
             f"params.yaml: train.num_processes: {params.num_processes}, but there are {num_gpus} GPUs here; lower it, "
@@ -86,6 +87,7 @@ def check_same_run(provenance: dict[str, Any], ranks: Ranks) -> None:
     """
     first, *others = ranks.all_of(provenance)
     for rank, other in enumerate(others, start=1):
+        # All but the fingerprint, which differs with anything and says nothing.
         found = [name for name in first if name != "run" and first[name] != other[name]]
         if found:
             raise ArtifactError(
