@@ -20,11 +20,18 @@ def main() -> None:
     end_with_launcher()
     set_waiting_of_threads()
     # By name, as importing a stage costs seconds: a name that is none is told before.
+    exhausted = importlib.import_module("qin.runtime.exhausted").exhausted
     names = importlib.import_module("qin.runtime.stage").STAGES
     name = sys.argv[1] if len(sys.argv) > 1 else ""
     if name not in names:
         raise SystemExit(f"usage: python -m stages {{{','.join(names)}}}")
-    stage = importlib.import_module(f"stages.{name}")
+    try:
+        stage = importlib.import_module(f"stages.{name}")
+    except Exception as error:
+        found = exhausted(error)
+        if found is None:
+            raise
+        raise SystemExit(f"error: stage {name}: {found}") from error
     # What Typer's usage lines show.
     sys.argv[:2] = [f"python -m stages {name}"]
     stage.app()

@@ -211,7 +211,10 @@ def _curve(z: Float64Array, is_positive: BoolArray) -> tuple[float, float]:
     """Platt's slope and intercept; the logit as it is where no finite increasing curve exists."""
     if z.min() == z.max() or not has_overlap(z, is_positive):
         return 1.0, 0.0
-    slope, intercept = fit_logistic(z, is_positive).coefficient.tolist()
+    try:
+        slope, intercept = fit_logistic(z, is_positive).coefficient.tolist()
+    except ValueError:  # all but separated, or too close together, to rounding
+        return 1.0, 0.0
     return (slope, intercept) if slope > 0.0 else (1.0, 0.0)
 
 

@@ -127,5 +127,8 @@ def _slope(values: Float64Array, is_positive: npt.NDArray[np.bool_]) -> tuple[fl
     """Slope and standard error, or None where the values or the clicks do not determine one."""
     if not is_positive.any() or is_positive.all() or not has_overlap(values, is_positive):
         return None
-    fit = fit_logistic(values, is_positive)
+    try:
+        fit = fit_logistic(values, is_positive)
+    except ValueError:  # all but separated, or too close together, to rounding
+        return None
     return float(fit.coefficient[0]), math.sqrt(float(fit.covariance[0, 0]))

@@ -4,6 +4,7 @@ Every function reads logits, never probabilities, so that no clipping constant e
 """
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -144,7 +145,10 @@ def calibration_figures(logit: FloatArray, label: LabelArray, *, num_bins: int =
     Raises:
         ValueError: See `qin.metrics.logits.positive_rows`.
     """
-    cox = cox_calibration(logit, label) if has_overlap(logit, positive_rows(logit, label)) else (None, None)
+    cox: tuple[float | None, float | None] = None, None
+    if has_overlap(logit, positive_rows(logit, label)):
+        with suppress(ValueError):  # all but separated, or too close together: no finite estimate in float64
+            cox = cox_calibration(logit, label)
     error, error_null = calibration_error(reliability_bins(logit, label, num_bins=num_bins))
     return {
         "cox_intercept": cox[0],

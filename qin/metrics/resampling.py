@@ -37,6 +37,9 @@ INTERVAL_RESAMPLES = 999
 # Below this rank a precision's denominator varies by about 2%, far less than the clicks above it do.
 _EXACT_RANK = 2_048
 
+# Of the estimate's error: what few rows leave of it in a resample whose order is perfect is rounding, not spread.
+_LEAST_SPREAD = 1e-8
+
 _BLOCK_VALUES = 1 << 19  # of a block of resamples: a few MiB per array
 _SALT = 0x41504254  # "APBT"
 
@@ -106,9 +109,12 @@ def resampled_interval(
         num_draws = min(block, num_resamples - start)
         draws = generator.integers(0, 256, (num_draws, sample.num_units), dtype=np.uint8)
         shift, of_sample = sample.figures(_WEIGHTS[draws], generator.standard_normal(num_draws))
-        ratios.append(np.divide(shift, of_sample, out=np.full(num_draws, np.nan), where=of_sample > 0.0))
+        has_spread = of_sample > _LEAST_SPREAD * error
+        ratios.append(np.divide(shift, of_sample, out=np.full(num_draws, np.nan), where=has_spread))
     ratio = np.concatenate(ratios)
     ratio = ratio[np.isfinite(ratio)]  # a sample without a click has no average precision
+    if not ratio.size:
+        return normal_interval(value, error)
     # The ends change places: an estimate that came out high by its own errors lies above the truth.
     low, high = np.quantile(ratio, [0.025, 0.975]).tolist()
     tail = int(min(np.count_nonzero(ratio >= value / error), np.count_nonzero(ratio <= value / error)))

@@ -43,7 +43,8 @@ def values_with_errors(
             found = confidence(
                 estimate, is_positive, cluster=cluster, standard_error=error, num_resamples=INTERVAL_RESAMPLES
             )
-            ends = (None, None) if found is None else (found.lower, found.upper)
+            # Neither an average precision nor a score is beyond 0 and 1, where quantiles of very few clicks may lie.
+            ends = (None, None) if found is None else (max(found.lower, 0.0), min(found.upper, 1.0))
             figures |= {f"{name}_lower": ends[0], f"{name}_upper": ends[1]}
     return figures
 

@@ -7,6 +7,7 @@ _MEMORY = re.compile(
     r"can't allocate memory|cannot allocate memory|unable to allocate|bad_alloc|out of memory|(malloc|realloc) of size",
     re.IGNORECASE,
 )
+_LIBRARY = re.compile(r"failed to map segment|static TLS|find/load shared object", re.IGNORECASE)
 _THREADS = re.compile(r"can't start new thread|Resource temporarily unavailable|pthread_create")
 _SHOWN = 200
 
@@ -19,6 +20,8 @@ def exhausted(error: BaseException) -> str | None:
             the system an OSError.
     """
     text = str(error)
+    if isinstance(error, ImportError | OSError) and _LIBRARY.search(text):  # most often for want of memory
+        return f"a library cannot be loaded ({' '.join(text.split())[:_SHOWN]})"
     if isinstance(error, OSError):
         if error.errno == errno.ENOMEM:
             return "out of memory"

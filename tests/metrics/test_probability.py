@@ -10,7 +10,13 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
 from qin.metrics import logits
-from qin.metrics.probability import ReliabilityBins, calibration_error, cox_calibration, reliability_bins
+from qin.metrics.probability import (
+    ReliabilityBins,
+    calibration_error,
+    calibration_figures,
+    cox_calibration,
+    reliability_bins,
+)
 from tests.metrics.figures import probability_metrics
 from tests.metrics.test_ranking import sample
 
@@ -144,3 +150,19 @@ def test_the_null_level_scales_with_the_spread_down_to_the_smallest_numbers() ->
     for exponent in (-200, -300):
         tiny = replace(bins, variance_sum=bins.variance_sum * 10.0**exponent)
         assert calibration_error(tiny)[1] == pytest.approx(reference * 10.0 ** (exponent / 2), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("logit", "label"),
+    [
+        ([0.0, 5e-324, 0.0, 5e-324], [0, 1, 1, 0]),
+        ([1.0, 1.0 + 2e-16, 1.0, 1.0 + 2e-16], [0, 1, 1, 0]),
+        ([-1e300, 1e-300, 0.0, 1e300], [0, 0, 1, 1]),
+    ],
+)
+def test_logits_that_rounding_makes_one_have_no_cox_slope(logit: list[float], label: list[int]) -> None:
+    """A model that has learned nothing, or all, in few rows: the other figures are still there."""
+    with np.errstate(all="ignore"):
+        found = calibration_figures(np.array(logit), np.array(label), num_bins=2)
+    assert (found["cox_intercept"], found["cox_slope"]) == (None, None)
+    assert found["calibration_error"] is not None

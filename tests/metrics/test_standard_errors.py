@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, log_loss, roc_auc_score
 
-from qin.metrics.definitions import competition_estimate, competition_score
+from qin.metrics.definitions import AP, Rows, competition_estimate, competition_score
 from qin.metrics.estimate import Estimate
 from qin.metrics.logits import sigmoid
-from qin.metrics.standard_errors import standard_error
+from qin.metrics.standard_errors import standard_error, values_with_errors
 from tests.metrics.figures import (
     log_loss_estimate,
     probability_estimates,
@@ -245,3 +245,18 @@ def test_what_does_not_fit_is_refused() -> None:
         standard_error(np.arange(4.0), label, cluster=np.arange(3))
     with pytest.raises(ValueError, match="negative"):
         standard_error(np.arange(4.0), label, cluster=np.array([-1, 0, 1, 2]))
+
+
+def test_an_average_precision_of_a_handful_of_rows_has_an_interval_between_0_and_1() -> None:
+    generator = np.random.default_rng(0)
+    for _ in range(60):
+        size = int(generator.integers(3, 21))
+        logit, label = generator.integers(-2, 3, size).astype(np.float64), np.zeros(size, np.int64)
+        label[generator.choice(size, int(generator.integers(1, size)), replace=False)] = 1
+        rows = Rows(logit, label)
+        for cluster in (None, np.arange(size) // 2):
+            found = values_with_errors({"ap": AP.estimate(rows)}, rows.is_positive, cluster=cluster)
+            if found["ap_se"] is not None:
+                assert found["ap_lower"] is not None
+                assert found["ap_upper"] is not None
+                assert 0.0 <= found["ap_lower"] <= found["ap_upper"] <= 1.0

@@ -41,6 +41,8 @@ def test_libraries_that_get_no_memory_are_understood() -> None:
         (BlockingIOError(errno.EAGAIN, "fork"), "no more processes or threads can be started"),
         (RuntimeError("can't start new thread"), "no more threads can be started"),
         (Exception("std::bad_alloc"), "out of memory (std::bad_alloc)"),
+        (ImportError("a.so: failed to map segment"), "a library cannot be loaded (a.so: failed to map segment)"),
+        (ImportError("cannot import name 'x'"), None),
         (OSError(errno.ENOENT, "no such file"), None),
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), None),
         (ValueError("label must be 0 or 1"), None),
