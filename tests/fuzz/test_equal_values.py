@@ -1,9 +1,11 @@
 """Equal values that other types wrote are equal in every role of a column: what a run makes of them stays to the byte.
 
-A type that could not be told apart safely may be refused; nothing else may change without a word.
+A type that could not be told apart safely may be refused; nothing else may change without a word. All types of a role:
+`QIN_FUZZ_TYPES=99 pytest -m slow tests/fuzz/test_equal_values.py`.
 """
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,9 @@ from qin.serving.scorer import Scorer
 from tests.fuzz.sandbox import FIRST_SECONDS, SETTINGS, Sandbox, settings, write_project, write_settings
 
 pytestmark = pytest.mark.slow
+
+SEED = int(os.environ.get("QIN_FUZZ_SEED", "0"))
+NUM_TYPES = int(os.environ.get("QIN_FUZZ_TYPES", "3"))  # of each role
 
 _KEY = "key"
 _KEPT = ("data/split/fold", "plots/", "metrics/", "outputs/submission", "artifacts/slices", "artifacts/temperature")
@@ -87,7 +92,9 @@ def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
 
 @pytest.mark.parametrize("role", ROLES)
 def test_equal_values_of_other_types_leave_the_run_as_it_is(role: str, sandbox: Sandbox) -> None:
-    changes, kinds = ROLES[role]
+    changes, every = ROLES[role]
+    generator = np.random.default_rng([SEED, list(ROLES).index(role)])
+    kinds = [every[place] for place in generator.permutation(len(every))[:NUM_TYPES]]
     first = pa.list_(pa.int64()) if role == "history" else pa.int64()
     expected, refused = _made(sandbox, role, changes, first, first), []
     assert not isinstance(expected, str), expected
@@ -99,7 +106,7 @@ def test_equal_values_of_other_types_leave_the_run_as_it_is(role: str, sandbox: 
             refused.append(f"{kind} scored: {said}")
         elif not np.array_equal(said, scored):
             faults.append(f"{kind} scored: {np.count_nonzero(said != scored)} rows differ")
-    for in_train, in_test in [(kind, kind) for kind in kinds] + [(first, kind) for kind in kinds]:
+    for in_train, in_test in [(kind, kind) for kind in kinds] + [(first, kind) for kind in kinds[:1]]:
         found = _made(sandbox, role, changes, in_train, in_test)
         if isinstance(found, str):
             refused.append(f"{in_train}, {in_test} in test: {found}")

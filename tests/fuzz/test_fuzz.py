@@ -15,6 +15,7 @@ import pytest
 
 from qin.config import load_params
 from qin.runtime import paths
+from qin.runtime.folded import fold_places
 from qin.runtime.stage import STAGES
 from qin.shards.files import ShardReader
 from tests.fuzz.combinations import mutate_combinations
@@ -91,9 +92,10 @@ def _invalid_outputs(folder: Path, *, is_whole: bool) -> list[str]:
     reader.verify()
     rows = json.loads((folder / "metrics/split.json").read_text())["rows"]
     faults = []
-    fold = np.load(folder / paths.FOLDS / "fold.npy")
-    if fold.shape != (reader.num_rows,):
-        faults.append(f"{fold.shape} folds of {reader.num_rows} rows: {rows}")
+    for place in fold_places(paths.FOLDS, at=folder / paths.FOLDS):
+        fold = np.load(place / "fold.npy")
+        if fold.shape != (reader.num_rows,):
+            faults.append(f"{fold.shape} folds of {reader.num_rows} rows: {rows}")
     if is_whole:
         with (folder / paths.SUBMISSION).open(encoding="utf-8", newline="") as file:
             header, *lines = csv.reader(file)
