@@ -185,7 +185,8 @@ def _logs_table(result: dict[str, Any]) -> str:
 def _capability_tables() -> str:
     """One table for each log that has results, logs without a title under their own name."""
     found = sorted(path.stem.removeprefix(CAPABILITIES) for path in RESULTS.glob(f"{CAPABILITIES}*.json"))
-    titles = RUNS | {name: title for name, (title, _) in BARS.items()}
+    logs = {name: title for name, (title, _) in BARS.items()}
+    titles = RUNS | logs | {f"cosines_{name}": f"{title}: with cosines and without" for name, title in logs.items()}
     names = [name for name in RUNS if name in found] + [name for name in found if name not in RUNS]
     return "\n\n".join(f"### {titles.get(name, name)}\n\n{_capabilities(_read(CAPABILITIES + name))}" for name in names)
 
