@@ -63,3 +63,21 @@ def test_a_command_without_memory_ends_with_a_line() -> None:
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert "out of memory" in done.stderr
+
+
+def test_letters_that_a_process_cannot_write_are_named() -> None:
+    """`LANG=C`, which Python takes for UTF-8 unless it is told not to."""
+    code = (
+        "from pathlib import Path\n"
+        "import pyarrow as pa\n"
+        "from qin.cli import one_line_errors\n"
+        "with one_line_errors():\n"
+        "    pa.OSFile(str(Path('s\\udcc3\\udca4')), 'wb')\n"
+    )
+    few = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, **few}, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "a name has letters that this process cannot write in ascii: " in done.stderr
+    assert done.stderr.rstrip().endswith("; set PYTHONUTF8=1")
