@@ -171,6 +171,7 @@ def test_logits_that_no_method_can_calibrate_stay_as_they_are(project: Path, cap
     replace(scored, logit=-scored.logit).write(folder, origin=origin)
     for method in ("temperature", "platt", "beta"):
         set_params(project / "params.yaml", {"calibration.method": method})
+        capfd.readouterr()  # of the stages that ran with the method before
         run_in_process("calibrate")
         [line] = warnings_of(capfd)
         assert line.startswith("warning: the validation fold determines no calibrator: no ")
