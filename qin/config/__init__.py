@@ -1,20 +1,17 @@
 """What settings may be; rooms import the sections from here."""
 
+from qin.config.features import FeatureParams, ImpressionParams, SequenceParams, StatisticsParams
 from qin.config.labels import check_one_label
 from qin.config.network import DROPOUTS, ModelParams, NetworkParams
 from qin.config.params import (
     CalibrationParams,
     DataParams,
     EvaluateParams,
-    FeatureParams,
     HardNegativeParams,
     ImbalanceParams,
-    ImpressionParams,
     Params,
     PredictParams,
     PrepareParams,
-    SequenceParams,
-    StatisticsParams,
     TrackParams,
     TrainParams,
     TreeParams,

@@ -29,7 +29,7 @@ from qin.columns.buckets import NULL_BUCKET, PADDING_BUCKET
 from qin.columns.counted import COSINES
 from qin.features.counting import Counts, KeyCounts, Keys, Rows
 from qin.features.histories import HistoryPair, chunks_of
-from qin.features.past import Past
+from qin.features.past import Past, rows_beside
 from qin.features.rates import Values
 from qin.runtime.jit import njit
 from qin.runtime.progress import log
@@ -80,8 +80,8 @@ def _placed(keys: Keys, counts: Counts, num_slots: int) -> tuple[Keys, Counts]:
 
 
 @njit(nogil=True)
-def _newest_items(items: _Buckets, out: _Buckets) -> int:
-    """Put the newest different items of a history into `out (MAX_ITEMS,)`, zeros behind, and return how many."""
+def _newest_items(items: _Buckets, out: _Buckets) -> None:
+    """Put the newest different items of a history into `out (MAX_ITEMS,)`, zeros behind."""
     num_items = 0
     for k in range(items.size - 1, -1, -1):  # the newest is last
         bucket = items[k]
@@ -92,7 +92,6 @@ def _newest_items(items: _Buckets, out: _Buckets) -> int:
             out[num_items] = bucket
             num_items += 1
     out[num_items:] = PADDING_BUCKET
-    return num_items
 
 
 @njit(nogil=True, inline="always")
@@ -190,12 +189,11 @@ def _measure(
             total += cosine
             newest += cosine if length < NUM_NEWEST else 0.0
             length += 1
-            place = NUM_TOP
-            while place > 0 and highest[place - 1] < cosine:
-                if place < NUM_TOP:
+            if cosine > highest[NUM_TOP - 1]:
+                place = NUM_TOP - 1
+                while place > 0 and highest[place - 1] < cosine:
                     highest[place] = highest[place - 1]
-                place -= 1
-            if place < NUM_TOP:
+                    place -= 1
                 highest[place] = cosine
         length = max(length, 1)
         out[i, 0] = total
@@ -307,9 +305,7 @@ def fit_cosines(
             )
         if step.read.size:
             give(step.read)
-    others = np.ones(reader.num_rows, np.bool_)
-    others[past.fitted] = False
-    give(np.flatnonzero(others))
+    give(rows_beside(past, reader.num_rows))
     if num_used == MAX_PAIRS:
         log.info("cosines of %s: %d pairs are counted, those seen first; others have 0", pair.group, num_used)
     held = np.flatnonzero(histories)

@@ -22,7 +22,7 @@ from qin.columns.buckets import PADDING_BUCKET
 from qin.columns.counted import RATE
 from qin.columns.schema import Schema
 from qin.features.counting import Counts, KeyCounts, Labels, Rows
-from qin.features.past import Past
+from qin.features.past import Past, rows_beside
 from qin.features.rates import Prior, Values, measure
 from qin.runtime.jit import njit
 from qin.runtime.seeds import mix
@@ -147,15 +147,13 @@ def fit_history(
         for part, arrays in chunks_of(reader, pair, rows):
             out[part] = pair.mean_rates(arrays, rates)
 
-    others = np.ones(reader.num_rows, np.bool_)
-    others[past.fitted] = False
     for step in past.steps():
         count(step.learned, 1)
         # After what is learned, so that all that is taken away is counted by then: no count falls below 0.
         count(step.hidden, -1)
         if step.read.size:
             give(step.read)
-    give(np.flatnonzero(others))
+    give(rows_beside(past, reader.num_rows))
     used = np.flatnonzero(counts.rows)
     return used.astype(np.uint64), KeyCounts(counts.clicks[used], counts.rows[used]), out
 

@@ -130,6 +130,13 @@ class Earlier:
         return self.learn[start : stop : max(1, -(-(stop - start) // max_rows))]
 
 
+def rows_beside(past: Past, num_rows: int) -> Rows:
+    """Numbers of the rows of a file that are not fitted, ascending: later ones, or held out; they know all that are."""
+    is_beside = np.ones(num_rows, np.bool_)
+    is_beside[past.fitted] = False
+    return np.flatnonzero(is_beside)
+
+
 def _block_starts(moments: npt.NDArray[Any], num_blocks: int) -> npt.NDArray[Any]:
     """The first moment of each row's block; a moment on which a cut falls begins a block with all of its rows.
 

@@ -28,7 +28,7 @@ from qin.features.cosines import fit_cosines
 from qin.features.counting import Labels, count_keys
 from qin.features.drift import MAX_ROWS, measure_drift
 from qin.features.histories import HistoryPair, fit_history
-from qin.features.past import Earlier, Past
+from qin.features.past import Earlier, Past, rows_beside
 from qin.features.rates import Prior, Values, find, measure
 from qin.runtime.chain import Origin
 from qin.runtime.progress import Progress
@@ -179,9 +179,7 @@ class _Fit:
     def values(self, keys: npt.NDArray[np.uint64], measures: Sequence[str]) -> tuple[Table, list[Values]]:
         """The table of a statistic and its measures of each row, `(num_rows,)`."""
         table = Table(*count_keys(keys, self.label, self.past.fitted))
-        others = np.ones(self.num_rows, np.bool_)
-        others[self.past.fitted] = False
-        rows = np.flatnonzero(others)
+        rows = rows_beside(self.past, self.num_rows)
         position = find(table.keys, keys[rows])
         counts = self.past.counts(keys, self.label)
         columns = []

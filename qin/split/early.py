@@ -58,7 +58,7 @@ def _taken_names(params: Params, train: pa.Schema) -> list[str]:
     features, knobs, known = params.features, params.features.statistics, dict.fromkeys(train.names)
     counted = counted_fields(
         knobs.fields,
-        None if knobs.pairs == "auto" else knobs.pairs,
+        knobs.listed_pairs,
         categorical=list(dict.fromkeys(name for _, name in expanded(features.categorical, known))),
         sequences=[sequence.name for sequence in features.sequences],
         target=features.target,
@@ -79,7 +79,7 @@ def _statistics_problems(params: Params, names: list[str]) -> list[str]:
         return []
     return counted_problems(
         knobs.fields,
-        None if knobs.pairs == "auto" else knobs.pairs,
+        knobs.listed_pairs,
         categorical=[name for _, name in expanded(features.categorical, dict.fromkeys(names)) if name not in labels],
         sequences=[sequence.name for sequence in features.sequences],
     )

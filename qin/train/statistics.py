@@ -35,7 +35,7 @@ def chosen_statistics(params: Params, schema: Schema, *, has_time: bool) -> tupl
     chosen = choose_statistics(
         schema,
         patterns=knobs.fields,
-        pairs=None if knobs.pairs == "auto" else knobs.pairs,
+        pairs=knobs.listed_pairs,
         user=params.split.group_key,
         cosines=knobs.cosines and has_time,
     )
