@@ -6,7 +6,6 @@ A type that could not be told apart safely may be refused; nothing else may chan
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ import pytest
 from qin.errors import QinError
 from qin.runtime.stage import STAGES
 from qin.serving.scorer import Scorer
-from tests.fuzz.sandbox import FIRST_SECONDS, SETTINGS, Sandbox, settings, write_project, write_settings
+from tests.fuzz.sandbox import SETTINGS, Sandbox, settings, write_settings
 
 pytestmark = pytest.mark.slow
 
@@ -76,18 +75,6 @@ ROLES: dict[str, tuple[dict[str, Any], tuple[pa.DataType, ...]]] = {
     "label": ({"data.label": _KEY, "data.ignore": ["extra_*", "clicked"]}, (*_NUMBERS, pa.bool_())),
     "id": ({"data.id": _KEY}, (*_NUMBERS[:3], pa.decimal128(20, 0), *_TEXTS)),
 }
-
-
-@pytest.fixture(scope="module")
-def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
-    """A tiny project in which all stages have run."""
-    with pytest.MonkeyPatch.context() as patched:
-        sandbox = write_project(tmp_path_factory.mktemp("equal") / "project")
-        patched.chdir(sandbox.folder)
-        for ended in sandbox.run(STAGES, seconds=FIRST_SECONDS):
-            assert ended.status == 0, (ended.lines, ended.escaped)
-        sandbox.remember()
-        yield sandbox
 
 
 @pytest.mark.parametrize("role", ROLES)

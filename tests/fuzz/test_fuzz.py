@@ -23,7 +23,7 @@ from tests.fuzz.damage import damage, damaged_files, readers
 from tests.fuzz.keys import mutate_keys
 from tests.fuzz.mutation import Mutation
 from tests.fuzz.raw import mutate_raw
-from tests.fuzz.sandbox import FIRST_SECONDS, TEST_ROWS, Ended, Sandbox, digest, verdict, write_project
+from tests.fuzz.sandbox import TEST_ROWS, Ended, Sandbox, digest, verdict
 from tests.fuzz.settings import mutate_numbers, mutate_settings
 
 pytestmark = pytest.mark.slow
@@ -36,18 +36,6 @@ ONLY = os.environ.get("QIN_FUZZ_ONLY")
 WHOLE_EVERY = 6
 
 _SHOWN = 40
-
-
-@pytest.fixture(scope="module")
-def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
-    """A tiny project in which all stages have run."""
-    with pytest.MonkeyPatch.context() as patched:
-        sandbox = write_project(tmp_path_factory.mktemp("fuzz") / "project")
-        patched.chdir(sandbox.folder)
-        for ended in sandbox.run(STAGES, seconds=FIRST_SECONDS):
-            assert ended.status == 0, (ended.lines, ended.escaped)
-        sandbox.remember()
-        yield sandbox
 
 
 def numbers(share: float) -> Iterator[int]:

@@ -2,7 +2,6 @@
 
 import csv
 import json
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from qin.config import load_params
 from qin.config.yaml_text import yaml_text
 from qin.runtime.stage import STAGES
 from qin.serving.scorer import Scorer
-from tests.fuzz.sandbox import FIRST_SECONDS, Sandbox, settings, write_project, write_settings
+from tests.fuzz.sandbox import Sandbox, settings, write_settings
 
 pytestmark = pytest.mark.slow
 
@@ -62,18 +61,6 @@ class _Scripts(HTMLParser):
     def handle_data(self, data: str) -> None:
         if self._is_script:
             self.scripts[-1] += data
-
-
-@pytest.fixture(scope="module")
-def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
-    """A tiny project in which all stages have run."""
-    with pytest.MonkeyPatch.context() as patched:
-        sandbox = write_project(tmp_path_factory.mktemp("names") / "project")
-        patched.chdir(sandbox.folder)
-        for ended in sandbox.run(STAGES, seconds=FIRST_SECONDS):
-            assert ended.status == 0, (ended.lines, ended.escaped)
-        sandbox.remember()
-        yield sandbox
 
 
 @pytest.mark.parametrize("number", range(len(NAMES)))
