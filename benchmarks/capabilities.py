@@ -34,7 +34,7 @@ from qin.metrics.definitions import ranking_metrics
 from qin.metrics.paired import compare_logits
 from qin.raw.segments import read_clusters
 from qin.runtime import paths
-from qin.scored import ScoredRows
+from qin.scored.rows import ScoredRows
 
 _NO_FEATURES: dict[str, Any] = {
     "features.matches": False,

@@ -19,7 +19,7 @@ from qin.features.joined import JoinedRows
 from qin.metrics.definitions import LOG_LOSS, Rows, ranking_metrics, values
 from qin.network.qin import QIN
 from qin.runtime import paths
-from qin.scored import ScoredRows
+from qin.scored.rows import ScoredRows
 from qin.shards.files import RowReader, ShardReader
 from qin.shards.folds import TRAIN, Folds, read_folds, report_half
 from qin.shards.row_facts import RowFacts

@@ -39,7 +39,7 @@ import torch  # noqa: E402
 
 from qin.network.numeric import NumericNormalizer  # noqa: E402
 from qin.network.qin import QIN, FittedInputs, QINInputs, QINSizes  # noqa: E402
-from qin.prior import TrainingPrior  # noqa: E402
+from qin.scored.prior import TrainingPrior  # noqa: E402
 from qin.shards.loader import Batch  # noqa: E402
 from qin.train.build import build_optimizer  # noqa: E402
 from qin.train.forms import EAGER, Form  # noqa: E402

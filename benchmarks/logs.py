@@ -19,7 +19,7 @@ from benchmarks.fitting import report_figures
 from benchmarks.machine import describe
 from benchmarks.profile import RESULTS
 from qin.runtime import paths
-from qin.scored import ScoredRows
+from qin.scored.rows import ScoredRows
 
 SCORED = {"network": paths.VALIDATION, "trees": paths.TREES_VALIDATION, "blend": paths.SCORED}
 

@@ -22,9 +22,9 @@ import typer
 from benchmarks.fitting import report_figures
 from benchmarks.machine import describe, report
 from benchmarks.profile import FILES, ROOT
-from qin.prior import TrainingPrior
 from qin.runtime.stage import STAGES
-from qin.scored import ScoredRows
+from qin.scored.prior import TrainingPrior
+from qin.scored.rows import ScoredRows
 
 METRICS = ("train", "trees", "calibrate", "evaluate")
 

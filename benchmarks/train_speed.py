@@ -44,8 +44,8 @@ from qin.model.build import build_model, place, resolve_preset, resolve_sizes
 from qin.model.scoring import score
 from qin.network.qin import QIN
 from qin.network.threads import fix_threads
-from qin.prior import TrainingPrior
 from qin.runtime.host import TreeMemory
+from qin.scored.prior import TrainingPrior
 from qin.shards.files import ShardReader
 from qin.shards.loader import Batch, BatchSource, iterate_in_order
 from qin.train.build import build_loader, build_optimizer

@@ -8,10 +8,10 @@ from typing import TypeVar
 from qin.columns.resolve import check_test_columns, resolve_schema, scalar_columns
 from qin.columns.schema import Schema
 from qin.config import Params, load_params
-from qin.errors import DataError, QinError
 from qin.features.derived import check_impression_columns, with_derived
 from qin.raw.log import open_log
 from qin.raw.sample_ids import read_sample_ids
+from qin.runtime.errors import DataError, QinError
 from qin.shards.files import layout
 from qin.split.columns import KeyColumns
 from qin.split.early import check_later_columns

@@ -26,8 +26,8 @@ from typing import Annotated, Literal, NoReturn
 
 import typer
 
-from qin.errors import QinError, one_line
 from qin.experiments.tune_command import tune
+from qin.runtime.errors import QinError, one_line
 from qin.runtime.exhausted import exhausted
 from qin.runtime.logs import log, log_to_stderr
 from qin.runtime.paths import DVC_YAML, PARAMS

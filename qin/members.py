@@ -12,11 +12,11 @@ from qin.calibrate.blend import Blend
 from qin.calibrate.members import read_blends
 from qin.columns.schema import Schema, differences
 from qin.config import Params
-from qin.errors import ArtifactError
 from qin.model.artifact import check_same_schema, load_model
 from qin.model.build import Computing, place
 from qin.model.scoring import Scorable, for_scoring, mean_logit, score_all, score_batch
 from qin.runtime import paths
+from qin.runtime.errors import ArtifactError
 from qin.runtime.folded import place_of_fold
 from qin.runtime.progress import Progress
 from qin.shards.files import RowReader

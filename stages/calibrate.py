@@ -17,17 +17,17 @@ from qin.calibrate.members import blend_members, describe_choice
 from qin.calibrate.report import CalibrationReport
 from qin.columns.types import type_name
 from qin.config import Params, load_params
-from qin.errors import DataError
 from qin.labels.stage import runs_by_label
 from qin.raw.log import open_log
 from qin.raw.segments import Segments, read_segments_of_folds
 from qin.runtime import paths
 from qin.runtime.chain import Artifact, Origin, origin_entry, origin_of, read_artifact
+from qin.runtime.errors import DataError
 from qin.runtime.files import atomic_directory, write_exact_json, write_json
 from qin.runtime.folded import fold_place, fold_places, of_folds, write_index
 from qin.runtime.parent import end_with_dvc
 from qin.runtime.stage import run_stage
-from qin.scored import ScoredRows
+from qin.scored.rows import ScoredRows
 
 app = typer.Typer(add_completion=False)
 log = logging.getLogger("qin")

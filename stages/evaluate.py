@@ -14,7 +14,6 @@ import typer
 from qin.calibrate.calibrator import segment_column
 from qin.calibrate.report import read_calibrations
 from qin.config import Params, load_params
-from qin.errors import FewClicksError
 from qin.evaluate.baseline import compare_members
 from qin.evaluate.figures import curves, evaluate, evaluate_slices, fold_figures
 from qin.evaluate.fold import Reported, ReportHalf, out_of_fold
@@ -30,12 +29,13 @@ from qin.report.card import write_card
 from qin.report.page import write_report
 from qin.runtime import paths
 from qin.runtime.chain import origin_of
+from qin.runtime.errors import FewClicksError
 from qin.runtime.files import fingerprint, write_csv, write_json
 from qin.runtime.folded import fold_places, place_of_fold
 from qin.runtime.parent import end_with_dvc
 from qin.runtime.replacing import put_back
 from qin.runtime.stage import run_stage
-from qin.scored import ScoredRows, pooled
+from qin.scored.rows import ScoredRows, pooled
 from qin.shards.files import ShardReader
 from qin.tracking.tracking import open_tracking
 

@@ -23,7 +23,6 @@ from qin.members import Members
 from qin.metrics.logits import Float64Array, FloatArray, sigmoid
 from qin.network.threads import fix_threads
 from qin.predict.submission import write_submission
-from qin.prior import shift_prior
 from qin.raw.log import open_log
 from qin.raw.sample_ids import match_ids, read_sample_ids
 from qin.raw.segments import Segments, read_segments
@@ -33,11 +32,12 @@ from qin.runtime.files import write_csv, write_json
 from qin.runtime.folded import place_of_fold
 from qin.runtime.parent import end_with_dvc
 from qin.runtime.progress import log
+from qin.runtime.sources import Source
 from qin.runtime.stage import StageReport, run_stage
-from qin.scored import ScoredRows
+from qin.scored.prior import shift_prior
+from qin.scored.rows import ScoredRows
 from qin.shards.files import ShardReader
 from qin.shards.ids import read_ids
-from qin.sources import Source
 
 app = typer.Typer(add_completion=False)
 

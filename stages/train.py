@@ -12,7 +12,6 @@ import typer
 
 from qin.config import Params, TrackParams, load_params
 from qin.distributed.ranks import Ranks, is_started_with_others, joined
-from qin.errors import QinError
 from qin.features.reference import fit_reference
 from qin.labels.stage import runs_by_label
 from qin.model.artifact import save_model
@@ -20,6 +19,7 @@ from qin.model.build import choose_device
 from qin.network.threads import fix_threads
 from qin.runtime import paths
 from qin.runtime.chain import Artifact, Origin, origin_of, read_artifact
+from qin.runtime.errors import QinError
 from qin.runtime.files import atomic_directory, write_csv, write_json
 from qin.runtime.folded import fold_places, of_folds, write_index
 from qin.runtime.parent import end_with_dvc, end_with_launcher

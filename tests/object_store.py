@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from qin import sources
+from qin.runtime import sources
 
 BUCKET = "logs"
 

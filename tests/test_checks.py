@@ -9,7 +9,7 @@ import pytest
 
 from qin.checks import check_project
 from qin.config.strict_yaml import read_yaml
-from qin.errors import QinError
+from qin.runtime.errors import QinError
 from tests.project import copy_project, set_params
 
 PARAMS = Path("params.yaml")

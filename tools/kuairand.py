@@ -26,7 +26,7 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import typer
 
-from qin.errors import DataError
+from qin.runtime.errors import DataError
 from qin.runtime.files import atomic_file
 
 Int64Array = npt.NDArray[np.int64]

@@ -1,7 +1,7 @@
 """The calibrator: an increasing function of the logit, by a method of the table, and an optional shift per segment.
 
-The training logit is brought to its natural scale by a known offset, never fitted (`qin.prior`); the method's curve
-(`qin.calibrate.methods`) bends it, and with segments the row's segment's shift is added.
+The training logit is brought to its natural scale by a known offset, never fitted (`qin.scored.prior`); the method's
+curve (`qin.calibrate.methods`) bends it, and with segments the row's segment's shift is added.
 """
 
 import math

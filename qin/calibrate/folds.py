@@ -9,10 +9,10 @@ import numpy as np
 
 from qin.calibrate.blend import BlendChoice
 from qin.calibrate.report import CalibrationReport
-from qin.errors import ArtifactError
 from qin.metrics.logits import Float64Array
+from qin.runtime.errors import ArtifactError
 from qin.runtime.files import read_exact_json
-from qin.scored import ScoredRows
+from qin.scored.rows import ScoredRows
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from qin.calibrate.shifts import fit_shifts
 from qin.metrics.definitions import METRICS, Rows, values
 from qin.metrics.logits import BoolArray, FloatArray, LabelArray, positive_rows
 from qin.metrics.probability import calibration_figures
-from qin.prior import TrainingPrior
 from qin.raw.segments import Segments
+from qin.scored.prior import TrainingPrior
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from qin.calibrate.blend import MEAN, Blend, BlendChoice, choose_blend
-from qin.errors import ArtifactError
 from qin.metrics.logits import IntArray
-from qin.prior import TrainingPrior
+from qin.runtime.errors import ArtifactError
 from qin.runtime.files import read_exact_json
 from qin.runtime.seeds import BLEND_SALT, GOLDEN, mix_words
-from qin.scored import ScoredRows
+from qin.scored.prior import TrainingPrior
+from qin.scored.rows import ScoredRows
 from qin.shards.folds import selection_rows
 
 NUM_PARTS = 5

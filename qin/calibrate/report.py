@@ -9,10 +9,10 @@ import numpy as np
 
 from qin.calibrate.calibrator import Calibrator
 from qin.calibrate.fits import LikelihoodRatio, Objective
-from qin.errors import ArtifactError
-from qin.prior import TrainingPrior
 from qin.runtime.chain import ORIGIN
+from qin.runtime.errors import ArtifactError
 from qin.runtime.files import check_keys, read_exact_json
+from qin.scored.prior import TrainingPrior
 
 Metrics = dict[str, float | None]
 

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 
 from qin.columns.patterns import expanded, matching
-from qin.errors import did_you_mean
+from qin.runtime.errors import did_you_mean
 
 RATE, SHARE = "rate", "share"
 MEASURES = (RATE, SHARE)

@@ -4,7 +4,7 @@ import fnmatch
 import re
 from collections.abc import Collection, Iterable, Iterator
 
-from qin.sources import natural_key
+from qin.runtime.sources import natural_key
 
 
 def matching(pattern: str, names: Collection[str]) -> list[str]:

@@ -20,7 +20,7 @@ from qin.columns.types import (
     value_type,
 )
 from qin.config import DataParams, FeatureParams, SequenceParams
-from qin.errors import SchemaError
+from qin.runtime.errors import SchemaError
 
 
 def resolve_schema(columns: pa.Schema, *, data: DataParams, features: FeatureParams) -> Schema:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from qin.errors import ConfigError, shortened
+from qin.runtime.errors import ConfigError, shortened
 
 # Rows are divided by all labels' values together, which are twice as many with each label.
 MOST_LABELS = 8

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from qin.config.section import Section
-from qin.errors import did_you_mean
+from qin.runtime.errors import did_you_mean
 
 Dropout = Annotated[float, Field(ge=0, lt=1)]
 # A layer is a matrix of its width squared: of 2^16 it takes 16 GiB.

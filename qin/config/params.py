@@ -9,8 +9,8 @@ from qin.config.labels import MOST_LABELS, label_problems, name_problems
 from qin.config.network import DROPOUTS, ModelParams
 from qin.config.section import Names, Ratio, Section, Seed
 from qin.config.split import SplitParams
-from qin.errors import did_you_mean
-from qin.sources import source_name
+from qin.runtime.errors import did_you_mean
+from qin.runtime.sources import source_name
 
 # Below it nothing is left of a log, and a weight that makes up for it is no number of 32 bits.
 _LEAST_SHARE = 1e-6

@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from qin.errors import did_you_mean, shortened
+from qin.runtime.errors import did_you_mean, shortened
 
 # Keys of earlier versions, with what decides now what they decided: a params.yaml that still has them runs.
 RETIRED = {

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from qin.config.params import Params
 from qin.config.problems import problem_lines, without_retired
 from qin.config.strict_yaml import read_yaml
-from qin.errors import ConfigError, shortened
+from qin.runtime.errors import ConfigError, shortened
 
 log = logging.getLogger("qin")
 

@@ -26,7 +26,7 @@ from yaml.events import (
     SequenceStartEvent,
 )
 
-from qin.errors import ConfigError
+from qin.runtime.errors import ConfigError
 
 # Ten nested lists of ten aliases each would be 10^10 values: aliases share their value here, but its readers would not.
 MAX_VALUES = 1_000_000

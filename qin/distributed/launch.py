@@ -19,7 +19,7 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalEx
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from qin.errors import PeerEndedError
+from qin.runtime.errors import PeerEndedError
 from qin.runtime.host import LOOPBACK
 from qin.runtime.progress import log
 from qin.runtime.stage import end_in_order

@@ -20,7 +20,7 @@ import torch
 import torch.distributed
 from torch.distributed.rendezvous import rendezvous
 
-from qin.errors import ConfigError, PeerEndedError
+from qin.runtime.errors import ConfigError, PeerEndedError
 
 # A process that has ended is noticed at once, by its connections or by what started it; one that is slow, while it
 # reads a large log or waits for the lock of a run, is waited for.

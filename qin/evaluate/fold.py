@@ -8,7 +8,7 @@ import numpy as np
 from qin.calibrate.report import CalibrationReport, reported_base_rate
 from qin.metrics.logits import BoolArray, Float64Array, IntArray
 from qin.raw.segments import Segments
-from qin.scored import ScoredRows, pooled, rows_in_order
+from qin.scored.rows import ScoredRows, pooled, rows_in_order
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,7 +26,6 @@ import torch
 
 from qin.columns.schema import FieldKind, Schema
 from qin.config import Params
-from qin.errors import FewClicksError
 from qin.evaluate.curves import Row
 from qin.evaluate.fold import ReportHalf
 from qin.members import Members
@@ -34,6 +33,7 @@ from qin.metrics.definitions import AUC, Rows
 from qin.metrics.logits import Float64Array, FloatArray, IntArray, LabelArray
 from qin.metrics.ranking import ranking_counts
 from qin.metrics.standard_errors import standard_error
+from qin.runtime.errors import FewClicksError
 from qin.runtime.progress import Progress
 from qin.runtime.seeds import IMPORTANCE_SALT
 from qin.shards.files import RowReader

@@ -20,7 +20,6 @@ import pyarrow.parquet as pq
 
 from qin.calibrate.report import read_calibrations
 from qin.config import Params, check_one_label
-from qin.errors import ConfigError
 from qin.experiments.aligned import aligned
 from qin.experiments.changes import changed
 from qin.experiments.days import Day, divide, write_unlabelled
@@ -34,6 +33,7 @@ from qin.raw.values import encode_label
 from qin.runtime import paths
 from qin.runtime.chain import raw_checksum
 from qin.runtime.claim import claimed
+from qin.runtime.errors import ConfigError
 from qin.runtime.files import atomic_directory, fingerprint, read_json, write_json
 from qin.runtime.progress import log
 from qin.runtime.provenance import code_fingerprint

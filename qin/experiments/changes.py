@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from qin.config import Params
 from qin.config.problems import problem_lines
-from qin.errors import ConfigError
+from qin.runtime.errors import ConfigError
 
 
 def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

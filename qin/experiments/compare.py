@@ -13,7 +13,6 @@ from qin.calibrate.report import reported_base_rate
 from qin.columns.resolve import are_alike
 from qin.columns.types import type_name, type_of
 from qin.config import load_params
-from qin.errors import ConfigError, DataError, SchemaError, one_line
 from qin.experiments.aligned import aligned
 from qin.experiments.runs import Run, read_runs
 from qin.metrics.definitions import METRICS, Rows, compared_metrics, competition_estimate, estimates
@@ -24,8 +23,9 @@ from qin.metrics.logits import Float64Array, IntArray, LabelArray
 from qin.metrics.paired import Difference, paired_difference
 from qin.raw.log import RawLog, open_log
 from qin.raw.segments import Segments, read_clusters, read_segments_of_folds
-from qin.scored import rows_in_order
-from qin.sources import Source
+from qin.runtime.errors import ConfigError, DataError, SchemaError, one_line
+from qin.runtime.sources import Source
+from qin.scored.rows import rows_in_order
 
 _FIGURES = ("first", "second", "difference", "standard_error")
 _FOOTNOTE = (

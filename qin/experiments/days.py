@@ -11,14 +11,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from qin.errors import DataError, SchemaError, did_you_mean
 from qin.raw.canonical import shown
 from qin.raw.log import RawLog, open_log, read_batches
 from qin.raw.times import MICROSECONDS, TimeColumn
+from qin.runtime.errors import DataError, SchemaError, did_you_mean
 from qin.runtime.files import atomic_file, csv_text
 from qin.runtime.progress import Progress
+from qin.runtime.sources import Source
 from qin.shards.ids import texts_of_ids
-from qin.sources import Source
 
 DAY = 86_400 * MICROSECONDS
 MOST_DAYS = 1000  # files are written to side by side

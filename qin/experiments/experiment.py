@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from qin.errors import ArtifactError, ConfigError
 from qin.experiments.git import git
 from qin.experiments.reasons import reason_of
+from qin.runtime.errors import ArtifactError, ConfigError
 from qin.runtime.files import fingerprint
 from qin.runtime.paths import CHECKPOINTS, TUNE
 

@@ -13,7 +13,6 @@ from functools import cached_property
 import numpy as np
 
 from qin.calibrate.report import reported_base_rate
-from qin.errors import DataError
 from qin.experiments.compare import calibrated_logits, verdict
 from qin.experiments.runs import Run
 from qin.metrics.definitions import AP, AUC, LOG_LOSS, Rows, estimates
@@ -21,8 +20,9 @@ from qin.metrics.estimate import Estimate, RankedBy
 from qin.metrics.intervals import NORMAL_975
 from qin.metrics.logits import IntArray
 from qin.metrics.paired import Difference, paired_difference
+from qin.runtime.errors import DataError
+from qin.runtime.sources import Source
 from qin.shards.folds import selection_rows
-from qin.sources import Source
 
 _REPORTED = (LOG_LOSS, AP, AUC)
 _WORDS = {

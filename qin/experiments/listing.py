@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from qin.config.strict_yaml import parse_yaml, read_yaml
-from qin.errors import ConfigError, shortened
 from qin.experiments.aligned import aligned
 from qin.experiments.changes import leaves
 from qin.experiments.git import git
+from qin.runtime.errors import ConfigError, shortened
 from qin.runtime.files import parse_json, read_json
 from qin.runtime.paths import HEADLINE, PARAMS
 

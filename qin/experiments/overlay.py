@@ -14,7 +14,7 @@ from yaml.nodes import CollectionNode, MappingNode, Node, SequenceNode
 from qin.config import Params, load_params
 from qin.config.strict_yaml import read_yaml
 from qin.config.yaml_text import yaml_text
-from qin.errors import ConfigError, shortened
+from qin.runtime.errors import ConfigError, shortened
 from qin.runtime.files import atomic_file
 
 

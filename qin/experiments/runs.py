@@ -10,12 +10,12 @@ from dvc.exceptions import DvcException
 from dvc_data.index.index import DataIndexError
 
 from qin.calibrate.report import CalibrationReport, read_calibrations
-from qin.errors import ArtifactError
 from qin.runtime.chain import check_links, read_artifact
+from qin.runtime.errors import ArtifactError
 from qin.runtime.folded import fold_places
 from qin.runtime.labelled import label_place, labelled_text, labels_of
 from qin.runtime.paths import CALIBRATOR, SCORED
-from qin.scored import ScoredRows, pooled
+from qin.scored.rows import ScoredRows, pooled
 
 WORKSPACE = "workspace"
 

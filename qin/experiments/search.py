@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qin.config import Params
-from qin.errors import ArtifactError, ConfigError, QinError
 from qin.experiments.runners import Runner
 from qin.experiments.space import Choice, Range, Space
 from qin.experiments.trial import Check, StoppedError
+from qin.runtime.errors import ArtifactError, ConfigError, QinError
 from qin.runtime.progress import log
 
 if TYPE_CHECKING:

@@ -23,8 +23,8 @@ from typing import Any
 
 from qin.config import Params
 from qin.config.strict_yaml import parse_yaml, read_yaml
-from qin.errors import ConfigError
 from qin.experiments.changes import changed, leaves
+from qin.runtime.errors import ConfigError
 
 _NUMBER = r"[-+]?(?:\d+(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?"
 _RANGE = re.compile(rf"(?P<low>{_NUMBER})\.\.(?P<high>{_NUMBER})(?P<how>:.*)?")

@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from qin.errors import ArtifactError, QinError
 from qin.experiments.aligned import aligned
 from qin.experiments.changes import leaves
 from qin.experiments.compare import compared
 from qin.experiments.git import git
+from qin.runtime.errors import ArtifactError, QinError
 from qin.runtime.files import parse_json, read_json
 from qin.runtime.paths import HEADLINE
 

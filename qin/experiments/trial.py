@@ -16,17 +16,17 @@ from typing import Any
 
 from qin.config import Params, TrackParams
 from qin.config.yaml_text import yaml_text
-from qin.errors import ArtifactError, QinError
 from qin.experiments.links import link_outputs
 from qin.experiments.reasons import reason_of
 from qin.runtime import paths
 from qin.runtime.chain import description_of, raw_checksum, recorded_keys, setting_at
 from qin.runtime.claim import claimed
+from qin.runtime.errors import ArtifactError, QinError
 from qin.runtime.files import fingerprint, read_json
 from qin.runtime.provenance import code_fingerprint
+from qin.runtime.sources import Source, is_uri
 from qin.runtime.stage import STAGES
 from qin.runtime.stage_process import started_stage
-from qin.sources import Source, is_uri
 
 Check = Mapping[str, float]
 OnCheck = Callable[[Check], bool]

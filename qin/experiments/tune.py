@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from qin.config import Params, check_one_label
-from qin.errors import ConfigError, QinError
 from qin.experiments.aligned import aligned
 from qin.experiments.judged import Judged, Mean, differences, in_words
 from qin.experiments.runners import ExperimentRunner, LightRunner, Runner
@@ -23,6 +22,7 @@ from qin.experiments.space import Space
 from qin.metrics.logits import IntArray
 from qin.raw.segments import read_clusters
 from qin.runtime.claim import claimed
+from qin.runtime.errors import ConfigError, QinError
 from qin.runtime.files import fingerprint
 from qin.runtime.paths import TUNE
 from qin.runtime.progress import log

@@ -16,7 +16,6 @@ import numpy.typing as npt
 
 from qin.columns.counted import statistic_names
 from qin.columns.schema import Schema, differences
-from qin.errors import ArtifactError
 from qin.features.columns import ColumnFile
 from qin.features.cosines import CosineTable
 from qin.features.counting import KeyCounts, Keys
@@ -24,6 +23,7 @@ from qin.features.histories import HistoryPair, rates_of_keys
 from qin.features.lookups import CosineLookup, HistoryLookup, Lookup, Lookups, ValueLookup
 from qin.features.rates import Prior, measure
 from qin.runtime.chain import Origin, origin_entry
+from qin.runtime.errors import ArtifactError
 from qin.runtime.files import file_crc32, fingerprint, read_array, read_exact_json, write_array, write_exact_json
 from qin.shards.files import ShardReader
 

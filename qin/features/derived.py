@@ -7,8 +7,8 @@ import pyarrow as pa
 from qin.columns.schema import Field, FieldKind, Schema
 from qin.columns.types import is_groupable, is_number, is_string, value_type
 from qin.config import FeatureParams, ImpressionParams
-from qin.errors import SchemaError
 from qin.features.impression import FROM_LAST, Distance, feature_names
+from qin.runtime.errors import SchemaError
 
 LENGTH, HITS, SINCE, SHARE = "length", "hits", "since", "share"
 HISTORY, IMPRESSION = "history", "impression"

@@ -25,7 +25,7 @@ from qin.raw.hashing import HashedColumn, Hashes, hash_column, hash_rows, seed_o
 from qin.raw.log import Chunk, RawLog, map_batches, open_log, read_batches
 from qin.raw.values import refuse_rounded
 from qin.runtime.progress import Progress
-from qin.sources import Source
+from qin.runtime.sources import Source
 
 SIZE, RANK, RELATIVE, FROM_LAST = "impression.size", "rank", "relative", "from_last"
 

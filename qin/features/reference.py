@@ -18,9 +18,9 @@ import numpy.typing as npt
 
 from qin.columns.buckets import FIRST_VALUE_BUCKET, NULL_BUCKET, PADDING_BUCKET
 from qin.columns.schema import Field, Schema
-from qin.errors import ArtifactError
 from qin.features.drift import bin_counts, tenths
 from qin.features.scale import signed_log
+from qin.runtime.errors import ArtifactError
 from qin.runtime.files import read_exact_json, write_exact_json
 from qin.shards.files import ShardReader
 from qin.shards.folds import TRAIN, VALIDATION, Folds

@@ -21,7 +21,6 @@ import numpy.typing as npt
 
 from qin.columns.counted import COSINES, MEASURES, RATE, counted_fields, counted_problems
 from qin.columns.schema import Schema
-from qin.errors import SchemaError
 from qin.features.artifact import COLUMNS, KeyMaker, Statistic, Table, table_file, write_manifest
 from qin.features.columns import ColumnFile
 from qin.features.cosines import fit_cosines
@@ -31,6 +30,7 @@ from qin.features.histories import HistoryPair, fit_history
 from qin.features.past import Earlier, Past, rows_beside
 from qin.features.rates import Prior, Values, find, measure
 from qin.runtime.chain import Origin
+from qin.runtime.errors import SchemaError
 from qin.runtime.progress import Progress
 from qin.shards.files import ShardReader
 

@@ -5,9 +5,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from qin.errors import ArtifactError, did_you_mean
 from qin.runtime import paths
 from qin.runtime.chain import read_artifact
+from qin.runtime.errors import ArtifactError, did_you_mean
 from qin.runtime.labelled import label_place, labelled_text, labels_of
 from qin.runtime.logs import log
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
-from qin.errors import ArtifactError
 from qin.labels.pages import joined_cards, joined_pages
 from qin.runtime import paths
+from qin.runtime.errors import ArtifactError
 from qin.runtime.files import atomic_directory, atomic_file, csv_text, read_json, write_json
 from qin.runtime.labelled import json_text, label_place, labelled_text, write_labelled_json
 

@@ -17,8 +17,8 @@ from qin.runtime.chain import ORIGIN, description_of
 from qin.runtime.files import read_exact_json, write_exact_json
 from qin.runtime.labelled import LABEL, LABEL_OF
 from qin.runtime.replacing import remove
+from qin.runtime.sources import Source, is_uri, items_of
 from qin.runtime.stage import STAGES
-from qin.sources import Source, is_uri, items_of
 
 # What prepare and split write once for all labels: its files are linked, its description is of the label.
 SHARED = (paths.PREPARED_TRAIN, paths.PREPARED_TEST, paths.FOLDS)

@@ -5,11 +5,11 @@ import sys
 from pathlib import Path
 
 from qin.config import Params, load_params
-from qin.errors import QinError
 from qin.labels.parts import OUTPUTS, hand_over
 from qin.labels.rooms import SHARED, furnish, inputs_of, room_of
 from qin.runtime import paths
 from qin.runtime.chain import description_of
+from qin.runtime.errors import QinError
 from qin.runtime.files import file_crc32, fingerprint, read_json, write_json
 from qin.runtime.progress import log
 from qin.runtime.provenance import code_fingerprint, library_versions

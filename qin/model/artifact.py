@@ -13,12 +13,12 @@ from safetensors.torch import load_file, save_file
 
 from qin.columns.schema import Schema, differences
 from qin.config import NetworkParams
-from qin.errors import ArtifactError
 from qin.model.build import build_model, unfitted
 from qin.network.qin import QIN
-from qin.prior import TrainingPrior
 from qin.runtime.chain import ORIGIN, Origin, origin_entry
+from qin.runtime.errors import ArtifactError
 from qin.runtime.files import check_file, file_crc32, fingerprint, read_exact_json, write_exact_json
+from qin.scored.prior import TrainingPrior
 from qin.shards.files import RowReader
 from qin.shards.folds import FoldRule
 

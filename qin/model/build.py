@@ -9,11 +9,11 @@ import torch
 from qin.columns.schema import Schema
 from qin.config import NetworkParams
 from qin.distributed.ranks import Ranks
-from qin.errors import ConfigError
 from qin.network.kernels.bf16 import has_bf16_units
 from qin.network.numeric import NumericNormalizer
 from qin.network.qin import QIN, FittedInputs, QINInputs, QINSizes
 from qin.network.sharded import ShardedEmbedding
+from qin.runtime.errors import ConfigError
 
 # The authors' implementation of the published model (arXiv 2504.17699) where it differs from the settings' defaults,
 # which are its other variants: what came later is off. Widths and depths stay as they are set.

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from qin.errors import ArtifactError
 from qin.prepare.part import EncodedPart, PartTask
 from qin.runtime.checksums import file_checksum
+from qin.runtime.errors import ArtifactError
 from qin.runtime.files import file_crc32, fingerprint, read_exact_json, write_exact_json
 from qin.runtime.provenance import code_fingerprint
 from qin.shards.files import FORMAT, Group, Shard, damaged_group, layout, shard_name

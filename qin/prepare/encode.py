@@ -13,7 +13,6 @@ import pyarrow.compute as pc
 
 from qin.columns.buckets import FIRST_VALUE_BUCKET, NULL_BUCKET
 from qin.columns.schema import Field, FieldKind, Schema
-from qin.errors import DataError
 from qin.features.columns import RowColumns
 from qin.prepare.derived import DerivedNumbers
 from qin.prepare.histories import bad_token
@@ -21,6 +20,7 @@ from qin.prepare.matches import Matches
 from qin.prepare.sequences import BadTokenError, encode_sequence
 from qin.raw.hashing import bucket_of, hash_column, hash_values, hash_whole_floats, seed_of, with_seed
 from qin.raw.values import FIRST_ROUNDED, encode_label, plain_values, refuse_rounded
+from qin.runtime.errors import DataError
 from qin.runtime.jit import njit
 from qin.shards.files import Arrays, Group, label_groups
 

@@ -9,7 +9,6 @@ from typing import Any
 
 from qin.columns.schema import Schema
 from qin.config import PrepareParams
-from qin.errors import DataError
 from qin.features.columns import ColumnFile
 from qin.features.derived import Impressions
 from qin.prepare.cache import PartCache
@@ -20,11 +19,12 @@ from qin.prepare.statistics import LABELS, FileStatistics
 from qin.prepare.workers import encode_parts
 from qin.raw.log import RawLog, open_log, read_batches
 from qin.runtime.chain import Origin
+from qin.runtime.errors import DataError
 from qin.runtime.files import write_json
 from qin.runtime.progress import Progress, log
+from qin.runtime.sources import Source
 from qin.shards.files import layout, write_manifest
 from qin.shards.ids import IDS, IdWriter
-from qin.sources import Source
 
 STATISTICS = "statistics.json"
 _SCRATCH = "impressions"

@@ -18,7 +18,7 @@ from qin.columns.types import is_list
 from qin.raw.canonical import canonical_text
 from qin.raw.log import RawLog, open_log, read_sample
 from qin.raw.values import plain_values
-from qin.sources import Source
+from qin.runtime.sources import Source
 
 _SAMPLE_ROWS = 1024
 _SHOWN_CHARACTERS = 60

@@ -10,7 +10,6 @@ import pyarrow.compute as pc
 from qin.columns.schema import Field
 from qin.columns.types import is_string
 from qin.config import PrepareParams
-from qin.errors import DataError, SchemaError
 from qin.features.columns import ColumnFile, ColumnTable
 from qin.features.derived import COMPARED_MATCHES, Impressions, may_be_numbers
 from qin.features.impression import Compared, build_impression_features, impression_features, impression_hashes
@@ -20,6 +19,7 @@ from qin.raw.canonical import shown
 from qin.raw.hashing import hash_column
 from qin.raw.log import RawLog
 from qin.raw.values import plain_values, refuse_rounded
+from qin.runtime.errors import DataError, SchemaError
 
 _NUMBER = r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$"
 

@@ -11,8 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from qin.errors import DataError
 from qin.prepare.part import EncodedPart, PartTask, encode_part
+from qin.runtime.errors import DataError
 from qin.runtime.on_ray import connected
 from qin.runtime.progress import PASSING, log
 

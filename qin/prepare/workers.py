@@ -10,9 +10,9 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.synchronize import Event
 
-from qin.errors import DataError, QinError
 from qin.prepare.part import EncodedPart, PartTask, encode_part
 from qin.prepare.ray_tasks import encode_parts_on_ray
+from qin.runtime.errors import DataError, QinError
 from qin.runtime.parent import end_with_parent
 
 

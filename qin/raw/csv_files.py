@@ -24,10 +24,10 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from qin.columns.types import digits_field
-from qin.errors import ArtifactError, DataError
+from qin.runtime.errors import ArtifactError, DataError
 from qin.runtime.files import atomic_file, fingerprint, read_exact_json, write_exact_json
 from qin.runtime.paths import CSV
-from qin.sources import SourceFile, first_line
+from qin.runtime.sources import SourceFile, first_line
 
 _VERSION = 2  # of the conversion: another one makes what is kept anew
 _BLOCK_BYTES = 1 << 22  # read at a time; Arrow refuses a row that is longer

@@ -11,10 +11,10 @@ from typing import NamedTuple, TypeVar
 import pyarrow as pa
 
 from qin.columns.types import common_type, digits_field, is_digits_of_text
-from qin.errors import DataError, SchemaError
 from qin.raw.csv_files import converted
 from qin.raw.parts import RawPart, read_part
-from qin.sources import Source, SourceFile, list_files, source_name
+from qin.runtime.errors import DataError, SchemaError
+from qin.runtime.sources import Source, SourceFile, list_files, source_name
 
 _SAMPLED_GROUPS = 8  # places of a sample; in object storage each is a request
 _NUM_OPENED = 8  # at a time; more is of no use on a disk, and object storage answers in tens of milliseconds

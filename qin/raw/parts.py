@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from qin.columns.types import read_type
-from qin.errors import DataError
-from qin.sources import SourceFile, first_line
+from qin.runtime.errors import DataError
+from qin.runtime.sources import SourceFile, first_line
 
 # One buffered stream per column: with no buffer, Arrow holds a row group's whole column chunks at once.
 _BUFFER_BYTES = 1 << 18

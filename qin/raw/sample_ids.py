@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
-from qin.errors import DataError
+from qin.runtime.errors import DataError
 
 _BLOCK_BYTES = 1 << 20
 

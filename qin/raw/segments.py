@@ -10,11 +10,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from qin.columns.types import is_groupable
-from qin.errors import DataError, SchemaError
 from qin.raw.canonical import canonical_text
 from qin.raw.hashing import hash_values, seed_of
 from qin.raw.log import RawLog, open_log, read_batches
-from qin.sources import Source
+from qin.runtime.errors import DataError, SchemaError
+from qin.runtime.sources import Source
 
 NULL = "null"
 _QUOTE = pa.scalar('"', pa.large_string())

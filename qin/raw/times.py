@@ -20,11 +20,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from qin.columns.types import is_binary, is_datetime, is_number, is_string, value_type
-from qin.errors import DataError, SchemaError
 from qin.raw.canonical import shown
 from qin.raw.log import RawLog, open_log, read_batches
 from qin.raw.values import plain_values
-from qin.sources import Source
+from qin.runtime.errors import DataError, SchemaError
+from qin.runtime.sources import Source
 
 MICROSECONDS = 1_000_000
 _EPOCH = datetime(1970, 1, 1)

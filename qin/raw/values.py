@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from qin.columns.types import is_list, is_number, read_type, value_type
-from qin.errors import DataError
+from qin.runtime.errors import DataError
 
 # Whole numbers from here on are not all floats of so many bytes, so that two ids may have become one.
 FIRST_ROUNDED = {2: 2**11, 4: 2**24, 8: 2**53}

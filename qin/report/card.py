@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qin.errors import printable
 from qin.metrics.intervals import NORMAL_975
 from qin.report import tables
 from qin.report.page import stage_details
 from qin.report.tables import Table, number
 from qin.report.verdict import against_chance, smallness, verdict
 from qin.runtime.chain import Origin
+from qin.runtime.errors import printable
 from qin.runtime.files import atomic_file
 
 _MANY_NEW = 0.1  # share of validation rows whose target item the train fold lacks, from which it is a limit

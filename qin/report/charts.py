@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qin.errors import ArtifactError
+from qin.runtime.errors import ArtifactError
 from qin.runtime.files import read_json
 from qin.runtime.paths import PLOT_TEMPLATES, PLOTS
 from qin.runtime.progress import log

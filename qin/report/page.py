@@ -9,13 +9,13 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
-from qin.errors import ArtifactError
 from qin.report import tables
 from qin.report.charts import PLOT_OF, Chart, read_chart
 from qin.report.library import drawing_library
 from qin.report.tables import Table
 from qin.report.verdict import against_chance, smallness, verdict
 from qin.runtime.chain import Origin
+from qin.runtime.errors import ArtifactError
 from qin.runtime.files import atomic_file, read_json
 from qin.runtime.paths import METRICS
 

@@ -30,11 +30,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from qin.errors import ArtifactError, shortened
 from qin.runtime import paths
 from qin.runtime.checksums import file_checksum
+from qin.runtime.errors import ArtifactError, shortened
 from qin.runtime.files import fingerprint, read_exact_json
-from qin.sources import Source, exists, list_files, source_name
+from qin.runtime.sources import Source, exists, list_files, source_name
 
 ORIGIN = "origin"
 

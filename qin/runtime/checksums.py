@@ -9,10 +9,10 @@ import hashlib
 import os
 import time
 
-from qin.errors import ArtifactError
+from qin.runtime.errors import ArtifactError
 from qin.runtime.files import fingerprint, read_exact_json, write_exact_json
 from qin.runtime.paths import CHECKSUMS
-from qin.sources import SourceFile
+from qin.runtime.sources import SourceFile
 
 _VERSION = 1
 _WHOLE_BYTES, _BLOCK_BYTES, _NUM_BLOCKS, _TAIL_BYTES = 64 << 20, 1 << 20, 32, 16 << 20

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from qin.errors import ArtifactError
+from qin.runtime.errors import ArtifactError
 from qin.runtime.paths import SCRATCH
 from qin.runtime.progress import PASSING, log
 from qin.runtime.staging import is_open_at

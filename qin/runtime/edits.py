@@ -9,8 +9,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from qin.errors import EditedError
-from qin.sources import Source, exists, is_uri, items_of, list_files
+from qin.runtime.errors import EditedError
+from qin.runtime.sources import Source, exists, is_uri, items_of, list_files
 
 _ROOT = Path(__file__).resolve().parents[2]
 _PACKAGES = ("qin", "stages")

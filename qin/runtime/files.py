@@ -16,7 +16,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from qin.errors import ArtifactError
+from qin.runtime.errors import ArtifactError
 from qin.runtime.replacing import beside, place_of, recover, replace_directory, replace_file, staging_directory
 from qin.runtime.staging import held_directory, held_file
 

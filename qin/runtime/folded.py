@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from qin.errors import ArtifactError
 from qin.runtime.chain import Origin, description_of, origin_entry
 from qin.runtime.claim import Turn
+from qin.runtime.errors import ArtifactError
 from qin.runtime.files import fingerprint, read_exact_json, read_json, write_exact_json
 
 _FOLDS = "folds"

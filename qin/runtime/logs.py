@@ -6,7 +6,7 @@ import os
 import sys
 from datetime import UTC, datetime
 
-from qin.errors import one_line
+from qin.runtime.errors import one_line
 
 log = logging.getLogger("qin")
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from qin.errors import ConfigError
+from qin.runtime.errors import ConfigError
 from qin.runtime.host import LOOPBACK
 
 # Ray's sockets need paths of at most 107 characters, and containers a small share of memory in /dev/shm.

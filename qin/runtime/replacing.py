@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from qin.errors import ArtifactError
+from qin.runtime.errors import ArtifactError
 
 _NEW, _LEAVING, _OLD, _DONE = ".new", ".leaving", ".old", ".done"
 _NOT_OURS = "lost+found"  # at the top of a disk

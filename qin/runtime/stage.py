@@ -14,10 +14,10 @@ from typing import NoReturn, Protocol
 
 from threadpoolctl import threadpool_limits
 
-from qin.errors import QinError, printable
 from qin.runtime.chain import Artifact, Settings, check_chain, description_of, read_artifact
 from qin.runtime.claim import claimed
 from qin.runtime.edits import InputWatch
+from qin.runtime.errors import QinError, printable
 from qin.runtime.exhausted import exhausted
 from qin.runtime.files import write_json
 from qin.runtime.host import TreeMemory, largest_resident_bytes, peak_gpu_bytes
@@ -25,7 +25,7 @@ from qin.runtime.logs import log, log_to_stderr
 from qin.runtime.paths import PARAMS, SCRATCH
 from qin.runtime.progress import PASSING
 from qin.runtime.replacing import put_back
-from qin.sources import Source
+from qin.runtime.sources import Source
 
 STAGES = ("prepare", "split", "train", "trees", "calibrate", "evaluate", "predict")
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from qin.errors import QinError
+from qin.runtime.errors import QinError
 from qin.runtime.logs import log_to_stderr
 from qin.sample import sample_size, write_sample
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from qin.errors import ArtifactError, ConfigError
+from qin.runtime.errors import ArtifactError, ConfigError
 from qin.runtime.progress import Progress
 from qin.sample.blocks import feature_schema, make_block, num_blocks, truth_schema
 from qin.sample.columns import LABEL, REFERENCE_TEST_ROWS, REFERENCE_TRAIN_ROWS, ROW_ID

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 
 from qin.columns.types import is_binary, is_list, is_string
-from qin.errors import SchemaError
+from qin.runtime.errors import SchemaError
 
 
 def with_user(user: pa.Table, items: pa.Table) -> pa.Table:

@@ -6,11 +6,11 @@ from typing import Annotated, Literal
 
 import typer
 
-from qin.errors import ConfigError
 from qin.metrics.logits import prior_logit
-from qin.prior import OutputPrior
+from qin.runtime.errors import ConfigError
 from qin.runtime.host import num_cores
 from qin.runtime.paths import ARTIFACTS
+from qin.scored.prior import OutputPrior
 
 _NAMES = re.compile(r'\s*"(?P<quoted>(?:[^"]|"")*)"\s*(?=,|$)|(?P<plain>[^,]+)')
 

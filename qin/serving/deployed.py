@@ -16,18 +16,18 @@ from qin.calibrate.folds import averaged, read_deployed_folds
 from qin.calibrate.report import CalibrationReport, read_calibrations
 from qin.columns.schema import Schema
 from qin.config import ImpressionParams
-from qin.errors import ArtifactError
 from qin.features.artifact import Statistics
 from qin.features.derived import Impressions
 from qin.labels.artifacts import artifacts_of
 from qin.members import Members
 from qin.metrics.logits import sigmoid
-from qin.prior import OutputPrior, shift_prior
 from qin.raw.segments import segments_of
 from qin.runtime import paths
 from qin.runtime.chain import Artifact, check_links, read_artifact
+from qin.runtime.errors import ArtifactError
 from qin.runtime.files import fingerprint
 from qin.runtime.folded import place_of_fold
+from qin.scored.prior import OutputPrior, shift_prior
 from qin.serving.columns import SEGMENT, Column, columns_of, problems_of
 from qin.serving.encoding import BATCH_ROWS, RowEncoder, batches_of_folds, without_statistics
 from qin.shards.loader import Batch

@@ -12,10 +12,10 @@ from qin.raw.log import open_log
 from qin.runtime import paths
 from qin.runtime.folded import place_of_fold
 from qin.runtime.progress import Progress
-from qin.scored import ScoredRows
+from qin.runtime.sources import Source
+from qin.scored.rows import ScoredRows
 from qin.serving.deployed import read_deployed
 from qin.serving.files import check_log, encoded_batches
-from qin.sources import Source
 
 
 def log_drift(folder: Path, source: Source, *, num_threads: int, label: str | None = None) -> dict[str, Any]:

@@ -23,7 +23,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from qin.errors import ArtifactError, ConfigError
 from qin.labels.artifacts import artifacts_of
 from qin.metrics.logits import prior_logit
 from qin.model.artifact import load_model
@@ -31,15 +30,16 @@ from qin.network.qin import QIN
 from qin.raw.hashing import seed_of
 from qin.raw.log import open_log, read_sample
 from qin.runtime import paths
+from qin.runtime.errors import ArtifactError, ConfigError
 from qin.runtime.files import atomic_directory, write_json
 from qin.runtime.folded import place_of_fold
+from qin.runtime.sources import Source
 from qin.serving.deployed import Deployed, FoldModel, read_deployed
 from qin.serving.graph.feeds import Feeds, feeds_of
 from qin.serving.graph.formats import FORMATS, OPSET, OUTPUTS, run
 from qin.serving.graph.whole import WholeModel, input_names, integer_columns
 from qin.serving.readme import readme
 from qin.serving.scorer import Scorer
-from qin.sources import Source
 
 Format = Literal["onnx", "pt2", "aoti"]
 

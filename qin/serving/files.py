@@ -10,17 +10,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from qin.config import PrepareParams
-from qin.errors import ConfigError, SchemaError, did_you_mean
 from qin.prepare.part import fitting
-from qin.prior import OutputPrior
 from qin.raw.log import Chunk, RawLog, map_batches, open_log, read_batches
+from qin.runtime.errors import ConfigError, SchemaError, did_you_mean
 from qin.runtime.files import atomic_file
 from qin.runtime.progress import Progress
+from qin.runtime.sources import Source, is_uri, items_of
+from qin.scored.prior import OutputPrior
 from qin.serving.deployed import Deployed
 from qin.serving.encoding import BATCH_ROWS, RowEncoder, columns_of_impressions
 from qin.shards.files import layout
 from qin.shards.loader import Batch
-from qin.sources import Source, is_uri, items_of
 
 _GROUP_ROWS = 1 << 17  # a row group per batch would be many small ones
 

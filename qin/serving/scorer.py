@@ -12,9 +12,9 @@ import pyarrow as pa
 import torch
 
 from qin.columns.types import is_list, type_of
-from qin.errors import SchemaError
-from qin.prior import OutputPrior, check_prior
+from qin.runtime.errors import SchemaError
 from qin.runtime.host import num_cores
+from qin.scored.prior import OutputPrior, check_prior
 from qin.serving.candidates import with_user
 from qin.serving.columns import Column
 from qin.serving.deployed import Deployed, read_deployed
@@ -77,7 +77,7 @@ class Scorer:
         >>> del row["hour"]
         >>> scorer.score([row])
         Traceback (most recent call last):
-        qin.errors.SchemaError: rows: column hour: missing
+        qin.runtime.errors.SchemaError: rows: column hour: missing
         >>> scorer.score([row], on_missing="null").shape  # as a value that nobody knows
         (1,)
     """

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 import uvicorn
 
-from qin.errors import QinError
+from qin.runtime.errors import QinError
 from qin.serving.service import Limits, Service, create_app
 
 _SECONDS_TO_END = 30  # for answers that are under way

@@ -30,8 +30,8 @@ from fastapi.responses import JSONResponse
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
-from qin.errors import QinError
-from qin.prior import OutputPrior, check_prior
+from qin.runtime.errors import QinError
+from qin.scored.prior import OutputPrior, check_prior
 from qin.serving.batching import BusyError, MicroBatcher
 from qin.serving.scorer import PreparedRows, Scorer
 

@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from qin.columns.schema import FieldKind
 from qin.columns.types import is_datetime, is_string, is_time_span, may_differ, type_of
-from qin.errors import SchemaError
+from qin.runtime.errors import SchemaError
 from qin.serving.columns import Column
 
 _SHOWN_CHARACTERS = 60

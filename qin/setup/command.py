@@ -5,10 +5,10 @@ from pathlib import Path
 
 import typer
 
-from qin.errors import DataError
+from qin.runtime.errors import DataError
+from qin.runtime.sources import TEXTS, exists, is_uri
 from qin.setup.outcome import Ask
 from qin.setup.settings import Files
-from qin.sources import TEXTS, exists, is_uri
 
 
 def files_of(train: str, *, test: str | None, submission: str | None) -> Files:

@@ -8,9 +8,9 @@ from itertools import groupby
 from pathlib import Path
 
 from qin.config import DataParams
-from qin.errors import ConfigError
+from qin.runtime.errors import ConfigError
 from qin.runtime.files import atomic_file
-from qin.sources import Source
+from qin.runtime.sources import Source
 
 _KEYS = r"data\.train|data\.test|data\.sample_submission|train\.init_from"
 # With a `# ` in front where the setting was null: so the place of the line is found again.

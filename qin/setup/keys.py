@@ -7,10 +7,10 @@ from datetime import datetime
 
 import numpy as np
 
-from qin.errors import QinError
 from qin.raw.hashing import hash_column, hash_rows, seed_of
 from qin.raw.log import read_batches
 from qin.raw.times import TimeColumn
+from qin.runtime.errors import QinError
 from qin.setup.profile import ColumnProfile, LogProfile, numbers_of
 
 _END = r"(_?(id|ids|idx|index|no|nr|key|code|hash|uuid|guid))?"

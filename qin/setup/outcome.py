@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from scipy.stats import rankdata
 
-from qin.errors import SchemaError
+from qin.runtime.errors import SchemaError
 from qin.setup.profile import ColumnProfile, LogProfile, hashes_of, numbers_of
 
 # In the order of preference, where names alone decide.

@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 
 from qin.columns.types import may_differ
-from qin.errors import SchemaError
 from qin.raw.hashing import HashedColumn, hash_column, hash_rows, seed_of
+from qin.runtime.errors import SchemaError
 from qin.setup import keys
 from qin.setup.kinds import buckets_for, is_measure, is_place_of_item, kind_of, values_of
 from qin.setup.outcome import LEAK, SUSPICIOUS, Ask, Label, choose_label, is_other_label, told_by

@@ -11,11 +11,11 @@ import pyarrow.compute as pc
 
 from qin.columns.resolve import repeated_columns
 from qin.columns.types import is_datetime, is_groupable, is_list, is_number, is_string, value_type
-from qin.errors import SchemaError
 from qin.raw.canonical import canonical_text
 from qin.raw.hashing import hash_values, seed_of
 from qin.raw.log import open_log, read_batches
 from qin.raw.values import FIRST_ROUNDED, plain_values
+from qin.runtime.errors import SchemaError
 from qin.runtime.progress import Progress
 from qin.setup.sketch import Hashes, ValueSketch
 

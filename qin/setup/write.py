@@ -9,8 +9,8 @@ import pyarrow as pa
 
 from qin.columns.resolve import resolve_schema
 from qin.config import load_params
-from qin.errors import ConfigError, DataError
 from qin.raw.log import open_log
+from qin.runtime.errors import ConfigError, DataError
 from qin.runtime.files import atomic_file
 from qin.setup.outcome import Ask
 from qin.setup.plan import Plan, plan_settings

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import yaml
 from yaml.nodes import MappingNode
 
-from qin.errors import ConfigError, printable
+from qin.runtime.errors import ConfigError, printable
 
 _WIDTH = 120
 _LONGEST_KEY = 1000

@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from qin.columns.schema import Schema
-from qin.errors import ArtifactError
 from qin.runtime.chain import Origin, origin_entry
+from qin.runtime.errors import ArtifactError
 from qin.runtime.files import file_crc32, read_exact_json, write_exact_json
 from qin.runtime.labelled import LABEL, LABEL_OF
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from qin.errors import ArtifactError
 from qin.runtime import paths
 from qin.runtime.chain import Origin, origin_entry
+from qin.runtime.errors import ArtifactError
 from qin.runtime.files import read_array, read_exact_json, write_array, write_exact_json
 from qin.runtime.folded import fold_place, write_index
 from qin.runtime.progress import log

@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from qin.columns.types import is_binary, is_string
-from qin.errors import DataError
 from qin.raw.hashing import hash_values, seed_of
 from qin.raw.values import plain_values
+from qin.runtime.errors import DataError
 from qin.runtime.files import named_errors
 
 IDS = "ids.arrow"

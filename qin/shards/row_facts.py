@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from qin.errors import ArtifactError
+from qin.runtime.errors import ArtifactError
 from qin.runtime.files import read_array, read_exact_json, write_array
 
 MANIFEST, FACTS = "manifest.json", "facts"

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from qin.errors import DataError
 from qin.raw.hashing import Hashes
+from qin.runtime.errors import DataError
 from qin.shards.folds import EXCLUDED, TRAIN, VALIDATION, Assignment, Folds
 from qin.split.columns import SplitColumns
 from qin.split.methods import METHODS

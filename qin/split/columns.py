@@ -10,12 +10,12 @@ import pyarrow as pa
 
 from qin.columns.types import is_groupable
 from qin.config import DataParams, SplitParams
-from qin.errors import SchemaError, did_you_mean
 from qin.features.ranks import first_times, group_rows
 from qin.raw.hashing import HashedColumn, Hashes, hash_column, hash_rows, seed_of
 from qin.raw.log import Chunk, RawLog, map_batches, open_log, read_batches
 from qin.raw.times import TimeColumn
 from qin.raw.values import encode_label, refuse_rounded
+from qin.runtime.errors import SchemaError, did_you_mean
 from qin.runtime.progress import Progress
 from qin.runtime.progress import log as logger
 

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from qin.config import SplitParams
-from qin.errors import ConfigError, DataError
 from qin.raw.hashing import Hashes
+from qin.runtime.errors import ConfigError, DataError
 from qin.shards.folds import TRAIN, VALIDATION, Assignment
 from qin.split.columns import Mask, SplitColumns
 from qin.split.methods import (

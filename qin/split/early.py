@@ -7,7 +7,7 @@ from qin.columns.patterns import expanded
 from qin.columns.resolve import are_alike
 from qin.columns.types import is_groupable, value_type
 from qin.config import DataParams, Params
-from qin.errors import SchemaError, did_you_mean
+from qin.runtime.errors import SchemaError, did_you_mean
 
 
 def check_later_columns(params: Params, *, train: pa.Schema, test: pa.Schema | None) -> None:

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from qin.config import SplitParams
-from qin.errors import ConfigError, DataError
 from qin.raw.hashing import Hashes
+from qin.runtime.errors import ConfigError, DataError
 from qin.runtime.jit import njit
 from qin.shards.folds import TRAIN, VALIDATION, Assignment, Folds
 from qin.split.columns import Mask, SplitColumns

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from qin.errors import ConfigError
+from qin.runtime.errors import ConfigError
 from qin.tracking.tracking import Tracker
 
 

@@ -5,9 +5,9 @@ from torch import nn
 
 from qin.config import HardNegativeParams, TrainParams
 from qin.distributed.ranks import ONE, Ranks
-from qin.errors import ConfigError
 from qin.model.build import SPARSE_TABLE_ROWS
 from qin.network.embedding import sparse_tables
+from qin.runtime.errors import ConfigError
 from qin.runtime.progress import log
 from qin.shards.device import PrefetchingLoader, ResidentLoader, fits
 from qin.shards.files import RowReader

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from qin.errors import ArtifactError
 from qin.runtime.claim import Turn
+from qin.runtime.errors import ArtifactError
 from qin.runtime.files import SummedFile, file_crc32
 
 

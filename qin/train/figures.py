@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from qin.errors import TrainingError
+from qin.runtime.errors import TrainingError
 
 HINT_DIVERGED = "lower train.lr or train.gradient_clip"
 

@@ -15,10 +15,10 @@ from qin.distributed.ranks import ONE, Ranks
 from qin.metrics.logits import prior_logit, sigmoid
 from qin.model.build import build_model, choose_bf16, choose_device, place, unfitted
 from qin.network.qin import QIN
-from qin.prior import TrainingPrior
 from qin.runtime.files import fingerprint
 from qin.runtime.provenance import code_fingerprint, library_versions
-from qin.scored import ScoredRows
+from qin.scored.prior import TrainingPrior
+from qin.scored.rows import ScoredRows
 from qin.shards.files import RowReader, read_labels
 from qin.shards.folds import TRAIN, VALIDATION, Folds
 from qin.train.build import build_hard_negatives, build_loader, build_optimizer

@@ -14,8 +14,8 @@ import torch
 
 from qin.config import ImbalanceParams
 from qin.distributed.ranks import ONE, Ranks
-from qin.prior import TrainingPrior
 from qin.runtime.seeds import Stream
+from qin.scored.prior import TrainingPrior
 from qin.shards.loader import BatchSource
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from qin.config import TrainParams
-from qin.errors import TrainingError
+from qin.runtime.errors import TrainingError
 from qin.runtime.progress import Progress, log
 from qin.shards.loader import Batch
 from qin.train.average import moving_average

@@ -4,9 +4,9 @@ import torch
 
 from qin.columns.schema import Schema
 from qin.config import NetworkParams
-from qin.errors import ConfigError
 from qin.model.build import resolve_inputs, resolve_sizes
 from qin.network.qin import network_width
+from qin.runtime.errors import ConfigError
 from qin.runtime.host import total_memory_bytes
 
 # Of each weight: itself, its gradient, the optimizer's two moments, and the best epoch's copy, in float32.

@@ -22,7 +22,7 @@ from qin.model.artifact import TrainedModel
 from qin.model.build import choose_device, resolve_preset
 from qin.model.scoring import mean_logit
 from qin.runtime.logs import log
-from qin.scored import ScoredRows
+from qin.scored.rows import ScoredRows
 from qin.shards.files import RowReader
 from qin.shards.folds import FoldRule, Folds
 from qin.train.build import check_passes

@@ -10,8 +10,8 @@ import torch
 
 from qin.config import Params, TrainParams
 from qin.distributed.ranks import Ranks, is_started_with_others
-from qin.errors import ArtifactError, ConfigError
 from qin.model.build import choose_device, resolve_preset
+from qin.runtime.errors import ArtifactError, ConfigError
 from qin.runtime.files import atomic_directory
 from qin.runtime.host import num_cores
 from qin.runtime.paths import SCRATCH

@@ -15,7 +15,7 @@ from qin.model.build import choose_device, place
 from qin.model.scoring import mean_logit
 from qin.runtime.files import fingerprint
 from qin.runtime.progress import log
-from qin.scored import ScoredRows
+from qin.scored.rows import ScoredRows
 from qin.shards.files import RowReader, read_labels
 from qin.shards.folds import TRAIN, VALIDATION, Folds
 from qin.train.build import build_loader, build_optimizer

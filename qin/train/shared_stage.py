@@ -24,7 +24,7 @@ from qin.runtime.chain import Artifact, Origin, origin_of, read_artifact
 from qin.runtime.files import atomic_directory, write_csv, write_json
 from qin.runtime.progress import log
 from qin.runtime.stage import StageReport
-from qin.scored import ScoredRows
+from qin.scored.rows import ScoredRows
 from qin.shards.files import ShardReader
 from qin.shards.folds import EXCLUDED, TRAIN, FoldRule, Folds, read_fold_rule, read_folds, report_half
 from qin.shards.row_facts import RowFacts

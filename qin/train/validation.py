@@ -7,11 +7,11 @@ import numpy.typing as npt
 import torch
 
 from qin.distributed.ranks import ONE, Ranks
-from qin.errors import TrainingError
 from qin.metrics.definitions import AP, AUC, LOG_LOSS, Rows, values
 from qin.model.scoring import score_all
 from qin.network.qin import QIN
 from qin.network.sharded import divided_tables
+from qin.runtime.errors import TrainingError
 from qin.shards.files import RowReader
 from qin.shards.folds import selection_rows
 from qin.shards.loader import iterate_in_order

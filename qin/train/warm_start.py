@@ -21,17 +21,17 @@ from safetensors.torch import load_file
 
 from qin.columns.schema import Field, Schema
 from qin.config import NetworkParams, Params
-from qin.errors import ArtifactError, ConfigError
 from qin.features.artifact import Statistic
 from qin.features.joined import with_statistics
 from qin.model.artifact import MODEL, Description, optimizer_file, read_description, weights_file
 from qin.model.build import resolve_preset
 from qin.network.qin import QIN
-from qin.prior import TrainingPrior
 from qin.runtime import paths
 from qin.runtime.chain import recorded_keys, setting_at
+from qin.runtime.errors import ArtifactError, ConfigError
 from qin.runtime.files import check_file
 from qin.runtime.progress import log
+from qin.scored.prior import TrainingPrior
 from qin.shards.folds import FoldRule
 from qin.train.optimizer_state import restore_optimizer
 from qin.train.optimizers import Optimizers

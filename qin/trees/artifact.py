@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from qin.columns.schema import Schema
-from qin.errors import ArtifactError
 from qin.runtime.chain import Origin, origin_entry
+from qin.runtime.errors import ArtifactError
 from qin.runtime.files import check_file, file_crc32, read_exact_json, write_exact_json
 from qin.trees.columns import TreeColumns
 from qin.trees.fitted import FittedTrees

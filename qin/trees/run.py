@@ -7,9 +7,9 @@ import numpy.typing as npt
 
 from qin.config import Params
 from qin.metrics.definitions import AP, AUC, LOG_LOSS, Rows, values
-from qin.prior import TrainingPrior
 from qin.runtime.progress import Progress, log
-from qin.scored import ScoredRows
+from qin.scored.prior import TrainingPrior
+from qin.scored.rows import ScoredRows
 from qin.shards.files import RowReader, read_labels
 from qin.shards.folds import TRAIN, VALIDATION, Folds, selection_rows
 from qin.trees.artifact import TreesArtifact

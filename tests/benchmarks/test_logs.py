@@ -8,8 +8,8 @@ import pytest
 
 from benchmarks.logs import SCORED, figures
 from benchmarks.tables import BARS, LOGS_HEADER, _logs_table
-from qin.prior import TrainingPrior
-from qin.scored import ScoredRows
+from qin.scored.prior import TrainingPrior
+from qin.scored.rows import ScoredRows
 
 
 @pytest.fixture

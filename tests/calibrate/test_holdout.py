@@ -13,11 +13,11 @@ from qin.calibrate.fits import fit_calibrator
 from qin.calibrate.holdout import CalibrationRows, CalibratorSpec, fit_calibration
 from qin.calibrate.methods import Method
 from qin.calibrate.report import CalibrationReport, read_calibrations
-from qin.errors import ArtifactError
 from qin.metrics.logits import log_losses
-from qin.prior import TrainingPrior, shift_prior
 from qin.raw.segments import Segments
+from qin.runtime.errors import ArtifactError
 from qin.runtime.files import write_exact_json
+from qin.scored.prior import TrainingPrior, shift_prior
 from qin.shards.folds import report_half
 from tests.metrics.test_ranking import sample
 

@@ -13,7 +13,7 @@ from qin.calibrate.methods import METHODS, Fitted, Method
 from qin.calibrate.report import CalibrationReport
 from qin.config import CalibrationParams
 from qin.metrics.logits import BoolArray, Float64Array
-from qin.prior import TrainingPrior
+from qin.scored.prior import TrainingPrior
 from qin.shards.folds import report_half
 from tests.metrics.test_ranking import sample
 

@@ -1,8 +1,8 @@
 """Names and globs of columns."""
 
 from qin.columns.patterns import expanded, matching
-from qin.errors import did_you_mean
-from qin.sources import natural_key
+from qin.runtime.errors import did_you_mean
+from qin.runtime.sources import natural_key
 
 NAMES = dict.fromkeys(["b_10", "price[usd]", "pricee", "b_9", "b_09", "a", "b_*"])
 

@@ -10,7 +10,7 @@ import pytest
 from qin.columns.resolve import check_test_columns, resolve_schema, scalar_columns
 from qin.columns.schema import FieldKind, Schema
 from qin.config import SequenceParams
-from qin.errors import SchemaError
+from qin.runtime.errors import SchemaError
 from tests.logs import data_params, feature_params, log_schema, make_log
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from qin.config import check_one_label, load_params
 from qin.config.labels import MOST_LABELS
-from qin.errors import ConfigError
+from qin.runtime.errors import ConfigError
 from tests.config.test_params import problems, write_params
 
 BOTH = ["clicked", "liked"]

@@ -9,7 +9,7 @@ import yaml
 from qin.config import DROPOUTS, load_params
 from qin.config.problems import RETIRED
 from qin.config.strict_yaml import read_yaml
-from qin.errors import ConfigError
+from qin.runtime.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = [ROOT / "params.yaml", *sorted((ROOT / "examples").glob("*/*.yaml"))]

@@ -10,7 +10,7 @@ import yaml
 
 from qin.config import strict_yaml
 from qin.config.strict_yaml import MAX_DEPTH, read_yaml, resolve_scalar
-from qin.errors import ConfigError
+from qin.runtime.errors import ConfigError
 
 
 def read(folder: Path, text: str | bytes) -> Any:

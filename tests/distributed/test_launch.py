@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from qin.distributed.launch import explained, launch, loopback_interface
-from qin.errors import PeerEndedError
+from qin.runtime.errors import PeerEndedError
 from qin.runtime.host import LOOPBACK
 
 PEER = PeerEndedError.exit_status

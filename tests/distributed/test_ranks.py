@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from qin.distributed.ranks import ONE, Ranks, joined
-from qin.errors import ConfigError, PeerEndedError
+from qin.runtime.errors import ConfigError, PeerEndedError
 from tests.together import together
 
 STATE = {

@@ -13,10 +13,10 @@ from qin.evaluate.fold import ReportHalf
 from qin.metrics.definitions import competition_score
 from qin.metrics.gauc import grouped_auc
 from qin.metrics.standard_errors import standard_error
-from qin.prior import TrainingPrior
 from qin.raw.segments import Segments
 from qin.runtime.files import write_json
-from qin.scored import ScoredRows
+from qin.scored.prior import TrainingPrior
+from qin.scored.rows import ScoredRows
 from qin.shards.folds import report_half
 from tests.metrics.figures import probability_estimates, probability_metrics, ranking_estimates
 from tests.metrics.test_ranking import sample

@@ -12,11 +12,11 @@ from typer.testing import CliRunner
 
 from qin.cli import app
 from qin.config import Params, load_params
-from qin.errors import ConfigError
 from qin.experiments import backtest
 from qin.experiments.backtest import Walk, open_walk, table, walk_forward
 from qin.experiments.backtest_page import chart, points, write_page
 from qin.experiments.trial import Trial
+from qin.runtime.errors import ConfigError
 from tests.logs import make_log
 from tests.project import ROOT, SMALL, set_params
 

@@ -18,7 +18,6 @@ from typer.testing import CliRunner
 from qin.calibrate.blend import Blend, Member
 from qin.calibrate.holdout import CalibrationRows, CalibratorSpec, fit_calibration
 from qin.cli import app
-from qin.errors import ArtifactError, DataError, SchemaError
 from qin.experiments.compare import (
     calibrated_logits,
     compare_runs,
@@ -30,13 +29,14 @@ from qin.experiments.compare import (
 )
 from qin.experiments.runs import read_run
 from qin.metrics.paired import Difference
-from qin.prior import TrainingPrior
 from qin.raw.segments import Segments
 from qin.runtime import paths
 from qin.runtime.chain import Origin, origin_entry, read_artifact
+from qin.runtime.errors import ArtifactError, DataError, SchemaError
 from qin.runtime.files import write_exact_json
 from qin.runtime.labelled import write_labelled_json
-from qin.scored import ScoredRows
+from qin.scored.prior import TrainingPrior
+from qin.scored.rows import ScoredRows
 from qin.shards.folds import report_half
 from tests.metrics.test_ranking import sample
 from tests.project import ROOT, set_params

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from qin.errors import DataError, SchemaError
 from qin.experiments import days
 from qin.experiments.days import divide, write_unlabelled
+from qin.runtime.errors import DataError, SchemaError
 
 NUM_ROWS = 5000
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from qin.errors import ConfigError
 from qin.experiments.experiment import run_experiment
 from qin.experiments.reasons import reason_of
+from qin.runtime.errors import ConfigError
 from tests.experiments.test_tune import qin_tune
 from tests.project import committed_project, git
 

@@ -8,9 +8,9 @@ import pytest
 from typer.testing import CliRunner
 
 from qin.cli import app
-from qin.errors import ArtifactError, ConfigError
 from qin.experiments.listing import listed_runs, runs_text
 from qin.experiments.summary import summary_lines
+from qin.runtime.errors import ArtifactError, ConfigError
 from tests.project import git
 
 PARAMS = "train:\n  lr: {lr}\nfeatures:\n  impression:\n    key: {key}\n  drop: {drop}\n"

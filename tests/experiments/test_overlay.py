@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 from qin.cli import app
 from qin.config import load_params
 from qin.config.strict_yaml import read_yaml
-from qin.errors import ConfigError
 from qin.experiments.overlay import apply_overlays, overlaid
+from qin.runtime.errors import ConfigError
 from tests.project import ROOT
 
 BASE = """# Head.

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from qin.config import Params, load_params
-from qin.errors import ConfigError
 from qin.experiments.space import Choice, Range, parse_choices, read_space
+from qin.runtime.errors import ConfigError
 from tests.project import ROOT
 
 

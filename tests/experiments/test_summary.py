@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qin.errors import ArtifactError
 from qin.experiments.summary import summary_lines
 from qin.runtime.closing import log_summary
+from qin.runtime.errors import ArtifactError
 from tests.experiments.test_compare import write_run
 from tests.metrics.test_ranking import sample
 

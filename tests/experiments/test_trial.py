@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from qin.config import Params, load_params
-from qin.errors import ArtifactError, ConfigError
 from qin.experiments.changes import changed
 from qin.experiments.runs import read_run
 from qin.experiments.trial import Check, StoppedError, Trials
 from qin.runtime import paths
+from qin.runtime.errors import ArtifactError, ConfigError
 from tests.project import ROOT, SMALL, set_params
 
 ALL = ("prepare", "split", "train", "trees", "calibrate")

@@ -14,7 +14,6 @@ import pytest
 
 from qin.config import Params, load_params
 from qin.config.strict_yaml import parse_yaml
-from qin.errors import ConfigError, TrainingError
 from qin.experiments.changes import changed, leaves
 from qin.experiments.judged import Judged, Mean, differences
 from qin.experiments.search import Budget
@@ -23,6 +22,7 @@ from qin.experiments.trial import OnCheck, StoppedError
 from qin.experiments.tune import Plan, Tuned, tune, tuned_json, tuned_text
 from qin.metrics.definitions import Rows
 from qin.metrics.paired import compare_logits
+from qin.runtime.errors import ConfigError, TrainingError
 from tests.project import RAW_FILES, ROOT, SMALL
 
 SPACE = ["train.lr=1e-4..1e-1:log", "model.dropout=0.0,0.1,0.3"]

@@ -8,8 +8,8 @@ import pytest
 from qin.columns.resolve import resolve_schema
 from qin.columns.schema import Schema
 from qin.config import FeatureParams, ImpressionParams
-from qin.errors import SchemaError
 from qin.features.derived import Impressions, check_impression_columns, with_derived
+from qin.runtime.errors import SchemaError
 from tests.logs import data_params, feature_params, make_log
 
 COLUMNS = pa.schema([*((name, array.type) for name, array in make_log(4).items()), ("request", pa.string())])

@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qin.errors import ArtifactError, SchemaError
 from qin.features import histories as histories_module
 from qin.features.artifact import Statistics
 from qin.features.joined import JoinedRows
 from qin.features.past import Earlier, OtherParts, Past
 from qin.features.statistics import choose_statistics
 from qin.metrics.definitions import AUC, Rows
+from qin.runtime.errors import ArtifactError, SchemaError
 from qin.shards.files import ShardReader
 from tests.features.logs import bucket_schema, fit, write_buckets
 

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qin.errors import ArtifactError
 from qin.features.artifact import COLUMNS, MANIFEST, Statistics
 from qin.features.joined import JoinedRows
 from qin.features.lookups import ValueLookup
 from qin.features.past import Earlier
+from qin.runtime.errors import ArtifactError
 from qin.shards.files import ShardReader
 from tests.features.logs import fit, write_buckets
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qin.errors import ArtifactError
 from qin.features.reference import REFERENCE, Reference, ValueCounter, fit_reference
 from qin.features.scale import signed_log
+from qin.runtime.errors import ArtifactError
 from qin.shards.files import ShardReader
 from qin.shards.folds import TRAIN, VALIDATION
 from tests.planted import SCHEMA, write_planted

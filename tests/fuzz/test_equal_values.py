@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from qin.errors import QinError
+from qin.runtime.errors import QinError
 from qin.runtime.stage import STAGES
 from qin.serving.scorer import Scorer
 from tests.fuzz.sandbox import SETTINGS, Sandbox, settings, write_settings

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from qin.errors import ArtifactError
 from qin.labels.artifacts import artifacts_of, chosen_label
 from qin.runtime import paths
 from qin.runtime.chain import ORIGIN
+from qin.runtime.errors import ArtifactError
 from qin.runtime.files import read_exact_json, write_exact_json
 from qin.runtime.labelled import write_labelled_json
 

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from qin.config.strict_yaml import read_yaml
-from qin.errors import ArtifactError
 from qin.labels.pages import joined_cards, joined_pages
 from qin.labels.parts import OUTPUTS, hand_over, take_out
 from qin.runtime import paths
+from qin.runtime.errors import ArtifactError
 from qin.runtime.files import read_exact_json, read_json, write_csv, write_exact_json, write_json
 from qin.runtime.labelled import labels_of, of_labels
 from tests.project import ROOT

@@ -18,12 +18,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from qin.errors import ArtifactError
 from qin.experiments.compare import compared
 from qin.labels import stage as by_label
 from qin.labels.parts import OUTPUTS
 from qin.model.artifact import load_model, weights_file
 from qin.runtime import paths
+from qin.runtime.errors import ArtifactError
 from qin.runtime.files import read_json
 from qin.runtime.stage_process import started_stage
 from qin.serving.drift import log_drift

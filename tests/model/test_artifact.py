@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from qin.config import load_params
-from qin.errors import ArtifactError
 from qin.model.artifact import TrainedModel, load_model, save_model
 from qin.model.build import build_model
+from qin.runtime.errors import ArtifactError
 from qin.runtime.files import file_crc32, read_exact_json, write_exact_json
 from qin.shards.loader import read_batch
 from qin.train.inputs import fit_inputs

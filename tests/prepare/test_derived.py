@@ -9,9 +9,9 @@ import pytest
 
 from qin.columns.resolve import resolve_schema
 from qin.config import ImpressionParams, PrepareParams
-from qin.errors import DataError
 from qin.features.derived import Impressions, with_derived
 from qin.prepare.file import prepare_file
+from qin.runtime.errors import DataError
 from qin.shards.files import ShardReader
 from tests.logs import Columns, data_params, feature_params, make_log, write_log
 

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qin.columns.schema import Field, FieldKind, Schema
-from qin.errors import DataError
 from qin.prepare.encode import BatchEncoder
 from qin.raw.hashing import seed_of
+from qin.runtime.errors import DataError
 from qin.shards.files import layout
 from tests.raw.test_hashing import reference_hash
 

@@ -11,10 +11,10 @@ import pytest
 
 from qin.columns.buckets import NULL_BUCKET
 from qin.config import PrepareParams
-from qin.errors import DataError
 from qin.prepare.file import prepare_file
 from qin.prepare.statistics import headline, headlines
 from qin.raw.hashing import bucket_of, hash_values, seed_of
+from qin.runtime.errors import DataError
 from qin.shards.files import ShardReader
 from qin.shards.ids import read_ids
 from tests.logs import (

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from qin.errors import ConfigError, DataError
 from qin.prepare.file import prepare_file
 from qin.prepare.part import PartTask
 from qin.prepare.ray_tasks import encode_parts_on_ray
 from qin.raw.log import open_log
 from qin.raw.parts import RawPart
+from qin.runtime.errors import ConfigError, DataError
 from tests.prepare.test_workers import SCHEMA, knobs, write_parts
 
 needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="needs the extra ray, which has 250 MB")

@@ -10,11 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from qin.config import PrepareParams
-from qin.errors import DataError
 from qin.prepare.file import prepare_file
 from qin.prepare.part import PartTask
 from qin.prepare.workers import encode_parts
 from qin.raw.log import open_log
+from qin.runtime.errors import DataError
 from qin.shards.files import ShardReader
 from tests.logs import log_schema, make_log
 

@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from qin.errors import DataError, SchemaError
 from qin.raw import csv_files
 from qin.raw.log import open_log, read_batches
+from qin.runtime.errors import DataError, SchemaError
 from qin.runtime.paths import CSV
 
 

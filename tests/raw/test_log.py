@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from qin.errors import DataError, SchemaError
 from qin.raw.log import open_log, read_batches, read_sample
+from qin.runtime.errors import DataError, SchemaError
 from tests.logs import Columns, make_log, write_log
 
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qin.errors import DataError
 from qin.raw.sample_ids import match_ids, read_sample_ids
+from qin.runtime.errors import DataError
 
 
 def write_sample(folder: Path, text: str | bytes) -> str:

@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from qin.errors import DataError, SchemaError
 from qin.raw import segments as module
 from qin.raw.log import Chunk, RawLog, read_batches
 from qin.raw.segments import read_clusters, read_segments, read_segments_of_folds, value_text
+from qin.runtime.errors import DataError, SchemaError
 
 _COLUMNS: dict[str, pa.Array] = {
     "text": pa.array(["b", None, "10", "a", "b", "9"]),

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qin.errors import DataError, SchemaError
 from qin.raw.log import read_batches
 from qin.raw.times import TimeColumn, TimeForm
+from qin.runtime.errors import DataError, SchemaError
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 SEOUL = timezone(timedelta(hours=9))

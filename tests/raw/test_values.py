@@ -7,8 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from qin.errors import DataError
 from qin.raw.values import encode_label, refuse_rounded
+from qin.runtime.errors import DataError
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from qin.errors import ArtifactError
 from qin.report.charts import read_chart
 from qin.report.page import in_script, stage_details
+from qin.runtime.errors import ArtifactError
 
 TRAIN = {"num_parameters": 7, "batch_size": 2, "lr": 0.1, "best_step": 1, "num_steps": 2}
 

@@ -7,7 +7,6 @@ import pytest
 
 from qin.config import SplitParams, load_params
 from qin.config.strict_yaml import read_yaml
-from qin.errors import ArtifactError
 from qin.runtime import chain, checksums, paths
 from qin.runtime.chain import (
     Artifact,
@@ -20,6 +19,7 @@ from qin.runtime.chain import (
     read_artifact,
     recorded_keys,
 )
+from qin.runtime.errors import ArtifactError
 from qin.runtime.files import write_exact_json
 from tests.project import ROOT
 

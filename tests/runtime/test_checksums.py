@@ -8,7 +8,7 @@ import pytest
 
 from qin.runtime import checksums
 from qin.runtime.checksums import file_checksum
-from qin.sources import SourceFile, list_files
+from qin.runtime.sources import SourceFile, list_files
 from tests.object_store import ObjectStore, object_store
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from qin.errors import ArtifactError
 from qin.runtime.claim import claimed
+from qin.runtime.errors import ArtifactError
 
 HOLDER = """
 import sys

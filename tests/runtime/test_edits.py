@@ -7,9 +7,9 @@ from types import ModuleType
 
 import pytest
 
-from qin.errors import EditedError
 from qin.runtime import edits
 from qin.runtime.edits import InputWatch, remember_code
+from qin.runtime.errors import EditedError
 
 MESSAGE = "edited while stage train ran, so that its outputs would not be those of its inputs; run it again"
 

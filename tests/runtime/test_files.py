@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 import pytest
 
-from qin.errors import ArtifactError
+from qin.runtime.errors import ArtifactError
 from qin.runtime.files import (
     Exact,
     atomic_directory,

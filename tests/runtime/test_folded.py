@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from qin.errors import ArtifactError
 from qin.runtime.chain import Origin, read_artifact
+from qin.runtime.errors import ArtifactError
 from qin.runtime.files import atomic_directory, write_exact_json
 from qin.runtime.folded import FoldStore, fold_place, fold_places, of_folds, write_index
 from qin.runtime.paths import VALIDATION

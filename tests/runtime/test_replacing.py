@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from qin.errors import ArtifactError
+from qin.runtime.errors import ArtifactError
 from qin.runtime.files import atomic_directory, atomic_file
 
 FOLDER = {"a.bin": "old a", "sub/b.bin": "old b", "gone.bin": "old"}

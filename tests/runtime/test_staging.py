@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from qin.errors import ArtifactError
+from qin.runtime.errors import ArtifactError
 from qin.runtime.files import atomic_directory, atomic_file
 from qin.runtime.replacing import beside
 from tests.project import ROOT

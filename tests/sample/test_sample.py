@@ -16,7 +16,7 @@ from sklearn.metrics import roc_auc_score
 
 import qin.sample.blocks
 import qin.sample.writer
-from qin.errors import ArtifactError, ConfigError
+from qin.runtime.errors import ArtifactError, ConfigError
 from qin.sample import SAMPLE_FILES, sample_size, write_sample
 from qin.sample.blocks import Block, make_block
 from qin.sample.columns import JOINT_NULL_COLUMNS

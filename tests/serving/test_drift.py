@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from qin.cli import app
-from qin.errors import SchemaError
+from qin.runtime.errors import SchemaError
 from qin.serving.drift import drift_lines, log_drift
 
 

@@ -22,8 +22,8 @@ import pytest
 import qin
 from qin.calibrate.shifts import SegmentShifts
 from qin.columns.types import type_of
-from qin.errors import ArtifactError, DataError, SchemaError
 from qin.raw.hashing import hash_column
+from qin.runtime.errors import ArtifactError, DataError, SchemaError
 from qin.serving import scorer as module
 from qin.serving.columns import SEGMENT, Column, columns_of, problems_of
 from qin.serving.scorer import Scorer

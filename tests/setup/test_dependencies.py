@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from qin.errors import ConfigError
+from qin.runtime.errors import ConfigError
 from qin.setup.dependencies import write_dependencies
 from tests.logs import data_params
 from tests.project import ROOT, dvc, git, set_params

@@ -7,8 +7,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pytest
 
-from qin.errors import DataError
 from qin.raw.values import refuse_rounded
+from qin.runtime.errors import DataError
 from qin.setup.kinds import kind_of
 from qin.setup.profile import ColumnProfile, LogProfile
 

@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 from qin.cli import app
 from qin.config import load_params
-from qin.errors import ConfigError, DataError, SchemaError
 from qin.runtime import paths
+from qin.runtime.errors import ConfigError, DataError, SchemaError
 from qin.runtime.stage import STAGES
 from tests.project import SMALL, copy_project, git, set_params
 from tests.setup.logs import NUM_ROWS, init, rng, shop, write

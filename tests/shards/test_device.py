@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from qin.errors import ArtifactError
+from qin.runtime.errors import ArtifactError
 from qin.shards.device import PrefetchingLoader, ResidentLoader, fits, prefetched
 from qin.shards.files import ShardReader
 from qin.shards.loader import Batch, BatchSource, ShuffledLoader, iterate_in_order

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from qin.columns.schema import Field, FieldKind, Schema
-from qin.errors import ArtifactError
+from qin.runtime.errors import ArtifactError
 from qin.runtime.files import read_exact_json, write_exact_json
 from qin.shards.files import Arrays, Group, ShardReader, ShardWriter, layout
 from tests.logs import log_schema, make_log

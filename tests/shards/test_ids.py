@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from qin.errors import DataError
+from qin.runtime.errors import DataError
 from qin.shards import ids as ids_module
 from qin.shards.ids import IDS, IdWriter, read_ids
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qin.errors import ArtifactError
+from qin.runtime.errors import ArtifactError
 from qin.runtime.files import write_exact_json
 from qin.shards.row_facts import FACTS, MANIFEST, RowFacts
 

@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from qin.config import SplitParams
-from qin.errors import ArtifactError, ConfigError, DataError, SchemaError
 from qin.raw.times import TimeColumn, TimeForm
+from qin.runtime.errors import ArtifactError, ConfigError, DataError, SchemaError
 from qin.runtime.files import write_json
 from qin.shards.folds import EXCLUDED, TRAIN, VALIDATION, Assignment, read_folds, write_folds
 from qin.split.audit import audit, check

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qin.config import SplitParams
-from qin.errors import ConfigError, DataError
 from qin.raw.times import TimeColumn, TimeForm
+from qin.runtime.errors import ConfigError, DataError
 from qin.shards.folds import EXCLUDED, TRAIN, VALIDATION, Assignment
 from qin.split.audit import audit, check
 from qin.split.columns import SplitColumns

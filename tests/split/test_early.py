@@ -7,8 +7,8 @@ import pyarrow as pa
 import pytest
 
 from qin.config import load_params
-from qin.errors import SchemaError
 from qin.features.artifact import Statistic
+from qin.runtime.errors import SchemaError
 from qin.split.early import check_later_columns
 from tests.config.test_params import write_params
 

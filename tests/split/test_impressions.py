@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from qin.config import SplitParams
-from qin.errors import DataError, SchemaError
+from qin.runtime.errors import DataError, SchemaError
 from qin.shards.folds import TRAIN, VALIDATION
 from qin.split.audit import audit, check
 from qin.split.columns import SplitColumns, read_split_columns

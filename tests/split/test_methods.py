@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qin.config import SplitParams
-from qin.errors import DataError
+from qin.runtime.errors import DataError
 from qin.shards.folds import EXCLUDED, TRAIN, VALIDATION, Assignment
 from qin.split.audit import audit, audits_by_label, check
 from qin.split.columns import SplitColumns

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from qin.runtime import paths
 from qin.runtime.chain import read_artifact
-from qin.scored import ScoredRows
+from qin.scored.rows import ScoredRows
 from tests.project import copy_project, set_params
 from tests.stages.run import run_in_process
 

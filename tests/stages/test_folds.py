@@ -13,7 +13,6 @@ import pytest
 from qin.calibrate.folds import read_deployed_folds
 from qin.calibrate.report import read_calibrations
 from qin.config import load_params
-from qin.errors import ArtifactError
 from qin.experiments.compare import compare_runs, shared_rows
 from qin.experiments.runs import read_run
 from qin.features.joined import open_rows
@@ -22,10 +21,11 @@ from qin.metrics.definitions import AUC, LOG_LOSS, Rows
 from qin.metrics.logits import sigmoid
 from qin.raw.segments import read_segments
 from qin.runtime import paths
+from qin.runtime.errors import ArtifactError
 from qin.runtime.files import read_json
 from qin.runtime.folded import fold_places
 from qin.runtime.stage import STAGES
-from qin.scored import ScoredRows
+from qin.scored.rows import ScoredRows
 from qin.serving.deployed import read_deployed
 from qin.serving.drift import log_drift
 from qin.serving.export import export

@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 from qin.columns.resolve import resolve_schema
 from qin.config import load_params
 from qin.config.strict_yaml import read_yaml
-from qin.errors import DataError
 from qin.experiments.overlay import overlaid
+from qin.runtime.errors import DataError
 from tests.project import ROOT
 from tools import kuairand
 from tools.kuairand import convert

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from qin.errors import ConfigError
+from qin.runtime.errors import ConfigError
 from qin.tracking.adapters import check_installed
 from qin.tracking.tracking import Tracking, open_tracking
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from qin.config import HardNegativeParams, NetworkParams, TrainParams, load_params
-from qin.errors import ConfigError
 from qin.model.build import PUBLISHED, build_model, choose_bf16, choose_device, place, resolve_preset, unfitted
 from qin.network.qin import QIN
+from qin.runtime.errors import ConfigError
 from qin.train.build import build_hard_negatives, build_loader, build_optimizer, check_passes
 from qin.train.optimizers import Optimizers
 from tests.logs import log_schema, make_log

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from qin.errors import ArtifactError
+from qin.runtime.errors import ArtifactError
 from qin.train.checkpoint import CheckpointStore
 from tests.project import ROOT
 

@@ -16,8 +16,8 @@ import pytest
 import torch
 from torch import nn
 
-from qin.errors import TrainingError
-from qin.prior import TrainingPrior
+from qin.runtime.errors import TrainingError
+from qin.scored.prior import TrainingPrior
 from qin.shards.loader import Batch
 from qin.train.checkpoint import CheckpointStore
 from qin.train.imbalance import TrainingRows

@@ -10,10 +10,10 @@ import torch
 
 from qin.config import Params
 from qin.distributed.ranks import ONE, Ranks
-from qin.errors import ConfigError
 from qin.model import build
 from qin.model.artifact import TrainedModel, load_model, save_model
 from qin.network.sharded import divided_tables
+from qin.runtime.errors import ConfigError
 from qin.shards.files import ShardReader
 from qin.train.fit import Trained, fit_model, refit_model
 from qin.train.loop import TrainingLoop

@@ -17,7 +17,7 @@ from qin.network.embedding import FusedEmbedding
 from qin.network.numeric import NumericNormalizer
 from qin.network.qin import QIN, FittedInputs, QINInputs, QINSizes
 from qin.network.sharded import ShardedEmbedding, divided_tables, gathered
-from qin.prior import TrainingPrior
+from qin.scored.prior import TrainingPrior
 from qin.shards.loader import Batch
 from qin.train.checkpoint import CheckpointStore
 from qin.train.exchange import GradientSum

@@ -13,7 +13,7 @@ from qin.distributed.ranks import ONE
 from qin.model.build import build_model, unfitted
 from qin.network.embedding import FusedEmbedding
 from qin.network.qin import QIN
-from qin.prior import TrainingPrior
+from qin.scored.prior import TrainingPrior
 from qin.shards.files import ShardReader
 from qin.shards.loader import Batch, ShuffledLoader, iterate_in_order
 from qin.train.heads import SharedNetworks, SharedRows, StackedLoader, stacked

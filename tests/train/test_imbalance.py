@@ -14,7 +14,7 @@ import torch
 
 from qin.config import ImbalanceParams, load_params
 from qin.metrics.logits import prior_logit
-from qin.prior import TrainingPrior
+from qin.scored.prior import TrainingPrior
 from qin.shards.loader import Batch
 from qin.train.imbalance import (
     TrainingRows,

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from qin.metrics.logits import prior_logit
-from qin.prior import TrainingPrior
+from qin.scored.prior import TrainingPrior
 from qin.shards.loader import Batch
 from qin.train.checkpoint import CheckpointStore
 from qin.train.imbalance import TrainingRows, auto_pos_weight

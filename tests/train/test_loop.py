@@ -10,7 +10,7 @@ import torch
 
 from qin.network.numeric import NumericNormalizer
 from qin.network.qin import QIN, FittedInputs, QINInputs
-from qin.prior import TrainingPrior
+from qin.scored.prior import TrainingPrior
 from qin.shards.loader import Batch
 from qin.train.average import moving_average
 from qin.train.checkpoint import CheckpointStore

@@ -6,9 +6,9 @@ import pytest
 
 from qin.columns.schema import Field, FieldKind, Schema
 from qin.config import NetworkParams
-from qin.errors import ConfigError
 from qin.model.build import build_model, resolve_inputs, resolve_sizes, unfitted
 from qin.network.qin import network_width
+from qin.runtime.errors import ConfigError
 from qin.train.memory import check_memory
 
 PARAMS = NetworkParams(

@@ -13,7 +13,7 @@ import torch
 
 from qin.network.numeric import NumericNormalizer
 from qin.network.qin import QIN, FittedInputs, QINInputs, QINSizes
-from qin.prior import TrainingPrior
+from qin.scored.prior import TrainingPrior
 from qin.shards.loader import Batch
 from qin.train.checkpoint import CheckpointStore
 from qin.train.imbalance import TrainingRows, positive_weights

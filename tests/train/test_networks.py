@@ -9,9 +9,9 @@ import torch
 
 from qin.calibrate.blend import Blend, Member
 from qin.config import Params
-from qin.errors import ConfigError
 from qin.members import Members
 from qin.model.scoring import for_scoring, mean_logit
+from qin.runtime.errors import ConfigError
 from qin.shards.files import ShardReader, read_labels
 from qin.shards.folds import VALIDATION
 from qin.shards.loader import read_batch

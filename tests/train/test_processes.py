@@ -10,8 +10,8 @@ import torch
 
 from qin.config import Params
 from qin.distributed.ranks import ONE, Ranks
-from qin.errors import ArtifactError, ConfigError, TrainingError
-from qin.scored import ScoredRows
+from qin.runtime.errors import ArtifactError, ConfigError, TrainingError
+from qin.scored.rows import ScoredRows
 from qin.shards.files import ShardReader
 from qin.train.fit import Trained, fit_model, refit_model
 from qin.train.loop import TrainingLoop

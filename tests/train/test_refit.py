@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from qin.config import Params, load_params
-from qin.errors import TrainingError
 from qin.features.artifact import Statistics
 from qin.features.joined import JoinedRows
 from qin.metrics.logits import prior_logit
-from qin.scored import ScoredRows
+from qin.runtime.errors import TrainingError
+from qin.scored.rows import ScoredRows
 from qin.shards.files import ShardReader, ShardWriter, read_labels
 from qin.shards.folds import EXCLUDED, TRAIN, VALIDATION
 from qin.shards.row_facts import RowFacts

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from qin.errors import TrainingError
 from qin.network.kernels.choice import as_other_devices
 from qin.network.qin import QIN
-from qin.prior import TrainingPrior
+from qin.runtime.errors import TrainingError
+from qin.scored.prior import TrainingPrior
 from qin.shards.loader import Batch
 from qin.train import recorded
 from qin.train.build import build_optimizer

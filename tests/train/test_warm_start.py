@@ -13,10 +13,10 @@ import torch
 from qin.columns.schema import Schema
 from qin.config import Params
 from qin.distributed.ranks import Ranks
-from qin.errors import ArtifactError, ConfigError
 from qin.model.artifact import load_model, save_model
 from qin.runtime import paths
 from qin.runtime.chain import Origin, read_artifact
+from qin.runtime.errors import ArtifactError, ConfigError
 from qin.shards.files import RowReader, ShardReader
 from qin.shards.folds import FoldRule
 from qin.train.networks import as_model, fit_models, refit_models

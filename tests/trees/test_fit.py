@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from qin.config import TreeParams
-from qin.errors import ArtifactError
 from qin.metrics.definitions import Rows, ranking_metrics, values
+from qin.runtime.errors import ArtifactError
 from qin.shards.files import ShardReader
 from qin.shards.loader import read_batch
 from qin.trees import fit as fit_module

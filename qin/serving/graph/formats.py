@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from qin.errors import ConfigError
+from qin.runtime.errors import ConfigError
 from qin.serving.graph.whole import WholeModel
 
 OPSET = 20  # in signature.json, as a runtime must know it

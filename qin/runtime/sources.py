@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-from qin.errors import DataError
+from qin.runtime.errors import DataError
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileInfo, FileSystem

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from qin.errors import ArtifactError
-from qin.prior import TrainingPrior
 from qin.runtime import paths
 from qin.runtime.chain import Origin, origin_entry
+from qin.runtime.errors import ArtifactError
 from qin.runtime.files import read_array, read_exact_json, write_array, write_exact_json
+from qin.scored.prior import TrainingPrior
 
 _ARRAYS = {"row": "int64", "logit": "float32", "label": "uint8", "is_report": "uint8"}
 _FACTS = "facts.json"

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qin.errors import ArtifactError
-from qin.prior import TrainingPrior
-from qin.scored import ScoredRows
+from qin.runtime.errors import ArtifactError
+from qin.scored.prior import TrainingPrior
+from qin.scored.rows import ScoredRows
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from qin.metrics.logits import log_losses
-from qin.prior import TrainingPrior, prior_offset, shift_prior
+from qin.scored.prior import TrainingPrior, prior_offset, shift_prior
 from tests.metrics.test_ranking import sample
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from qin.errors import DataError
-from qin.sources import exists, list_files, source_name
+from qin.runtime.errors import DataError
+from qin.runtime.sources import exists, list_files, source_name
 from tests.object_store import ObjectStore, object_store
 
 

@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 
-from qin.errors import DataError, SchemaError, one_line, shortened
+from qin.runtime.errors import DataError, SchemaError, one_line, shortened
 
 
 @pytest.mark.parametrize(
