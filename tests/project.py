@@ -31,6 +31,7 @@ SMALL: dict[str, Any] = {
     "model.attention_dim": 8,
     "model.num_layers": 1,
     "model.alternatives": [],  # which would train two networks
+    "model.seeds": 1,  # auto would train four on so few rows
     "train.num_threads": 1,
     "train.batch_size": 256,
     "train.epochs": 2,

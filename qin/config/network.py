@@ -53,7 +53,7 @@ class ModelParams(NetworkParams):
     """The network, its other forms, how many of it there are, and what is combined with it."""
 
     alternatives: list[dict[str, bool | int | float | str]] = []
-    seeds: Annotated[int, Field(ge=1, le=64)] = 1
+    seeds: Literal["auto"] | Annotated[int, Field(ge=1, le=64)] = 1
     members: Annotated[list[Literal["network", "trees"]], Field(min_length=1)] = ["network"]
 
     @property

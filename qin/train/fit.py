@@ -286,7 +286,7 @@ class Run:
     def is_followed(self, stop: object) -> bool:
         """Whether another run of the stage follows, which may be killed: then this one's end must be saved."""
         is_last = isinstance(stop, Budget) or self.params.train.refit == "none"
-        return self.params.model.seeds > 1 or not is_last
+        return self.params.model.seeds != 1 or not is_last
 
     def ended(self, network: QIN, result: LoopResult, provenance: dict[str, Any], store: CheckpointStore) -> Trained:
         """What the loop's result makes of the run."""

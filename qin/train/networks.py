@@ -24,10 +24,11 @@ from qin.model.scoring import mean_logit
 from qin.runtime.logs import log
 from qin.scored.rows import ScoredRows
 from qin.shards.files import RowReader
-from qin.shards.folds import FoldRule, Folds
+from qin.shards.folds import TRAIN, FoldRule, Folds
 from qin.train.build import check_passes
 from qin.train.fit import Trained, fit_model, refit_model
 from qin.train.memory import check_memory, memory_bytes
+from qin.train.pace import choose_num_networks
 from qin.train.warm_start import Earlier
 from qin.train.watch import SILENT, Watch
 
@@ -94,7 +95,7 @@ def fit_models(
     1. Check that each form can be trained here.
     2. Train each with `train.seed`; each stops where the selection half is best for it.
     3. Keep the one with the smallest log loss there, the first of equal ones.
-    4. Train that one with the seeds that follow, as many as `model.seeds` says.
+    4. Train that one with the seeds that follow, as many as `model.seeds` or the number of rows says.
 
     Each run is what it would be alone: a run with its form and seed gives the same network, and goes on from the same
     checkpoint.
@@ -145,7 +146,8 @@ def fit_models(
     # Its curve takes the place of the first form's, which was told all along.
     if chosen:
         watch.on_check(first[0].result.history)
-    runs = [first, *(fit(forms[chosen], seed, SILENT) for seed in range(1, params.model.seeds))]
+    num_networks = count_networks(params, fold, earlier)
+    runs = [first, *(fit(forms[chosen], seed, SILENT) for seed in range(1, num_networks))]
     fitted = FittedNetworks(forms[chosen], [run for run, _ in runs], [run for run, _ in tried], chosen, names)
     return fitted, replace(first[1], logit=mean_logit([rows.logit for _, rows in runs]))
 
@@ -186,6 +188,23 @@ def refit_models(
         )
         for number, run in enumerate(heldout)
     ]
+
+
+def count_networks(params: Params, fold: Folds, earlier: Earlier | None = None) -> int:
+    """How many networks there are of the kept form.
+
+    Args:
+        params: Section model.
+        fold: Fold of each row.
+        earlier: A model whose networks they go on from: as many as it has, where their number is not set.
+    """
+    if params.model.seeds == "auto" and earlier is not None:
+        return earlier.num_networks
+    num_rows = int(np.count_nonzero(fold == TRAIN))
+    num_networks = choose_num_networks(params.model.seeds, num_rows=num_rows)
+    if params.model.seeds == "auto" and num_networks > 1:
+        log.info("model.seeds auto: the mean of %d networks, for %d rows", num_networks, num_rows)
+    return num_networks
 
 
 def check_network(params: Params, schema: Schema, ranks: Ranks) -> None:

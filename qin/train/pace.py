@@ -1,7 +1,8 @@
-"""Batch size and learning rate, from the number of rows where they are not set."""
+"""Batch size, learning rate and number of networks, from the number of rows where they are not set."""
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 from qin.config import TrainParams
 
@@ -12,6 +13,11 @@ REFERENCE_BATCH_SIZE = 1024
 # rows / 150, between what still fills the processor and where larger batches gained nothing on any log that was tried.
 _STEPS_PER_EPOCH = 150
 _BATCH_SIZES = (128, 1024)
+
+# What a network makes of few rows depends on its draws more than on the data, and several cost little there: as many
+# as a run on this many rows, up to where a further one gained nothing.
+_ROWS_OF_NETWORKS = 120_000
+_MOST_NETWORKS = 4
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,18 @@ def choose_pace(params: TrainParams, *, num_rows: float) -> Pace:
     batch_size = _nearest_power(num_rows / _STEPS_PER_EPOCH) if params.batch_size == "auto" else params.batch_size
     factor = batch_size / REFERENCE_BATCH_SIZE
     return Pace(batch_size, params.lr * {"none": 1.0, "sqrt": math.sqrt(factor), "linear": factor}[params.lr_scaling])
+
+
+def choose_num_networks(seeds: int | Literal["auto"], *, num_rows: int) -> int:
+    """How many networks are trained, whose logits are averaged.
+
+    Args:
+        seeds: `model.seeds`.
+        num_rows: Rows of the train fold.
+    """
+    if seeds != "auto":
+        return seeds
+    return min(max(_ROWS_OF_NETWORKS // max(num_rows, 1), 1), _MOST_NETWORKS)
 
 
 def _nearest_power(value: float) -> int:

@@ -24,7 +24,7 @@ from qin.train.fit import Run, Trained
 from qin.train.heads import SharedNetworks, SharedRows
 from qin.train.imbalance import TrainingRows, training_prior
 from qin.train.loop import Budget, TrainingLoop, ValidationScores
-from qin.train.networks import FittedNetworks, check_network, forms_of, with_seed
+from qin.train.networks import FittedNetworks, check_network, count_networks, forms_of, with_seed
 from qin.train.pace import choose_pace
 from qin.train.watch import SILENT, Watch
 
@@ -83,7 +83,7 @@ def fit_shared_models(
         log.info("form %d is kept: mean log loss %s", chosen, ", ".join(f"{loss:.5f}" for loss in losses))
     if chosen:  # as of `fit_models`
         watch.on_check(first[0][0].result.history)
-    further = range(1, params.model.seeds)
+    further = range(1, count_networks(params, fitting.fold))
     runs = [first, *(fit_shared(with_seed(forms[chosen], seed), fitting, watch=SILENT) for seed in further)]
     found = []
     for number, own in enumerate(zip(*runs, strict=True)):
@@ -145,7 +145,7 @@ def refit_shared_models(
     is_fitted = (fitting.fold == TRAIN) | (fitting.fold == VALIDATION)
     growth = np.count_nonzero(is_fitted) / np.count_nonzero(fitting.fold == TRAIN)
     rounds = []
-    for seed in range(params.model.seeds):
+    for seed in range(len(heldout[0].runs)):
         settings = with_seed(params, seed)
         before = [of_label.runs[seed] for of_label in heldout]
         budget = before[0].budget(growth)  # one run, whatever the label

@@ -138,6 +138,11 @@ class Earlier:
         """The entry of an origin that names its content."""
         return {"train.init_from": self.descriptions[self.deployed].checksum}
 
+    @property
+    def num_networks(self) -> int:
+        """How many networks it has."""
+        return len(self.descriptions[self.deployed].weights_crc32)
+
     def start(self, number: int, *, is_heldout: bool) -> Start:
         """What a run of a network starts from, the first network being 0."""
         folder = self.heldout if is_heldout else self.deployed
@@ -179,7 +184,7 @@ def read_earlier(params: Params) -> Earlier | None:
     # The first form that it is; where it is none, what keeps it from the settings' own is told.
     problems, form = next((pair for pair in differences if not pair[0]), differences[0])
     num_networks = len(descriptions[deployed].weights_crc32)
-    if num_networks < params.model.seeds:
+    if params.model.seeds != "auto" and num_networks < params.model.seeds:
         problems.append(f"model.seeds {num_networks} there, {params.model.seeds} here")
     _refuse(named, problems)
     if params.train.init_optimizer and not all(one.optimizer_crc32 for one in descriptions.values()):

@@ -27,7 +27,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> ShardReader:
     return write_planted(tmp_path_factory.mktemp("networks") / "log", num_rows=NUM_ROWS)
 
 
-def several(number: int, **changes: Any) -> Params:
+def several(number: int | str, **changes: Any) -> Params:
     params = settings(**changes)
     return params.model_copy(update={"model": params.model.model_copy(update={"seeds": number})})
 
@@ -67,6 +67,15 @@ def test_one_network_has_nothing_of_others(reader: ShardReader, tmp_path: Path) 
     assert scored.logit.tobytes() == alone.logit.tobytes()
     assert "other_seeds" not in as_model(fitted.runs, several(1), reader.schema).provenance
     assert fitted.to_json() == fitted.runs[0].figures
+
+
+def test_a_small_log_has_as_many_as_its_rows_say(reader: ShardReader, tmp_path: Path) -> None:
+    def runs(number: int | str) -> list[str]:
+        params = several(number)
+        fitted, _ = fit_models(params, reader, FOLD, is_report=IS_REPORT, checkpoints=tmp_path, watch=Watch())
+        return [run.provenance["run"] for run in fitted.runs]
+
+    assert runs("auto") == runs(4)
 
 
 def with_alternatives(*changes: dict[str, Any], **other: Any) -> Params:

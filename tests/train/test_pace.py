@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from qin.train.pace import Pace, choose_pace
+from qin.train.pace import Pace, choose_num_networks, choose_pace
 from tests.train.runs import plain_params
 
 
@@ -40,3 +40,15 @@ def test_the_learning_rate_follows_the_batch(scaling: str, expected: float) -> N
     assert rate(1024) == 0.001
     assert rate("auto", 10**9) == 0.001
     assert rate("auto", 38_400) == rate(256), "the batch that was chosen counts"
+
+
+@pytest.mark.parametrize(
+    ("num_rows", "expected"),
+    [(0, 4), (1, 4), (30_000, 4), (30_001, 3), (40_000, 3), (40_001, 2), (60_000, 2), (60_001, 1), (10**9, 1)],
+)
+def test_a_small_log_has_several_networks(num_rows: int, expected: int) -> None:
+    assert choose_num_networks("auto", num_rows=num_rows) == expected
+
+
+def test_a_number_of_networks_that_is_set_stays() -> None:
+    assert [choose_num_networks(7, num_rows=num_rows) for num_rows in (1, 10**9)] == [7, 7]

@@ -42,7 +42,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory, reader: ShardReader) -> Path:
     return folder
 
 
-def warm(init_from: Path | None, *, seeds: int = 1, **train: Any) -> Params:
+def warm(init_from: Path | None, *, seeds: int | str = 1, **train: Any) -> Params:
     named = None if init_from is None else str(init_from)
     params = settings(train={"init_from": named, **train})
     return params.model_copy(update={"model": params.model.model_copy(update={"seeds": seeds})})
@@ -190,6 +190,15 @@ def test_a_logit_stays_natural_where_weights_of_clicks_differ(kept: Path, reader
     runs, _ = write(tmp_path / "model", params, reader, checkpoints=tmp_path, earlier=opened(params))
     before = load_model(kept / "model" / "heldout").networks[0].network.fc.bias.item()
     assert runs[0].network.network.fc.bias.item() == pytest.approx(before + np.log(3.0), rel=1e-5)
+
+
+def test_as_many_go_on_as_there_are_where_their_number_is_not_set(
+    kept: Path, reader: ShardReader, tmp_path: Path
+) -> None:
+    """On so few rows there would be four."""
+    params = warm(kept, seeds="auto")
+    runs, refits = write(tmp_path / "model", params, reader, checkpoints=tmp_path, earlier=opened(params))
+    assert len(runs) == len(refits) == 2
 
 
 def test_which_values_are_rare_is_counted_anew(kept: Path, reader: ShardReader, tmp_path: Path) -> None:
