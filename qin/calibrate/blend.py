@@ -22,9 +22,13 @@ from qin.runtime.progress import followed
 
 MEAN, CONVEX = "mean", "convex"
 
-# How much better than the mean another blend must be, in paired standard errors of the cross-fitted log loss: weights
-# fitted to few clicks are mostly noise, and the mean has none to fit.
-_NUM_SE = 1.0
+# How much better than a blend of all a member alone must be, in paired standard errors of the cross-fitted log loss. To
+# drop a member is a large step, which a few clicks can suggest by chance; to wait for a whole error costs more than the
+# chance does where one member is the better by far.
+_NUM_SE = 0.5
+# Standard deviation of a weight around equal weights before the rows are seen: fitted to few clicks alone, weights are
+# mostly noise. Thousands of clicks overrule it.
+_WEIGHT_DEVIATION = 0.5
 _NO_WEIGHT = 1e-3  # hardly moves a probability, but the member would have to be scored
 
 
@@ -143,8 +147,9 @@ def choose_blend(
 
     1. For each part, fit every candidate (the mean, a convex combination, each member alone) on the other parts and
        take the part's losses.
-    2. Keep the mean unless the best other candidate beats it by more than a paired standard error.
-    3. Fit the chosen one on all rows.
+    2. Take the mean, or the convex combination where its loss is smaller.
+    3. Take the best member alone instead, where it beats that by more than half a paired standard error.
+    4. Fit the chosen one on all rows.
 
     Args:
         logits: Each member's logits on its training scale, `(n,)`.
@@ -166,12 +171,22 @@ def choose_blend(
             z = blend.apply({name: z[held] for name, z in natural.items()})
             loss[kind][held] = np.logaddexp(0.0, np.where(is_positive[held], -z, z))
     gains = {kind: _gain(loss[kinds[0]], loss[kind]) for kind in kinds[1:]}
-    best = max(gains, key=lambda kind: gains[kind][0], default=kinds[0])
-    kind = best if best in gains and gains[best][0] > _NUM_SE * gains[best][1] else kinds[0]
+    kind = _choose(loss, list(natural))
     fitted = _fit(natural, is_positive, kind)
     return BlendChoice(
         kind, _with_offsets(fitted, offsets), {name: float(values.mean()) for name, values in loss.items()}, gains
     )
+
+
+def _choose(loss: Mapping[str, Float64Array], members: list[str]) -> str:
+    """The candidate to take, by each one's cross-fitted losses row by row."""
+    mean = {kind: float(values.mean()) for kind, values in loss.items()}
+    alone = min(members, key=mean.__getitem__)
+    if len(members) == 1:
+        return alone
+    together = CONVEX if mean[CONVEX] < mean[MEAN] else MEAN
+    gain, error = _gain(loss[together], loss[alone])
+    return alone if gain > _NUM_SE * error else together
 
 
 def _with_offsets(blend: Blend, offsets: Mapping[str, float]) -> Blend:
@@ -219,19 +234,25 @@ def _curve(z: Float64Array, is_positive: BoolArray) -> tuple[float, float]:
 
 
 def _convex_weights(curved: Float64Array, is_positive: BoolArray) -> list[float]:
-    """Weights that minimise the log loss, `(num_members,)`; convex, so any minimum is the minimum."""
-    sign = np.where(is_positive, -1.0, 1.0)
+    """Weights that minimise the log loss and its prior, `(num_members,)`; convex, so any minimum is the minimum.
+
+    The prior is normal around equal weights.
+    """
+    sign, num_members = np.where(is_positive, -1.0, 1.0), curved.shape[1]
+    # Of the mean loss, as that is what is minimised.
+    strength = 0.5 / _WEIGHT_DEVIATION**2 / sign.size
 
     def loss(weight: Float64Array) -> tuple[float, Float64Array]:
         # Sums of few terms in an order of ours: a library's product of such a narrow matrix may round by where it lies.
         margin = sign * (curved * weight).sum(axis=1)
         chance = np.exp(-np.logaddexp(0.0, -margin))  # sigmoid(margin), the loss's slope in the margin
         slope = (curved * (sign * chance)[:, None]).sum(axis=0)
-        return float(np.logaddexp(0.0, margin).mean()), slope / sign.size
+        unequal = weight - 1.0 / num_members
+        penalty = strength * float((unequal * unequal).sum())
+        return float(np.logaddexp(0.0, margin).mean()) + penalty, slope / sign.size + 2.0 * strength * unequal
 
     from scipy.optimize import minimize  # noqa: PLC0415 -- 0.3 s, and only who fits a blend needs it
 
-    num_members = curved.shape[1]
     found = minimize(
         loss,
         np.full(num_members, 1.0 / num_members),

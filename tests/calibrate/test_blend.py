@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from qin.calibrate.blend import Blend, Member, choose_blend
+from qin.calibrate.blend import Blend, Member, _convex_weights, choose_blend
 from qin.metrics.logits import sigmoid
 
 OFFSETS = {"network": 0.0, "trees": 0.0}
@@ -53,6 +53,23 @@ def test_members_of_unequal_quality_get_unequal_weights_where_there_are_rows_eno
     assert choice.kind == "convex"
     assert choice.blend.members["network"].weight > 0.7
     assert choice.losses["convex"] < choice.losses["mean"]
+
+
+def test_weights_of_few_clicks_stay_near_equal_ones_and_those_of_many_do_not() -> None:
+    # One click: the slope of its loss is that of the prior, (w_1 - 1/2) / 0.5^2 for each of the two weights.
+    first = _convex_weights(np.array([[1.0, 0.0]]), np.array([True]))[0]
+    assert (first - 0.5) / 0.5**2 * 2 == pytest.approx(sigmoid(np.array([-first]))[0], abs=1e-5)
+    truth, label, generator = log_of(10_000, seed=9)
+    noisy = truth + generator.normal(0, 1.6, truth.size)
+    assert _convex_weights(np.stack([truth, noisy], axis=1), label == 1)[0] > 0.95
+
+
+def test_a_member_that_is_the_better_by_far_is_taken_alone() -> None:
+    truth, label, generator = log_of(3_000, seed=10)
+    logits = {"network": truth + generator.normal(0, 3.0, truth.size), "trees": truth}
+    choice = choose_blend(logits, label, offsets=OFFSETS, part=parts(label.size))
+    assert choice.kind in ("trees", "convex")
+    assert choice.blend.members["network"].weight < 0.1
 
 
 def test_scale_and_shift_of_a_member_do_not_matter() -> None:
