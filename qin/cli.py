@@ -161,6 +161,7 @@ def backtest(
     start: Annotated[
         Literal["both", "fresh", "warm"], typer.Option(help="How training starts: a draw, yesterday's model, both.")
     ] = "both",
+    label: Annotated[str | None, typer.Option(help="Of several labels the one to predict; default: the first.")] = None,
 ) -> None:
     """Walk forward over the days of data.train: train on all days up to one, score the next; go on where a walk ended.
 
@@ -175,7 +176,7 @@ def backtest(
         from qin.runtime.paths import BACKTEST_PAGE, BACKTEST_REPORT
 
         variants = ["fresh", "warm"] if start == "both" else [start]
-        walk = open_walk(load_params(PARAMS), num_days=days, variants=variants)
+        walk = open_walk(load_params(PARAMS), num_days=days, variants=variants, label=label)
         report = walk_forward(walk, log.info)
         write_backtest(report, BACKTEST_REPORT)
         write_page(report, BACKTEST_PAGE)

@@ -1,7 +1,6 @@
 """What settings may be; rooms import the sections from here."""
 
 from qin.config.features import FeatureParams, ImpressionParams, SequenceParams, StatisticsParams
-from qin.config.labels import check_one_label
 from qin.config.network import DROPOUTS, ModelParams, NetworkParams
 from qin.config.params import (
     CalibrationParams,
@@ -39,6 +38,5 @@ __all__ = [
     "TrackParams",
     "TrainParams",
     "TreeParams",
-    "check_one_label",
     "load_params",
 ]

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from qin.runtime.errors import ConfigError, shortened
+from qin.runtime.errors import shortened
 
 # Rows are divided by all labels' values together, which are twice as many with each label.
 MOST_LABELS = 8
@@ -31,23 +31,6 @@ def name_problems(labels: Sequence[str]) -> list[str]:
         if len(labels) > 1 and not _FOLDER.fullmatch(name):
             problems.append(f"{name!r} names a folder, so it must be letters, digits, `_`, `-` and `.`, not `.` first")
     return problems
-
-
-def check_one_label(labels: Sequence[str], *, what: str) -> None:
-    """Refuse several labels where one is judged.
-
-    Args:
-        labels: The columns of the labels.
-        what: Wants one, for the message.
-
-    Raises:
-        ConfigError: If there are several.
-    """
-    if len(labels) > 1:
-        names = ", ".join(labels)
-        raise ConfigError(
-            f"params.yaml: data.label: {len(labels)} labels ({names}), but {what} is of one: name it alone"
-        )
 
 
 def label_problems(labels: Sequence[str], settings: Mapping[str, _Section]) -> list[str]:

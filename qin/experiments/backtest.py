@@ -19,11 +19,12 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from qin.calibrate.report import read_calibrations
-from qin.config import Params, check_one_label
+from qin.config import Params
 from qin.experiments.aligned import aligned
 from qin.experiments.changes import changed
 from qin.experiments.days import Day, divide, write_unlabelled
 from qin.experiments.trial import Trial, Trials
+from qin.labels.single import choose_label
 from qin.metrics.definitions import METRICS, Rows, estimates
 from qin.metrics.intervals import NORMAL_975
 from qin.metrics.paired import paired_difference
@@ -79,20 +80,28 @@ class Walk:
         return f"{'-'.join(self.variants)}.{self.days[self.first].name}"
 
 
-def open_walk(params: Params, *, num_days: int | None, variants: Sequence[str], root: Path = paths.BACKTEST) -> Walk:
+def open_walk(
+    params: Params,
+    *,
+    num_days: int | None,
+    variants: Sequence[str],
+    label: str | None = None,
+    root: Path = paths.BACKTEST,
+) -> Walk:
     """Divide the log, or find it divided.
 
     Args:
         params: Settings.
         num_days: How many of the last days to score; None for all that have two before them.
         variants: `fresh`, `warm` or both.
+        label: Of several labels the one that is predicted; None for the first.
         root: Where walks are kept.
 
     Raises:
-        ConfigError: If `split.time_col` is null, or there are too few days.
+        ConfigError: If `split.time_col` is null, or there is no such label, or there are too few days.
         QinError: If the log cannot be divided.
     """
-    check_one_label(params.data.labels, what="a backtest")
+    params = choose_label(params, label, what="a backtest")
     column = params.split.time_col
     if column is None:
         raise ConfigError("params.yaml: split.time_col: null; a backtest needs the column of the time")

@@ -8,7 +8,7 @@ from qin.config import Params
 from qin.experiments.changes import changed
 from qin.experiments.experiment import run_experiment
 from qin.experiments.judged import Judged
-from qin.experiments.runs import read_run
+from qin.experiments.runs import read_run, read_runs
 from qin.experiments.trial import OnCheck, Trials
 from qin.runtime import paths
 
@@ -59,13 +59,16 @@ class ExperimentRunner:
 
     Args:
         base: The settings that are changed, those of the workspace.
+        label: The label that runs are judged by; the others' models are made as well.
     """
 
-    def __init__(self, base: Params) -> None:
+    def __init__(self, base: Params, *, label: str) -> None:
         self._base = base
+        self._label = label
 
     def __call__(self, changes: Mapping[str, Any], *, on_check: OnCheck | None = None) -> Judged:  # noqa: ARG002
         """See `Runner`; checks are not told."""
         changed(self._base, changes)  # in a moment, and in a line
         seeds = {"train.seed": self._base.train.seed, "trees.seed": self._base.trees.seed}  # one name, given or not
-        return Judged.of(read_run(run_experiment({**seeds, **changes})), train=self._base.data.train)
+        run = read_runs(run_experiment({**seeds, **changes}))[self._label]
+        return Judged.of(run, train=self._base.data.train)

@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from qin.config import Params, check_one_label
+from qin.config import Params
 from qin.experiments.aligned import aligned
 from qin.experiments.judged import Judged, Mean, differences, in_words
 from qin.experiments.runners import ExperimentRunner, LightRunner, Runner
 from qin.experiments.search import Budget, Search, Tried, in_line, settings_of, study_errors
 from qin.experiments.space import Space
+from qin.labels.single import choose_label
 from qin.metrics.logits import IntArray
 from qin.raw.segments import read_clusters
 from qin.runtime.claim import claimed
@@ -101,22 +102,31 @@ class Tuned:
         return [error for finalist in self.finalists for error in finalist.errors]
 
 
-def tune(base: Params, space: Space, plan: Plan, *, folder: Path = TUNE, run: Runner | None = None) -> Tuned:
+def tune(
+    params: Params,
+    space: Space,
+    plan: Plan,
+    *,
+    label: str | None = None,
+    folder: Path = TUNE,
+    run: Runner | None = None,
+) -> Tuned:
     """Search, and run the finalists.
 
     Args:
-        base: The settings that are varied.
+        params: The settings that are varied.
         space: How.
         plan: How long, and how.
+        label: Of several labels the one that runs are judged by; None for the first.
         folder: Where the study and the trials are.
         run: Makes a run; by default as the plan says.
 
     Raises:
-        QinError: If the settings as they are cannot be run, or name several labels, or every trial failed.
+        QinError: If the settings as they are cannot be run, or have no such label, or every trial failed.
     """
-    check_one_label(base.data.labels, what="a search")
+    base = choose_label(params, label, what="a search")
     light = LightRunner(base, folder / "trials")
-    run = run or (ExperimentRunner(base) if plan.as_experiments else light)
+    run = run or (ExperimentRunner(params, label=base.data.first_label) if plan.as_experiments else light)
     tried: list[Tried] = []
     if plan.is_grid:
         as_is = settings_of(base, space.dimensions)

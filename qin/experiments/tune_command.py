@@ -39,6 +39,9 @@ def tune(
     experiments: Annotated[
         bool, typer.Option("--experiments", help="Each run is a DVC experiment of all stages.")
     ] = False,
+    label: Annotated[
+        str | None, typer.Option(help="Of several labels the one to search for; default: the first.")
+    ] = None,
     apply: Annotated[
         bool, typer.Option("--apply", help="Write the best into params.yaml, whose comments stay.")
     ] = False,
@@ -68,7 +71,7 @@ def tune(
         as_experiments=experiments,
     )
     found = read_space(set_param or [], space, base)
-    tuned = run(base, found, plan)
+    tuned = run(base, found, plan, label=label)
     typer.echo(json.dumps(tuned_json(tuned), indent=2, allow_nan=False) if as_json else tuned_text(tuned))
     if apply and tuned.best.settings:
         best = {**found.fixed, **tuned.best.settings}  # what held in every trial is a part of what was measured

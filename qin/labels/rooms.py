@@ -12,6 +12,7 @@ from typing import Any
 from qin.config import Params
 from qin.config.yaml_text import yaml_text
 from qin.labels.parts import OUTPUTS, take_out
+from qin.labels.single import of_label
 from qin.runtime import paths
 from qin.runtime.chain import ORIGIN, description_of
 from qin.runtime.files import read_exact_json, write_exact_json
@@ -49,16 +50,9 @@ def settings_of(params: Params, label: str, *, room: Path) -> Params:
         label: One of `data.label`.
         room: Where they are to hold.
     """
-    data = params.data
-    others = [name for name in data.labels if name != label]
-    raw = {name: _placed(getattr(data, name), room) for name in ("train", "test", "sample_submission")}
-    # The other labels are ignored: as inputs they would tell what is known only afterwards.
-    return params.model_copy(
-        update={
-            "data": data.model_copy(update={**raw, "label": label, "ignore": [*data.ignore, *others]}),
-            "predict": params.predict.model_copy(update={"label": None}),
-        }
-    )
+    raw = {name: _placed(getattr(params.data, name), room) for name in ("train", "test", "sample_submission")}
+    alone = of_label(params, label)
+    return alone.model_copy(update={"data": alone.data.model_copy(update=raw)})
 
 
 def furnish(room: Path, stage: str, params: Params, label: str) -> Params:

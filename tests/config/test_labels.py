@@ -5,9 +5,8 @@ from typing import Any
 
 import pytest
 
-from qin.config import check_one_label, load_params
+from qin.config import load_params
 from qin.config.labels import MOST_LABELS
-from qin.runtime.errors import ConfigError
 from tests.config.test_params import problems, write_params
 
 BOTH = ["clicked", "liked"]
@@ -96,15 +95,6 @@ def test_a_submission_is_of_one_of_the_labels(tmp_path: Path) -> None:
 def test_an_earlier_model_is_of_one_label(tmp_path: Path) -> None:
     [line] = problems(tmp_path, {"data.label": BOTH, "train.init_from": "earlier"})
     assert line.startswith("train.init_from with 2 labels in data.label: an earlier model is of one label")
-
-
-def test_what_judges_one_label_refuses_several() -> None:
-    check_one_label(["clicked"], what="a search")
-    with pytest.raises(ConfigError) as caught:
-        check_one_label(BOTH, what="a search")
-    assert str(caught.value) == (
-        "params.yaml: data.label: 2 labels (clicked, liked), but a search is of one: name it alone"
-    )
 
 
 @pytest.mark.parametrize(

@@ -69,11 +69,8 @@ def test_what_cannot_be_walked_is_refused(project: Path) -> None:
     with pytest.raises(ConfigError, match=r"a backtest starts from models of its own"):
         open_walk(params_of(project), num_days=None, variants=["fresh"])
     set_params(project / "params.yaml", {"train.init_from": None})
-    several = params_of(project).model_copy(
-        update={"data": params_of(project).data.model_copy(update={"label": ["clicked", "liked"]})}
-    )
-    with pytest.raises(ConfigError, match=r"2 labels \(clicked, liked\), but a backtest is of one"):
-        open_walk(several, num_days=None, variants=["fresh"])
+    with pytest.raises(ConfigError, match=r"data\.label: no label seen; there are clicked"):
+        open_walk(params_of(project), num_days=None, variants=["fresh"], label="seen")
     with pytest.raises(
         ConfigError, match=r"^the log has 5 days; 3 of them can be scored, not the 4 that were asked for"
     ):
@@ -87,6 +84,22 @@ def test_a_day_is_trained_on_the_days_before_it_alone(project: Path) -> None:
     found = backtest._settings(walk.days[:4], Path("rows"), Path("sample"))
     assert [Path(name).stem for name in found["data.train"]] == DAYS[:4]
     assert found["split.time_val_start"].startswith(DAYS[3])
+
+
+def test_of_several_labels_one_is_walked(project: Path) -> None:
+    """Its clicks are counted, the other label enters no feature, and figures are those of a log without the other."""
+    table = pq.read_table("train.parquet")
+    liked = pa.array(np.random.default_rng(1).integers(0, 2, NUM_ROWS), pa.int8())
+    table = table.append_column("liked", liked)
+    found = []
+    for label, log in ((["clicked", "liked"], table), ("liked", table.drop_columns(["clicked"]))):
+        pq.write_table(log, "train.parquet")
+        set_params(project / "params.yaml", {"data.label": label})
+        walk = open_walk(params_of(project), num_days=1, variants=["fresh"], label="liked")
+        found += walk_forward(walk, lambda _: None)["days"]
+    day = [time.date().isoformat() == DAYS[-1] for time in table.column("time").to_pylist()]
+    assert found[0]["clicks"] == int(np.count_nonzero(liked.to_numpy()[day]))
+    assert found[0] == found[1]
 
 
 def test_a_probability_that_was_rounded_to_an_end_has_a_logit(tmp_path: Path) -> None:

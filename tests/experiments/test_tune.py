@@ -98,10 +98,9 @@ def test_a_search_finds_what_is_best_and_says_what_it_is_worth(base: Params, spa
     assert f"best on the selection half: {tuned.best.name}" in text
 
 
-def test_a_search_is_of_one_label(base: Params, space: Space, tmp_path: Path) -> None:
-    several = base.model_copy(update={"data": base.data.model_copy(update={"label": ["clicked", "liked"]})})
-    with pytest.raises(ConfigError, match=r"2 labels \(clicked, liked\), but a search is of one: name it alone"):
-        tune(several, space, plan(), folder=tmp_path, run=FakeRun(base))
+def test_a_label_that_is_not_there_is_found_before_anything_runs(base: Params, space: Space, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no label clickd, did you mean clicked\?"):
+        tune(base, space, plan(), label="clickd", folder=tmp_path, run=FakeRun(base))
     assert list(tmp_path.iterdir()) == []
 
 

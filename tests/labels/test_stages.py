@@ -18,7 +18,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from qin.config import load_params
 from qin.experiments.compare import compared
+from qin.experiments.search import Budget
+from qin.experiments.space import read_space
+from qin.experiments.tune import Plan, tune
 from qin.labels import stage as by_label
 from qin.labels.parts import OUTPUTS
 from qin.model.artifact import load_model, weights_file
@@ -191,6 +195,24 @@ def test_drift_is_of_the_label_that_is_named(both: Path, alone: tuple[str, Path]
     test = str(project / "data/test.parquet")
     found = log_drift(both / "artifacts", test, num_threads=1, label=label)
     assert found == log_drift(project / "artifacts", test, num_threads=1)
+
+
+def test_a_search_is_of_the_label_that_is_named(both: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its trials have that label alone, and are judged by its clicks."""
+    monkeypatch.chdir(both)
+    params, label = load_params(paths.PARAMS), LABELS[1]
+    space = read_space(["calibration.method=temperature,platt"], None, params)
+    plan = Plan(budget=Budget(None, None), num_seeds=1, is_grid=True)
+    tuned = tune(params, space, plan, label=label, folder=tmp_path)
+    assert tuned.errors == []
+    positive = pq.read_table("data/train.parquet", columns=[label]).column(label).to_numpy() == 1
+    for finalist in tuned.finalists:
+        judged = finalist.runs[0]
+        assert np.array_equal(judged.rows.is_positive, positive[judged.numbers])
+    trials = [load_params(file) for file in tmp_path.glob("trials/runs/*/params.yaml")]
+    assert len(trials) == 2
+    assert {trial.data.label for trial in trials} == {label}
+    assert all(LABELS[0] in trial.data.ignore for trial in trials)
 
 
 @pytest.mark.slow
