@@ -228,7 +228,7 @@ class _FrozenNumeric:
         height = num_rows if self._periodic is None else TILE_ROWS
         values = torch.zeros(-(-height * num_fields // _WHOLE_VECTORS) * _WHOLE_VECTORS)
         values[: num_rows * num_fields] = raw.reshape(-1)
-        log = torch.log1p(values.abs())
+        log = torch.log1p(values.abs().double())
         rows = slice(num_rows * num_fields)
         numbers, logs = (part.numpy()[rows].reshape(num_rows, num_fields) for part in (values, log))
         standardise(numbers, logs, mean, std, self._weight, out[:, : 2 * num_fields].numpy())

@@ -127,13 +127,15 @@ def signed_log(x: torch.Tensor) -> torch.Tensor:
 class NumericNormalizer(nn.Module):
     """Standardised signed logs of numeric fields, then their missing flags.
 
+    Logarithms and moments have 64 bits: seconds since 1970 differ in the eighth digit of theirs, the last of 32 bits.
+
     Args:
         mean: Mean of each field's signed log over the train fold's non-missing values, `(fields,)`.
         std: Standard deviation of the same; 0 for a constant or always missing field, whose output is then 0.
 
     Shape:
         - raw: `(batch, fields)`, NaN where missing
-        - output: `(batch, 2 * fields)`, float32: values (0 where missing), then
+        - output: `(batch, 2 * fields)`, in the type of the raw values: values (0 where missing), then
           flags (1 where missing)
 
     Raises:
@@ -149,8 +151,8 @@ class NumericNormalizer(nn.Module):
         if not (mean.isfinite().all() and std.isfinite().all() and (std >= 0).all()):
             raise ValueError(f"mean must be finite, std finite and not negative, got {mean=}, {std=}")
         super().__init__()
-        self.register_buffer("mean", mean.detach().to(torch.float32, copy=True))
-        self.register_buffer("std", std.detach().to(torch.float32, copy=True))
+        self.register_buffer("mean", mean.detach().to(torch.float64, copy=True))
+        self.register_buffer("std", std.detach().to(torch.float64, copy=True))
 
     @property
     def num_fields(self) -> int:
@@ -160,13 +162,13 @@ class NumericNormalizer(nn.Module):
     def forward(self, raw: torch.Tensor) -> torch.Tensor:
         """Map raw values to the block the network reads; shapes as in the class description."""
         self.check(raw)
-        raw = raw.to(self.mean.dtype)
         is_missing = raw.isnan()
         is_constant = self.std == 0
         with one_thread():  # a library may round the last numbers of each thread's share in another way
-            log = signed_log(raw)
+            log = signed_log(raw.double())
         standard = (log - self.mean) / self.std.masked_fill(is_constant, 1.0)
-        return torch.cat((standard.masked_fill(is_missing | is_constant, 0.0), is_missing.to(standard.dtype)), dim=1)
+        values = standard.masked_fill(is_missing | is_constant, 0.0).to(raw.dtype)
+        return torch.cat((values, is_missing.to(raw.dtype)), dim=1)
 
     def check(self, raw: torch.Tensor) -> None:
         """Check the shape of raw values; see the class description."""

@@ -126,9 +126,10 @@ def _numeric(source: QIN, raw: torch.Tensor) -> list[torch.Tensor]:
         return []
     is_missing, is_constant = raw.isnan(), std == 0
     # Not `copysign`, which ONNX has not.
-    log = torch.sign(raw) * torch.log1p(raw.abs())
+    wide = raw.double()
+    log = torch.sign(wide) * torch.log1p(wide.abs())
     standard = (log - source.normalizer.mean) / torch.where(is_constant, 1.0, std)
-    value, flag = torch.where(is_missing | is_constant, 0.0, standard), is_missing.float()
+    value, flag = torch.where(is_missing | is_constant, 0.0, standard).float(), is_missing.float()
     blocks = [torch.cat((value, flag), dim=1) * source.numeric_weight]
     if source.periodic is not None:
         angle = 2.0 * torch.pi * value.unsqueeze(2) * source.periodic.frequency

@@ -33,7 +33,7 @@ def fit_inputs(reader: RowReader, is_train: Mask, params: NetworkParams, *, seed
     """
     params = resolve_preset(params)
     moments = numeric_moments(reader, is_train)
-    mean, std = (torch.from_numpy(array).float() for array in (moments.mean, moments.std))
+    mean, std = (torch.from_numpy(array) for array in (moments.mean, moments.std))
     edges = is_rare = None
     if params.numeric_bins:
         logs = signed_log(read_numbers(reader, drawn_rows(is_train, seed=seed)))

@@ -120,6 +120,16 @@ def test_numeric_block_equals_a_plain_loop() -> None:
     assert set(normalizer.state_dict()) == {"mean", "std"}
 
 
+def test_numbers_that_differ_little_beside_their_size_are_told_apart() -> None:
+    """Seconds since 1970 over five days: of a logarithm with 32 bits the last one is a hundredth of its deviation."""
+    raw = torch.arange(1_650_844_800, 1_651_276_800, 4096).to(torch.float32).unsqueeze(1)
+    log = raw.double().log1p()
+    mean, std = log.mean(0), log.std(0)
+    values = NumericNormalizer(mean, std)(raw)[:, :1]
+    assert values.dtype == torch.float32
+    torch.testing.assert_close(values.double(), (log - mean) / std, rtol=0, atol=2e-7)
+
+
 def test_no_numeric_fields_give_an_empty_block() -> None:
     normalizer = NumericNormalizer(torch.empty(0), torch.empty(0))
     assert normalizer.num_fields == 0

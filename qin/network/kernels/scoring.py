@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from qin.columns.buckets import PADDING_BUCKET
-from qin.network.kernels.arrays import Float32Array, Int64Array, ProductArray
+from qin.network.kernels.arrays import Float32Array, Float64Array, Int64Array, ProductArray
 from qin.network.kernels.bf16 import round_row, widen_row
 from qin.runtime.jit import njit
 
@@ -156,7 +156,7 @@ def multiply(rows: Float32Array, matrix: Float32Array, out: Float32Array) -> Non
 
 @njit(nogil=True)
 def standardise(
-    raw: Float32Array, log: Float32Array, mean: Float32Array, std: Float32Array, weight: Float32Array, out: Float32Array
+    raw: Float32Array, log: Float64Array, mean: Float64Array, std: Float64Array, weight: Float32Array, out: Float32Array
 ) -> None:
     """Standardised signed logs, then missing flags, both weighted.
 
@@ -172,14 +172,15 @@ def standardise(
     for i in range(raw.shape[0]):
         for field in range(num_fields):
             is_missing = np.isnan(raw[i, field])
-            value = (np.copysign(log[i, field], raw[i, field]) - mean[field]) / (std[field] or np.float32(1.0))
+            standard = (np.copysign(log[i, field], raw[i, field]) - mean[field]) / (std[field] or 1.0)
+            value = np.float32(standard)  # before the weight, as in training
             out[i, field] = np.float32(0.0) if is_missing or std[field] == 0.0 else value * weight[field]
             out[i, num_fields + field] = weight[num_fields + field] if is_missing else np.float32(0.0)
 
 
 @njit(nogil=True)
 def embed_in_bins(
-    raw: Float32Array, log: Float32Array, mean: Float32Array, std: Float32Array, bins: FrozenBins, out: Float32Array
+    raw: Float32Array, log: Float64Array, mean: Float64Array, std: Float64Array, bins: FrozenBins, out: Float32Array
 ) -> None:
     """Piecewise linear embeddings, one field after the other.
 
@@ -196,8 +197,8 @@ def embed_in_bins(
     for i in range(raw.shape[0]):
         for field in range(num_fields):
             is_missing = np.isnan(raw[i, field])
-            value = (np.copysign(log[i, field], raw[i, field]) - mean[field]) / (std[field] or one)
-            value = zero if std[field] == 0.0 else value
+            standard = (np.copysign(log[i, field], raw[i, field]) - mean[field]) / (std[field] or 1.0)
+            value = zero if std[field] == 0.0 else np.float32(standard)
             for d in range(dim):
                 total = bins.weight[field, num_bins, d] if is_missing else zero
                 for k in range(0 if is_missing else num_bins):
