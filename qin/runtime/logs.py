@@ -41,7 +41,12 @@ def logs_json() -> bool:
 
 
 def log_to_stderr(level: int = logging.INFO) -> None:
-    """Set up the process's log: each record is one line on standard error."""
+    """Set up the process's log: each record is one line on standard error, of libraries those alone that warn.
+
+    Args:
+        level: The least that our own records must have.
+    """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JsonLines() if logs_json() else _OneLine())
-    logging.basicConfig(level=level, handlers=[handler], force=True)
+    logging.basicConfig(level=max(level, logging.WARNING), handlers=[handler], force=True)
+    log.setLevel(level)
