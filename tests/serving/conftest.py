@@ -21,7 +21,7 @@ RICH: dict[str, Any] = {
     "data.drop": [],
     "data.ignore": ["request", "place", "noise_*"],
     "features.categorical": ["shop", "item", "user", "day", "cost"],
-    "features.numeric": ["price", "views"],
+    "features.numeric": ["price", "views", "second"],  # seconds since 1970, which differ in late digits
     "features.sequences": [
         {"name": "seq", "max_len": 4, "num_buckets": 500},
         {"name": "recent", "max_len": 3, "vocabulary_of": "item"},
@@ -64,6 +64,7 @@ def rich_columns(num_rows: int, *, seed: int) -> dict[str, pa.Array]:
         "request": pa.array(np.sort(generator.integers(0, num_rows // 4, num_rows))),
         "place": pa.array([str(number) for number in generator.integers(1, 6, num_rows)]),
         "day": pa.array(second, pa.timestamp("us")),
+        "second": pa.array(1_650_844_800 + second // 1_000_000),
         "cost": pa.array([f"{number}.50" for number in cents]).cast(pa.decimal128(9, 2)),
     }
     rate = 0.15 + 0.5 * (cents > 5) + 0.2 * (np.array(columns["views"]) > 500)

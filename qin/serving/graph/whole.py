@@ -53,9 +53,7 @@ class WholeModel(nn.Module):
             else [[f.name for f in schema.sequences].index(f.name) for f in model.impressions.histories]
         )
         self.statistics = nn.ModuleList(_statistic(lookup, model) for lookup in alone.statistics.lookups())
-        self.networks = nn.ModuleList(
-            PlainNetwork(network.eval().float().requires_grad_(False)) for network in networks
-        )
+        self.networks = nn.ModuleList(PlainNetwork(network.eval().requires_grad_(False)) for network in networks)
         self.trees = None if members.trees is None else PlainTrees(members.trees, members.schema)
         self.calibrator = alone.calibration.deployed
         shifts = self.calibrator.segments
