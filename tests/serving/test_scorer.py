@@ -128,6 +128,7 @@ def test_columns_say_what_rows_must_have(rich: Path) -> None:
         "cost": ("categorical", "decimal128(9, 2)"),
         "price": ("numeric", "float"),
         "views": ("numeric", "int32"),
+        "second": ("numeric", "int64"),
         "seq": ("sequence", "string"),
         "recent": ("sequence", "list<int64>"),
         "request": ("impression", ""),
