@@ -66,6 +66,7 @@ def _ours(folder: Path, *, batch: int, threads: int) -> dict[str, Any]:
     """The stages and the scorer; leaves the rows of both folds for the others."""
     changes = {
         "model.members": ["network"],
+        "model.seeds": 1,  # as the others are
         "features.statistics.enable": False,
         "train.refit": "none",
         "train.epochs": 1,

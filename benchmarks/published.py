@@ -133,10 +133,11 @@ class PublishedQIN(nn.Module):
             batch_norm=sizes.norm == "batch",
             dropout=sizes.dropout,
         )
-        mean, std = model.normalizer.mean, model.normalizer.std
-        self.normalizer = NumericNormalizer(mean, std)
-        self.numeric_weight = nn.Parameter(model.numeric_weight.detach().clone())
-        self.to(mean.device, mean.dtype)
+        weight = model.numeric_weight.detach()
+        self.numeric_weight = nn.Parameter(weight.clone())
+        self.to(weight.device, weight.dtype)
+        # After all else has its type: its moments have 64 bits.
+        self.normalizer = NumericNormalizer(model.normalizer.mean, model.normalizer.std)
         self._copy_weights(model)
 
     @torch.no_grad()
