@@ -116,7 +116,8 @@ def fit_models(
     Raises:
         ConfigError: If a form does not fit into memory, or cannot be trained as section hnm wants.
     """
-    forms, names = forms_of(params, None if earlier is None else [earlier.form])
+    num_networks = count_networks(params, fold, earlier)
+    forms, names = forms_of(with_count(params, num_networks), None if earlier is None else [earlier.form])
     for form in forms:
         check_network(form, reader.schema, ranks)
 
@@ -146,7 +147,6 @@ def fit_models(
     # Its curve takes the place of the first form's, which was told all along.
     if chosen:
         watch.on_check(first[0].result.history)
-    num_networks = count_networks(params, fold, earlier)
     runs = [first, *(fit(forms[chosen], seed, SILENT) for seed in range(1, num_networks))]
     fitted = FittedNetworks(forms[chosen], [run for run, _ in runs], [run for run, _ in tried], chosen, names)
     return fitted, replace(first[1], logit=mean_logit([rows.logit for _, rows in runs]))
@@ -205,6 +205,11 @@ def count_networks(params: Params, fold: Folds, earlier: Earlier | None = None) 
     if params.model.seeds == "auto" and num_networks > 1:
         log.info("model.seeds auto: the mean of %d networks, for %d rows", num_networks, num_rows)
     return num_networks
+
+
+def with_count(params: Params, num_networks: int) -> Params:
+    """The settings with that number of networks, so that each run knows whether another one follows."""
+    return params.model_copy(update={"model": params.model.model_copy(update={"seeds": num_networks})})
 
 
 def check_network(params: Params, schema: Schema, ranks: Ranks) -> None:

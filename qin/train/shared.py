@@ -24,7 +24,7 @@ from qin.train.fit import Run, Trained
 from qin.train.heads import SharedNetworks, SharedRows
 from qin.train.imbalance import TrainingRows, training_prior
 from qin.train.loop import Budget, TrainingLoop, ValidationScores
-from qin.train.networks import FittedNetworks, check_network, count_networks, forms_of, with_seed
+from qin.train.networks import FittedNetworks, check_network, count_networks, forms_of, with_count, with_seed
 from qin.train.pace import choose_pace
 from qin.train.watch import SILENT, Watch
 
@@ -68,7 +68,8 @@ def fit_shared_models(
     Raises:
         ConfigError: If a form does not fit into memory.
     """
-    forms, names = forms_of(params)
+    num_networks = count_networks(params, fitting.fold)
+    forms, names = forms_of(with_count(params, num_networks))
     for form in forms:
         check_network(form, fitting.readers[0].schema, ONE)
     tried: list[OfLabels] = []
@@ -83,7 +84,7 @@ def fit_shared_models(
         log.info("form %d is kept: mean log loss %s", chosen, ", ".join(f"{loss:.5f}" for loss in losses))
     if chosen:  # as of `fit_models`
         watch.on_check(first[0][0].result.history)
-    further = range(1, count_networks(params, fitting.fold))
+    further = range(1, num_networks)
     runs = [first, *(fit_shared(with_seed(forms[chosen], seed), fitting, watch=SILENT) for seed in further)]
     found = []
     for number, own in enumerate(zip(*runs, strict=True)):

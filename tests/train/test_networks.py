@@ -73,6 +73,7 @@ def test_a_small_log_has_as_many_as_its_rows_say(reader: ShardReader, tmp_path: 
     def runs(number: int | str) -> list[str]:
         params = several(number)
         fitted, _ = fit_models(params, reader, FOLD, is_report=IS_REPORT, checkpoints=tmp_path, watch=Watch())
+        assert fitted.params.model.seeds == len(fitted.runs)  # by which the last run knows that none follows
         return [run.provenance["run"] for run in fitted.runs]
 
     assert runs("auto") == runs(4)
