@@ -24,6 +24,7 @@ class NetworkParams(Section):
     embedding_std: Annotated[float, Field(gt=0)]
     attention_dim: Width
     num_heads: Width = 1
+    attention_score: Literal["product", "mlp"] = "product"
     attention_norm: Literal["none", "length", "sqrt_length"] = "none"
     attention_bias: Literal["none", "constant", "recency"] = "none"
     attention_scale: Annotated[float, Field(gt=0)] = 1.0
@@ -43,9 +44,11 @@ class NetworkParams(Section):
     min_count: Annotated[int, Field(ge=0, lt=2**31)] = 0
 
     @model_validator(mode="after")
-    def _heads_divide(self) -> "NetworkParams":
+    def _heads_fit(self) -> "NetworkParams":
         if self.attention_dim % self.num_heads:
             raise ValueError(f"num_heads must divide attention_dim {self.attention_dim}, got {self.num_heads}")
+        if self.attention_score == "mlp" and self.num_heads != 1:
+            raise ValueError(f"num_heads must be 1 with attention_score: mlp, got {self.num_heads}")
         return self
 
 

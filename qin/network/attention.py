@@ -1,20 +1,60 @@
 """Target-conditioned sparse attention: what, in the user's history, matters for this target item."""
 
 import math
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
+from qin.network.activation_unit import ActivationUnit
+from qin.network.kernels.activation_unit import unit_sums
 from qin.network.kernels.attention import attended_sums
 from qin.network.kernels.choice import has_kernels
 from qin.network.kernels.products import product, stacked_product
 
+Score = Literal["product", "mlp"]
 ScoreNorm = Literal["none", "length", "sqrt_length"]
 ScoreBias = Literal["none", "constant", "recency"]
 
 _NUM_RECENCIES = 16  # the last item, the 2 before it, the 4 before those, and so on: up to 65,535 items
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionOptions:
+    """Variants of `TargetAttention`; the defaults are the published form.
+
+    Attributes:
+        num_heads: Heads, a divisor of the attention's width; 1 with an activation unit.
+        score: How items are scored: by the product of query and key, or by an activation unit.
+        norm: What the sum over the history is divided by.
+        bias: What is added to the scores.
+        scale: What the scores are multiplied by.
+        target_values: Whether the values depend on the target.
+
+    Raises:
+        ValueError: An option is unknown or out of its range, or an activation unit would have several heads.
+    """
+
+    num_heads: int = 1
+    score: Score = "product"
+    norm: ScoreNorm = "none"
+    bias: ScoreBias = "none"
+    scale: float = 1.0
+    target_values: bool = False
+
+    def __post_init__(self) -> None:
+        for name, known in (("score", Score), ("norm", ScoreNorm), ("bias", ScoreBias)):
+            if getattr(self, name) not in get_args(known):
+                raise ValueError(f"unknown option, got {name}={getattr(self, name)!r}")
+        if self.score == "mlp" and self.num_heads != 1:
+            raise ValueError(f"an activation unit has one head, got num_heads={self.num_heads}")
+        if not 0.0 < self.scale < math.inf:
+            raise ValueError(f"the scale must be positive and finite, got scale={self.scale}")
+
+
+_PUBLISHED = AttentionOptions()
 
 
 class TargetAttention(nn.Module):
@@ -32,17 +72,14 @@ class TargetAttention(nn.Module):
     training starts from a pooled history instead of from scores near zero, of which the relu passes half. `scale`
     multiplies the score before the bias: with small embeddings it is a product of small numbers and stays near zero.
     `target_values` multiplies `c` by `1 + W_g t`, the target-aware representation of TIN (arXiv 2308.08487)
-    taken out of the sum.
+    taken out of the sum. With `score` `mlp` DIN's activation unit (`ActivationUnit`) scores the items, and as in DIN
+    no relu follows: `c = sum_i score_i x_i`.
 
     Args:
         target_dim: Width of the target item, `dt`.
         sequence_dim: Width of one history item, `ds`.
         attention_dim: Width of the query and key space over all heads, `A`.
-        num_heads: Heads, a divisor of `A`.
-        norm: What the sum over the history is divided by.
-        bias: What is added to the scores.
-        scale: What the scores are multiplied by.
-        target_values: Whether the values depend on the target.
+        options: The variants.
 
     Shape:
         - target: `(batch, dt)`
@@ -63,31 +100,26 @@ class TargetAttention(nn.Module):
         *,
         sequence_dim: int,
         attention_dim: int,
-        num_heads: int = 1,
-        norm: ScoreNorm = "none",
-        bias: ScoreBias = "none",
-        scale: float = 1.0,
-        target_values: bool = False,
+        options: AttentionOptions = _PUBLISHED,
     ) -> None:
+        num_heads = options.num_heads
         if min(target_dim, sequence_dim, attention_dim, num_heads) < 1:
             raise ValueError(
                 f"every size must be at least 1, got {target_dim=}, {sequence_dim=}, {attention_dim=}, {num_heads=}"
             )
         if attention_dim % num_heads:
             raise ValueError(f"num_heads must divide attention_dim, got {num_heads=}, {attention_dim=}")
-        if norm not in get_args(ScoreNorm) or bias not in get_args(ScoreBias):
-            raise ValueError(f"unknown option, got {norm=}, {bias=}")
-        if not 0.0 < scale < math.inf:
-            raise ValueError(f"the scale must be positive and finite, got {scale=}")
         super().__init__()
         self.attention_dim, self.num_heads = attention_dim, num_heads
-        self.norm, self.bias, self.scale = norm, bias, scale
+        self.norm, self.bias, self.scale = options.norm, options.bias, options.scale
         self.query = nn.Linear(target_dim, attention_dim, bias=False)  # W_q (A, dt)
         self.key = nn.Linear(sequence_dim, attention_dim, bias=False)  # W_k (A, ds)
         self.value = nn.Linear(sequence_dim, attention_dim, bias=False)  # W_v (A, ds)
         self.output = nn.Linear(attention_dim, target_dim, bias=False)  # W_o (dt, A)
-        self.gate = nn.Linear(target_dim, sequence_dim, bias=False) if target_values else None  # W_g (ds, dt)
-        num_biases = {"none": 0, "constant": 1, "recency": _NUM_RECENCIES}[bias]
+        self.gate = nn.Linear(target_dim, sequence_dim, bias=False) if options.target_values else None  # W_g (ds, dt)
+        widths = {"sequence_dim": sequence_dim, "attention_dim": attention_dim}
+        self.unit = ActivationUnit(target_dim, **widths) if options.score == "mlp" else None
+        num_biases = {"none": 0, "constant": 1, "recency": _NUM_RECENCIES}[options.bias]
         self.score_bias = nn.Parameter(torch.ones(num_biases, num_heads)) if num_biases else None
 
     def forward(
@@ -106,35 +138,59 @@ class TargetAttention(nn.Module):
         # Kernels are written for float32; float64 is what gradients are tested in.
         is_tiled = has_kernels(sequence) and sequence.dtype == torch.float32
         sums = self._tiled_sums if is_tiled else self.whole_sums
-        context = self._scaled(sums(self._directions(query), keys, sequence, is_valid), is_valid, target)
+        directions, offset = self._directions(query)
+        context = self._scaled(sums(directions, offset, keys, sequence, is_valid), is_valid, target)
         return product(self._values(context), self.output.weight) + target
 
-    def _directions(self, query: torch.Tensor) -> torch.Tensor:
-        """`u / sqrt(d_a)` of each head, `(batch, heads, ds)`."""
+    def _directions(self, query: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """What items are multiplied by: `u / sqrt(d_a)` of each head, `(batch, heads, ds)`, or what a unit makes."""
+        if self.unit is not None:
+            projected = product(query, self.query.weight)
+            return self.unit.of_rows(query, query=projected, key_weight=self.key.weight)
         heads, width = self.num_heads, self.attention_dim // self.num_heads
         factor = self.scale / math.sqrt(width)
         if heads == 1:  # the same, without a stack
-            return (product(product(query, self.query.weight), self.key.weight.t()) * factor).unsqueeze(1)
+            return (product(product(query, self.query.weight), self.key.weight.t()) * factor).unsqueeze(1), None
         projected = product(query, self.query.weight).view(-1, heads, width).transpose(0, 1)  # (heads, batch, width)
-        return stacked_product(projected, self.key.weight.view(heads, width, -1)).transpose(0, 1) * factor
+        return stacked_product(projected, self.key.weight.view(heads, width, -1)).transpose(0, 1) * factor, None
 
     def _tiled_sums(
-        self, direction: torch.Tensor, keys: torch.Tensor | None, sequence: torch.Tensor, is_valid: torch.Tensor
+        self,
+        directions: torch.Tensor,
+        offset: torch.Tensor | None,
+        keys: torch.Tensor | None,
+        sequence: torch.Tensor,
+        is_valid: torch.Tensor,
     ) -> torch.Tensor:
         """`c` of each head, `(batch, heads, ds)`."""
         bias = torch.zeros(1, self.num_heads) if self.score_bias is None else self.score_bias
-        return attended_sums(sequence, keys, direction, is_valid, bias, bias_of_age(is_valid.shape[1], self.bias))
+        biases = bias, bias_of_age(is_valid.shape[1], self.bias)
+        if self.unit is None or offset is None:
+            return attended_sums(sequence, keys, directions, is_valid, *biases)
+        weight = self.unit.output.weight.squeeze(0) * self.scale
+        return unit_sums(sequence, keys, (directions, offset, weight), is_valid, *biases).unsqueeze(1)
 
     def whole_sums(
-        self, direction: torch.Tensor, keys: torch.Tensor | None, sequence: torch.Tensor, is_valid: torch.Tensor
+        self,
+        directions: torch.Tensor,
+        offset: torch.Tensor | None,
+        keys: torch.Tensor | None,
+        sequence: torch.Tensor,
+        is_valid: torch.Tensor,
     ) -> torch.Tensor:
         """What `_tiled_sums` computes, up to rounding, in a few operations on whole batches."""
-        score = torch.bmm(sequence if keys is None else keys, direction.transpose(1, 2))
+        keys = sequence if keys is None else keys
+        if self.unit is None or offset is None:
+            score = torch.bmm(keys, directions.transpose(1, 2))
+        else:
+            score = self.unit.scores(keys, directions, offset) * self.scale
         if self.score_bias is not None:
             is_constant = self.bias == "constant"
             score = score + (self.score_bias if is_constant else taken_rows(self.score_bias, recencies(is_valid)))
         # Masked before the relu, so whatever stands in a padded position gets a gradient of exactly zero.
-        weight = F.relu(score.masked_fill(~is_valid.unsqueeze(2), 0.0))
+        weight = score.masked_fill(~is_valid.unsqueeze(2), 0.0)
+        if self.unit is None:
+            weight = F.relu(weight)
         return torch.bmm(weight.transpose(1, 2), sequence)
 
     def _values(self, context: torch.Tensor) -> torch.Tensor:

@@ -8,22 +8,17 @@ import numpy as np
 import torch
 from torch import nn
 
-from qin.network.attention import TargetAttention, bias_of_age
-from qin.network.embedding import FusedEmbedding
+from qin.network.frozen_attention import FrozenAttention, FrozenTable
 from qin.network.heights import TILE_ROWS, cuts, usable_heights
-from qin.network.kernels.arrays import Float32Array, Int64Array
+from qin.network.kernels.arrays import Int64Array
 from qin.network.kernels.bf16 import bits_of, round_rows
 from qin.network.kernels.products import padded, padded_width
 from qin.network.kernels.scoring import (
     FrozenBins,
     FrozenOptions,
     advance,
-    attend,
-    average,
     embed_in_bins,
-    multiply,
     multiply_by_vector,
-    read_fields,
     standardise,
 )
 from qin.network.numeric import PiecewiseLinearEmbedding
@@ -60,10 +55,10 @@ class FrozenQIN:
         self._product_type = torch.bfloat16 if network.use_bf16 else torch.float32
         self._targets = np.array(network.inputs.target_fields, np.int64)
         with torch.no_grad():
-            values = self._values = _Table(network.embedding)
-            keys = self._keys = values if separate is None else _Table(separate)
+            values = self._values = FrozenTable(network.embedding)
+            keys = self._keys = values if separate is None else FrozenTable(separate)
             self._attentions = [
-                _FrozenAttention(attention, keys=keys, values=values, vocabulary=vocabulary)
+                FrozenAttention(attention, keys=keys, values=values, vocabulary=vocabulary)
                 for attention, vocabulary in zip(network.attentions, network.inputs.sequence_vocabulary, strict=True)
             ]
             vocabularies = network.inputs.sequence_vocabulary if network.sizes.pooled_history else ()
@@ -138,80 +133,6 @@ class FrozenQIN:
         x[len(fields) :] = 0.0
 
 
-class _Table:
-    """An embedding table and its vocabularies, as arrays."""
-
-    def __init__(self, embedding: FusedEmbedding) -> None:
-        self.weight, self.dim = embedding.embedding_table.detach().numpy(), embedding.dim
-        self.offset, self.limit = embedding.offsets.numpy(), embedding.num_buckets.numpy()
-
-    def read(self, buckets: Int64Array, fields: Int64Array, out: Float32Array) -> int:
-        """Write some fields' embeddings into the first columns of `out`; return how many those are."""
-        read_fields(buckets, fields, self.offset, self.weight, out)
-        return fields.size * self.dim
-
-    def mean(self, history: Int64Array, offset: int) -> Float32Array:
-        """Means `(rows, dim)` of histories' buckets `(rows, seq)` in the vocabulary that begins at `offset`."""
-        out = np.empty((len(history), self.dim), np.float32)
-        average(history, offset, self.weight, out)
-        return out
-
-
-class _FrozenAttention:
-    """`TargetAttention` over rows of a table, its projections folded.
-
-    Of each head, `u = D t` with `D = scale W_k^T W_q / sqrt(width)` scores the history, and `W_o W_v` maps the
-    sums.
-    """
-
-    def __init__(self, attention: nn.Module, *, keys: _Table, values: _Table, vocabulary: int) -> None:
-        assert isinstance(attention, TargetAttention)
-        self._keys, self._values = keys.weight, values.weight
-        self._offset = int(values.offset[vocabulary])
-        self._heads, dim = attention.num_heads, values.dim
-        width = attention.attention_dim // self._heads
-        # In float64, once: a product of two matrices has more terms, and so larger errors, than each on its own.
-        query, key, value = (
-            module.weight.double().view(self._heads, width, -1)  # (heads, width, dt or ds)
-            for module in (attention.query, attention.key, attention.value)
-        )
-        output = attention.output.weight.double().view(-1, self._heads, width)  # (dt, heads, width)
-        direction = torch.einsum("hwt,hwd->thd", query, key) * (attention.scale / width**0.5)
-        self._direction = direction.reshape(-1, self._heads * dim).float().numpy()  # (dt, heads * ds)
-        self._projection = torch.einsum("hwd,ohw->hdo", value, output).reshape(self._heads * dim, -1).float().numpy()
-        self._gate = None if attention.gate is None else attention.gate.weight.t().contiguous().numpy()  # (dt, ds)
-        self._score_bias = None if attention.score_bias is None else attention.score_bias.clone()
-        self._bias, self._norm = attention.bias, attention.norm
-        # Made at the first batch, by the width of its histories: there is one.
-        self._of_length: dict[int, tuple[Float32Array, Float32Array]] = {}
-
-    def __call__(self, target: Float32Array, query: Float32Array, history: Int64Array) -> Float32Array:
-        """Attention outputs `(rows, dt)` of targets and queries `(rows, dt)` and histories' buckets `(rows, seq)`."""
-        (num_rows, seq), dim = history.shape, self._values.shape[1]
-        direction = _multiply(query, self._direction).reshape(num_rows, -1, dim)
-        context = np.empty_like(direction)
-        of_length = self._of_length.get(seq)
-        if of_length is None:
-            of_length = self._of_length[seq] = self._bias_of_age(seq), self._divisor(seq)
-        attend(history, self._offset, self._keys, self._values, direction, *of_length, context)
-        if self._gate is not None:
-            context *= 1.0 + _multiply(target, self._gate)[:, None]
-        return target + _multiply(context.reshape(num_rows, -1), self._projection)
-
-    def _bias_of_age(self, seq: int) -> Float32Array:
-        """What is added to the score of an item by the number of items after it, `(seq, heads)`."""
-        if self._score_bias is None:
-            return np.zeros((seq, self._heads), np.float32)
-        return np.asarray(self._score_bias[bias_of_age(seq, self._bias)])
-
-    def _divisor(self, seq: int) -> Float32Array:
-        """What a sum is divided by, by the history's length, `(seq + 1,)`."""
-        length = np.arange(seq + 1, dtype=np.float32).clip(1.0)  # of an empty history the sum is 0 whatever divides it
-        if self._norm == "none":
-            return np.ones_like(length)
-        return length if self._norm == "length" else np.sqrt(length)
-
-
 class _FrozenNumeric:
     """The numeric block: `NumericNormalizer` with its weights, then the embeddings beside it that there are."""
 
@@ -276,9 +197,3 @@ def folded_norm(norm: nn.Module, like: torch.Tensor) -> tuple[float, torch.Tenso
         return eps, norm.weight.clone(), torch.zeros_like(like)
     assert isinstance(norm, nn.Identity), "every norm of the quadratic network has its folded form"
     return -1.0, torch.ones_like(like), torch.zeros_like(like)
-
-
-def _multiply(rows: Float32Array, matrix: Float32Array) -> Float32Array:
-    out = np.empty((len(rows), matrix.shape[1]), np.float32)
-    multiply(rows, matrix, out)
-    return out

@@ -99,25 +99,36 @@ def _attend(
     keys: torch.Tensor,
     is_valid: torch.Tensor,
 ) -> torch.Tensor:
-    heads, width = attention.num_heads, attention.attention_dim // attention.num_heads
-    projected = F.linear(query, attention.query.weight).view(-1, heads, width)
-    key, value = (module.weight.view(heads, width, -1) for module in (attention.key, attention.value))
-    direction = torch.einsum("nhw,hwd->nhd", projected, key) * (attention.scale / width**0.5)
-    score = torch.bmm(keys, direction.transpose(1, 2))
+    score = _scores(attention, query, keys)
     if attention.score_bias is not None:
         # Whole numbers: ONNX has no running sum of truth values.
         after = is_valid.long().sum(dim=1, keepdim=True) - is_valid.long().cumsum(dim=1)
         table = attention.score_bias[bias_of_age(is_valid.shape[1], attention.bias)]
         score = score + table[after.clamp(0, is_valid.shape[1] - 1)]
-    weight = F.relu(score) * is_valid.unsqueeze(2)
+    weight = (F.relu(score) if attention.unit is None else score) * is_valid.unsqueeze(2)
     context = torch.bmm(weight.transpose(1, 2), values)
     if attention.norm != "none":
         length = is_valid.long().sum(dim=1).clamp_min(1).float().view(-1, 1, 1)
         context = context / (length if attention.norm == "length" else length.sqrt())
     if attention.gate is not None:
         context = context * (1.0 + F.linear(target, attention.gate.weight)).unsqueeze(1)
+    value = attention.value.weight.view(attention.num_heads, -1, values.shape[2])
     mixed = torch.einsum("nhd,hwd->nhw", context, value).flatten(1)
     return F.linear(mixed, attention.output.weight) + target
+
+
+def _scores(attention: TargetAttention, query: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+    """Scores `(n, max_len, heads)` before the bias."""
+    heads, width = attention.num_heads, attention.attention_dim // attention.num_heads
+    projected, unit = F.linear(query, attention.query.weight), attention.unit
+    if unit is None:
+        key = attention.key.weight.view(heads, width, -1)
+        direction = torch.einsum("nhw,hwd->nhd", projected.view(-1, heads, width), key) * (attention.scale / width**0.5)
+        return torch.bmm(keys, direction.transpose(1, 2))
+    of_query = torch.einsum("ad,ua->adu", attention.key.weight, unit.of_product.weight)
+    matrix = torch.einsum("na,adu->ndu", projected, of_query) + unit.of_item.weight.t()
+    offset = F.linear(query, unit.of_target.weight, unit.of_target.bias)
+    return unit.scores(keys, matrix, offset) * attention.scale
 
 
 def _numeric(source: QIN, raw: torch.Tensor) -> list[torch.Tensor]:

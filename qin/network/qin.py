@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from qin.columns.buckets import PADDING_BUCKET
-from qin.network.attention import ScoreBias, ScoreNorm, TargetAttention
+from qin.network.attention import AttentionOptions, Score, ScoreBias, ScoreNorm, TargetAttention
 from qin.network.dropout import dropout
 from qin.network.embedding import FusedEmbedding
 from qin.network.kernels.choice import has_kernels
@@ -86,10 +86,11 @@ class QINSizes:
         embedding_std: Standard deviation of the initial embeddings.
         attention_dim: Width of the attention's query and key space; the authors use twice the target's width.
         num_heads: Heads of the attention.
-        attention_norm: See `TargetAttention`.
-        attention_bias: See `TargetAttention`.
-        attention_scale: See `TargetAttention`.
-        target_values: See `TargetAttention`.
+        attention_score: See `AttentionOptions`.
+        attention_norm: See `AttentionOptions`.
+        attention_bias: See `AttentionOptions`.
+        attention_scale: See `AttentionOptions`.
+        target_values: See `AttentionOptions`.
         separate_attention_embedding: Whether the attention's scores are made of embeddings of their own, in a second
             table (DARE, arXiv 2410.02604).
         pooled_history: Whether the mean of each history's embeddings stands beside the attention's output.
@@ -112,6 +113,7 @@ class QINSizes:
     embedding_std: float
     attention_dim: int
     num_heads: int
+    attention_score: Score
     attention_norm: ScoreNorm
     attention_bias: ScoreBias
     attention_scale: float
@@ -206,17 +208,16 @@ class QIN(nn.Module):
             self.embedding, self.attention_embedding = table(), table() if has_own else None
             self.periodic = PeriodicEmbedding(num_numeric, sizes.num_frequencies) if sizes.num_frequencies else None
             self.bins = None if fitted.edges is None else PiecewiseLinearEmbedding(fitted.edges, dim=BIN_DIM)
+            options = AttentionOptions(
+                num_heads=sizes.num_heads,
+                score=sizes.attention_score,
+                norm=sizes.attention_norm,
+                bias=sizes.attention_bias,
+                scale=sizes.attention_scale,
+                target_values=sizes.target_values,
+            )
             self.attentions = nn.ModuleList(
-                TargetAttention(
-                    target_dim,
-                    sequence_dim=dim,
-                    attention_dim=sizes.attention_dim,
-                    num_heads=sizes.num_heads,
-                    norm=sizes.attention_norm,
-                    bias=sizes.attention_bias,
-                    scale=sizes.attention_scale,
-                    target_values=sizes.target_values,
-                )
+                TargetAttention(target_dim, sequence_dim=dim, attention_dim=sizes.attention_dim, options=options)
                 for _ in range(num_sequences)
             )
             self.network = QuadraticNetwork(

@@ -268,6 +268,11 @@ def test_a_number_that_training_could_not_use_is_refused_before_it(
         ([{"dropout": 1.0}], "model: alternatives.0.dropout: Input should be less than 1"),
         ([{"num_layers": "3"}], "model: alternatives.0.num_layers: Input should be a valid integer"),
         ([{"num_heads": 3}], "model: alternatives.0: num_heads must divide attention_dim 32, got 3"),
+        (
+            [{"attention_score": "mlp", "num_heads": 2}],
+            "model: alternatives.0: num_heads must be 1 with attention_score: mlp, got 2",
+        ),
+        ([{"attention_score": "din"}], "model: alternatives.0.attention_score: Input should be 'product' or 'mlp'"),
     ],
 )
 def test_an_alternative_is_a_network(tmp_path: Path, alternatives: list[Any], line: str) -> None:

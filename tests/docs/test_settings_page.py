@@ -46,6 +46,7 @@ other:
         ("split", "group_key", "text or `null`"),
         ("split", "val_ratio", "number > 0 and < 1"),
         ("model", "target_values", "`true`, `false`"),
+        ("model", "attention_score", "`product`, `mlp`"),
         ("imbalance", "pos_weight", "number ≥ 1e-06 and ≤ 1000000.0 or `auto` or `null`"),
     ],
 )

@@ -71,6 +71,8 @@ _GROUPS: dict[str, tuple[Change, ...]] = {
         {"model.min_count": 3},
         {"model.numeric_bins": 4, "model.num_frequencies": 2},
         {"model.num_heads": 2, "model.attention_bias": "recency", "model.target_values": True},
+        {"model.attention_score": "mlp", "model.attention_bias": "constant", "model.target_values": True},
+        {"model.alternatives": [{"attention_score": "mlp", "separate_attention_embedding": True}]},
         {"model.separate_attention_embedding": True, "model.pooled_history": True, "model.norm": "batch"},
         {"model.field_dropout": 0.5, "model.row_dropout": 0.5, "model.norm": "rms"},
     ),

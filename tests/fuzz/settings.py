@@ -79,6 +79,7 @@ _CONTRADICTIONS: tuple[tuple[dict[str, Any], bool], ...] = (
     ({"calibration.by": "seq", "calibration.temperature_scaling": False}, True),
     ({"calibration.objective": "wll"}, True),
     ({"model.num_heads": 3}, True),
+    ({"model.num_heads": 2, "model.attention_score": "mlp"}, True),
     ({"model.members": []}, True),
     ({"model.members": ["network", "network"]}, True),
     ({"split.val_ratio": 1e-12}, True),

@@ -25,6 +25,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {"pooled_history": False, "numeric_bins": 0, "min_count": 0},
     "fitted": {"pooled_history": True, "numeric_bins": 5, "min_count": 4},
     "separate": {"min_count": 4, "separate_attention_embedding": True},
+    "mlp": {"attention_score": "mlp", "attention_bias": "constant"},
     "published": {"preset": "published", "pooled_history": True, "numeric_bins": 5, "min_count": 4},
 }
 
@@ -68,6 +69,20 @@ def test_weights_of_other_settings_are_refused(tmp_path: Path) -> None:
     write_exact_json(tmp_path / "model.json", {**tree, "weights_crc32": {"weights.safetensors": checksum}})
     with pytest.raises(ArtifactError, match="a model of another version; run the train stage again"):
         load_model(tmp_path)
+
+
+def test_a_model_from_before_a_setting_is_what_it_was(tmp_path: Path) -> None:
+    """A setting that came later is at its default in an earlier model, which does not name it."""
+    model, expected = make_model(tmp_path, **VARIANTS["plain"])
+    save_model(tmp_path, model)
+    tree = read_exact_json(tmp_path / "model.json")
+    del tree["params"]["attention_score"]
+    write_exact_json(tmp_path / "model.json", tree)
+    batch = read_batch(write_planted(tmp_path / "again", num_rows=NUM_ROWS), np.arange(NUM_ROWS))
+    loaded = load_model(tmp_path)
+    assert loaded.params == model.params
+    with torch.no_grad():
+        assert torch.equal(loaded.networks[0](batch.categorical, batch.numeric, batch.sequences), expected)
 
 
 def test_networks_keep_their_order_and_their_files_are_checked(tmp_path: Path) -> None:

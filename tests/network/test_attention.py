@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from qin.network.attention import TargetAttention, bias_of_age, recencies
+from qin.network.attention import AttentionOptions, TargetAttention, bias_of_age, recencies
 
 FIXTURE = Path(__file__).parents[3] / "shared/fixtures/qin_reference.npz"
 WEIGHTS = {"query": "W_q", "key": "W_k", "value": "W_v", "output": "W_o"}
@@ -131,6 +131,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "scaled": {"bias": "constant", "scale": 0.3},
     "recency": {"bias": "recency"},
     "target_values": {"target_values": True},
+    "mlp": {"score": "mlp"},
+    "mlp, all": {"score": "mlp", "scale": 2.5, "norm": "sqrt_length", "bias": "recency", "target_values": True},
     "all": {"num_heads": 2, "scale": 2.5, "norm": "sqrt_length", "bias": "recency", "target_values": True},
 }
 
@@ -149,15 +151,21 @@ def naive_variant(
             part = slice(h * width, (h + 1) * width)
             total = torch.zeros(width, dtype=target.dtype)
             for k in range(length):
-                score = (attention.query.weight[part] @ query[i]) @ (attention.key.weight[part] @ keys[i, k])
-                score = options.get("scale", 1.0) * score / math.sqrt(width)
+                q, key = attention.query.weight[part] @ query[i], attention.key.weight[part] @ keys[i, k]
+                unit = attention.unit
+                score = q @ key / math.sqrt(width)
+                if unit is not None:
+                    hidden = unit.of_target(query[i]) + unit.of_item(keys[i, k]) + unit.of_product(q * key)
+                    score = unit.output(torch.relu(hidden)).squeeze()
+                score = options.get("scale", 1.0) * score
                 if attention.score_bias is not None:
                     age = int(math.log2(length - k)) if options["bias"] == "recency" else 0
                     score = score + attention.score_bias[age, h]
                 value = sequence[i, k]
                 if attention.gate is not None:
                     value = value * (1 + attention.gate.weight @ target[i])
-                total = total + torch.relu(score) * (attention.value.weight[part] @ value)
+                weight = torch.relu(score) if unit is None else score
+                total = total + weight * (attention.value.weight[part] @ value)
             divisor = {"length": max(length, 1), "sqrt_length": math.sqrt(max(length, 1))}
             heads.append(total / divisor.get(options.get("norm", "none"), 1))
         rows.append(attention.output.weight @ torch.cat(heads) + target[i])
@@ -168,7 +176,7 @@ def naive_variant(
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_variants_equal_their_formulas_with_gradients(variant: str, has_own_keys: bool) -> None:
     options, generator = VARIANTS[variant], torch.Generator().manual_seed(2)
-    attention = TargetAttention(6, sequence_dim=3, attention_dim=6, **options).double()
+    attention = TargetAttention(6, sequence_dim=3, attention_dim=6, options=AttentionOptions(**options)).double()
     for weight in attention.parameters():
         torch.nn.init.normal_(weight, generator=generator)
     lengths = [0, 9, 2, 1]
@@ -192,7 +200,7 @@ def test_variants_equal_their_formulas_with_gradients(variant: str, has_own_keys
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_variants_leave_the_target_alone_without_a_history(variant: str) -> None:
-    attention = TargetAttention(6, sequence_dim=3, attention_dim=6, **VARIANTS[variant])
+    attention = TargetAttention(6, sequence_dim=3, attention_dim=6, options=AttentionOptions(**VARIANTS[variant]))
     target = torch.randn(2, 6, generator=torch.Generator().manual_seed(0))
     assert torch.equal(attention(target, torch.ones(2, 4, 3), torch.zeros(2, 4, dtype=torch.bool)), target)
 
@@ -222,9 +230,11 @@ def test_the_table_of_ages_is_what_recencies_gives() -> None:
         ({"num_heads": 4}, "num_heads must divide attention_dim, got num_heads=4, attention_dim=6"),
         ({"num_heads": 0}, "every size must be at least 1"),
         ({"norm": "mean"}, "unknown option, got norm='mean'"),
+        ({"score": "sum"}, "unknown option, got score='sum'"),
+        ({"score": "mlp", "num_heads": 2}, "an activation unit has one head, got num_heads=2"),
         ({"scale": 0.0}, "the scale must be positive and finite, got scale=0.0"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        TargetAttention(6, sequence_dim=3, attention_dim=6, **options)
+        TargetAttention(6, sequence_dim=3, attention_dim=6, options=AttentionOptions(**options))

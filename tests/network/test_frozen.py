@@ -11,7 +11,7 @@ from torch import nn
 
 from qin.network.frozen import FrozenQIN
 from qin.network.heights import TILE_ROWS
-from qin.network.kernels.scoring import attend
+from qin.network.kernels.scoring import FrozenUnit, attend, attend_by_unit
 from qin.network.qin import QIN, QINInputs
 from tests.network.sizes import make_sizes
 from tests.network.test_qin import INPUTS, make
@@ -27,6 +27,15 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "scaled": {"attention_bias": "constant", "attention_scale": 3.0},
     "heads": {"num_heads": 3, "attention_norm": "length", "norm": "rms"},
     "recency": {"num_heads": 2, "attention_bias": "recency", "target_values": True},
+    "mlp": {"attention_score": "mlp", "attention_bias": "constant", "attention_norm": "sqrt_length"},
+    "mlp, separate": {
+        "attention_score": "mlp",
+        "attention_scale": 3.0,
+        "attention_bias": "recency",
+        "target_values": True,
+        "separate_attention_embedding": True,
+        "pooled_history": True,
+    },
     "separate": {"separate_attention_embedding": True, "attention_norm": "sqrt_length", "activation": "inside"},
     "periodic": {"num_frequencies": 3, "norm": "batch", "activation": "inside"},
     "pooled": {"pooled_history": True, "attention_bias": "recency", "norm": "batch"},
@@ -193,3 +202,26 @@ def test_histories_are_added_up_as_a_loop_does() -> None:
                 expected[i, head] += max(score, 0.0) * values[row].astype(float) / divisor[len(items)]
     np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6)
     assert not found[2].any()
+
+
+def test_a_units_histories_are_added_up_as_a_loop_does() -> None:
+    generator = np.random.default_rng(1)
+    buckets = generator.integers(0, 7, (6, 11)) * (generator.random((6, 11)) < 0.6)
+    buckets[2] = 0
+    keys, values = (generator.standard_normal((12, 5)).astype(np.float32) for _ in range(2))
+    unit = FrozenUnit(*(generator.standard_normal(size).astype(np.float32) for size in ((6, 5, 3), (6, 3), 3)))
+    bias, divisor = generator.standard_normal((11, 1)).astype(np.float32), np.arange(1, 13, dtype=np.float32)
+    found = np.full((6, 1, 5), np.nan, np.float32)
+    attend_by_unit(buckets, 4, keys, values, unit, bias, divisor, found)
+
+    expected = np.zeros((6, 5))
+    for i, history in enumerate(buckets):
+        items = [bucket + 4 for bucket in history if bucket]
+        for age, row in enumerate(reversed(items)):
+            hidden = np.maximum(keys[row].astype(float) @ unit.matrix[i] + unit.offset[i], 0.0)
+            expected[i] += (hidden @ unit.weight + bias[age, 0]) * values[row] / divisor[len(items)]
+    np.testing.assert_allclose(found[:, 0], expected, rtol=0, atol=1e-5)
+    assert not found[2].any()
+    keys[buckets[0].max() + 4, 0] = np.nan
+    attend_by_unit(buckets, 4, keys, values, unit, bias, divisor, found)
+    assert np.isnan(found[0]).all(), "a relu keeps what is not a number"

@@ -81,10 +81,17 @@ def test_the_published_preset_is_the_same_network_whatever_the_inputs_are_set_to
     assert all(torch.equal(value, plain.state_dict()[name]) for name, value in other.state_dict().items())
 
 
+def test_the_published_preset_scores_by_the_product_whatever_is_set() -> None:
+    names = {name for name, _ in network(model(preset="published", attention_score="mlp")).named_parameters()}
+    assert names == {name for name, _ in network(model(preset="published")).named_parameters()}
+
+
 def test_custom_settings_are_taken_as_they_are() -> None:
     params = model(num_heads=2, attention_bias="recency", target_values=True, num_frequencies=3)
     assert resolve_preset(params) is params
     names = {name for name, _ in network(params).named_parameters()}
+    by_unit = {name for name, _ in network(model(attention_score="mlp")).named_parameters()}
+    assert {"attentions.0.unit.of_product.weight", "attentions.0.unit.of_target.bias"} <= by_unit
     assert {"attentions.0.score_bias", "attentions.0.gate.weight", "periodic.frequency"} <= names
 
 

@@ -29,6 +29,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "separate_attention_embedding": True,
         "field_dropout": 0.1,
     },
+    "mlp": {
+        "attention_score": "mlp",
+        "attention_norm": "sqrt_length",
+        "attention_bias": "recency",
+        "target_values": True,
+        "separate_attention_embedding": True,
+    },
     "sparse": {"sparse_embedding_grad": True},
     "pooled, bins": {"pooled_history": True, "numeric_bins": 5},
 }

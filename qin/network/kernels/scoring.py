@@ -31,6 +31,20 @@ class FrozenOptions(NamedTuple):
     slope: float
 
 
+class FrozenUnit(NamedTuple):
+    """What an activation unit makes of rows' targets.
+
+    Attributes:
+        matrix: That a row's items are multiplied by, `(n, dim, units)`.
+        offset: Added to that, `(n, units)`.
+        weight: Of the hidden layer in the score, `(units,)`.
+    """
+
+    matrix: Float32Array
+    offset: Float32Array
+    weight: Float32Array
+
+
 class FrozenBins(NamedTuple):
     """Piecewise linear embeddings of numeric fields.
 
@@ -113,6 +127,54 @@ def attend(
                     total[d] += score * values[row[k], d]
             for d in range(dim):
                 total[d] /= divisor[length]
+
+
+@njit(nogil=True, fastmath=_SUMS_IN_REGISTERS)
+def attend_by_unit(
+    buckets: Int64Array,
+    offset: int,
+    keys: Float32Array,
+    values: Float32Array,
+    unit: FrozenUnit,
+    bias_of_age: Float32Array,
+    divisor: Float32Array,
+    out: Float32Array,
+) -> None:
+    """Read, score and add up each history: `sum_i (weight . relu(key_i matrix + offset) + bias) value_i / divisor`.
+
+    Args:
+        buckets: `(n, seq)`, padding anywhere; inside their vocabulary.
+        offset: First row of the vocabulary in the tables.
+        keys: Table of what is scored, `(table_rows, dim)`.
+        values: Table of what is added up, `(table_rows, dim)`; may be the same.
+        unit: Of the rows.
+        bias_of_age: Added to the score of an item by the number of valid items after it, `(seq, 1)`.
+        divisor: By the number of valid items, `(seq + 1,)`.
+        out: `(n, 1, dim)`.
+    """
+    (num_rows, seq), dim, weight = buckets.shape, out.shape[2], unit.weight
+    row, hidden = np.empty(seq, np.int64), np.empty(weight.size, np.float32)
+    for i in range(num_rows):
+        length = 0
+        for position in range(seq):
+            if buckets[i, position] != PADDING_BUCKET:
+                row[length] = buckets[i, position] + offset
+                length += 1
+        matrix, start, total = unit.matrix[i], unit.offset[i], out[i, 0]
+        total[:] = 0.0
+        for k in range(length):
+            hidden[:] = start
+            for d in range(dim):
+                for h in range(weight.size):  # side by side: whole vectors, and no sum across one
+                    hidden[h] += keys[row[k], d] * matrix[d, h]
+            score = np.float32(0.0)
+            for h in range(weight.size):
+                score += weight[h] * (np.float32(0.0) if hidden[h] < 0.0 else hidden[h])
+            score += bias_of_age[length - 1 - k, 0]
+            for d in range(dim):
+                total[d] += score * values[row[k], d]
+        for d in range(dim):
+            total[d] /= divisor[length]
 
 
 @njit(nogil=True)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from qin.network.attention import TargetAttention
+from qin.network.attention import AttentionOptions, TargetAttention
 from qin.network.kernels.attention import attended_sums
 from qin.network.threads import TILE_ROWS
 
@@ -20,7 +20,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def make(**variant: Any) -> TargetAttention:
-    attention = TargetAttention(TARGET, sequence_dim=WIDTH, attention_dim=24, **variant)
+    attention = TargetAttention(TARGET, sequence_dim=WIDTH, attention_dim=24, options=AttentionOptions(**variant))
     generator = torch.Generator().manual_seed(0)
     for parameter in attention.parameters():
         nn.init.normal_(parameter, std=0.3, generator=generator)
