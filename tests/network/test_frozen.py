@@ -109,10 +109,11 @@ def test_in_bf16_it_is_as_exact_as_the_network(variant: str) -> None:
     assert error.abs().max() < 1.5 * own_error.abs().max()
 
 
-def test_rows_do_not_see_each_other() -> None:
+@pytest.mark.parametrize("variant", ["heads", "mlp, separate"])
+def test_rows_do_not_see_each_other(variant: str) -> None:
     """Bit for bit: alone, in another order, beside other rows, in other integer types."""
     for use_bf16 in (False, True):
-        model, (categorical, numeric, sequences) = make_trained(norm="rms"), make_rows()
+        model, (categorical, numeric, sequences) = make_trained(**VARIANTS[variant]), make_rows()
         model.use_bf16 = use_bf16
         frozen = FrozenQIN(model)
         whole = frozen(categorical, numeric, sequences)
@@ -125,8 +126,9 @@ def test_rows_do_not_see_each_other() -> None:
         assert torch.equal(frozen(categorical.to(torch.int32), numeric.double(), stored), whole)
 
 
-def test_padding_and_its_place_change_nothing() -> None:
-    model, (categorical, numeric, sequences) = make_trained(attention_bias="recency"), make_rows()
+@pytest.mark.parametrize("variant", ["recency", "mlp, separate"])
+def test_padding_and_its_place_change_nothing(variant: str) -> None:
+    model, (categorical, numeric, sequences) = make_trained(**VARIANTS[variant]), make_rows()
     frozen = FrozenQIN(model)
     longer = [nn.functional.pad(s, (2, 3)) for s in sequences]
     assert torch.equal(frozen(categorical, numeric, longer), frozen(categorical, numeric, sequences))

@@ -99,16 +99,20 @@ def _parts(arrays: list[Any], is_valid: BoolArray, rows: slice) -> Any:
 # which stand side by side in a matrix: whole vectors, and no sum across one.
 
 
-@njit(nogil=True, fastmath=_SUMS_IN_REGISTERS)
-def _add_products(arrays: Arrays, i: int, position: int, hidden: Float32Array) -> None:
-    """Write the hidden layer of an item before its relu, `(units,)`."""
-    keys, matrix, offset = arrays[1], arrays[3], arrays[4]
+@njit(nogil=True, inline="always", fastmath=_SUMS_IN_REGISTERS)
+def write_hidden(key: Float32Array, matrix: Float32Array, offset: Float32Array, hidden: Float32Array) -> None:
+    """Write `key matrix + offset`, the hidden layer of an item before its relu, `(units,)`."""
+    in_fours = key.size - key.size % 4
     for unit in range(hidden.size):
-        hidden[unit] = offset[i, unit]
-    for d in range(keys.shape[2]):
-        key = keys[i, position, d]
+        hidden[unit] = offset[unit]
+    # Four numbers of a key at a time: each sum is read and written once for all of them, which takes half the time.
+    for d in range(0, in_fours, 4):
         for unit in range(hidden.size):
-            hidden[unit] += key * matrix[i, d, unit]
+            first = key[d] * matrix[d, unit] + key[d + 1] * matrix[d + 1, unit]
+            hidden[unit] += first + (key[d + 2] * matrix[d + 2, unit] + key[d + 3] * matrix[d + 3, unit])
+    for d in range(in_fours, key.size):
+        for unit in range(hidden.size):
+            hidden[unit] += key[d] * matrix[d, unit]
 
 
 @njit(nogil=True, fastmath=_SUMS_IN_REGISTERS)
@@ -124,7 +128,7 @@ def _attend(
         bias_of_age: `(seq,)`.
         out: Sums, `(n, dim)`.
     """
-    values, _, score, _, _, is_valid = arrays
+    values, keys, score, matrix, offset, is_valid = arrays
     num_rows, length, dim = values.shape
     hidden = np.empty(weight.size, np.float32)
     for i in range(num_rows):
@@ -135,7 +139,7 @@ def _attend(
             if not is_valid[i, position]:
                 continue
             age -= 1  # items come oldest first, and a bias belongs to an age: 0 is the newest
-            _add_products(arrays, i, position, hidden)
+            write_hidden(keys[i, position], matrix[i], offset[i], hidden)
             total = np.float32(0.0)
             for unit in range(weight.size):
                 total += weight[unit] * (np.float32(0.0) if hidden[unit] < 0.0 else hidden[unit])  # a NaN stays
@@ -164,7 +168,7 @@ def _attend_back(
         grads: Of values, keys, matrices and offsets; the first two may be one array.
         grad_shared: Of the weight, then of the biases, `(units + num_biases,)`.
     """
-    values, keys, score, matrix, _, is_valid = arrays
+    values, keys, score, matrix, offset, is_valid = arrays
     grad_values, grad_keys, grad_matrix, grad_offset = grads
     (num_rows, length, dim), num_units = values.shape, weight.size
     hidden, of_weight = np.empty(num_units, np.float32), np.empty(num_units, np.float32)
@@ -182,7 +186,9 @@ def _attend_back(
             grad_score = np.float32(0.0)
             for d in range(dim):
                 grad_score += grad_sums[i, d] * values[i, position, d]
-            _add_products(arrays, i, position, hidden)  # once more: to keep them is more memory than all else
+            write_hidden(
+                keys[i, position], matrix[i], offset[i], hidden
+            )  # once more: to keep them is more memory than all else
             for unit in range(num_units):
                 is_closed = hidden[unit] <= 0.0  # a NaN flows back
                 of_weight[unit] += np.float32(0.0) if is_closed else grad_score * hidden[unit]

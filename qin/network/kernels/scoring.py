@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from qin.columns.buckets import PADDING_BUCKET
+from qin.network.kernels.activation_unit import write_hidden
 from qin.network.kernels.arrays import Float32Array, Float64Array, Int64Array, ProductArray
 from qin.network.kernels.bf16 import round_row, widen_row
 from qin.runtime.jit import njit
@@ -163,10 +164,7 @@ def attend_by_unit(
         matrix, start, total = unit.matrix[i], unit.offset[i], out[i, 0]
         total[:] = 0.0
         for k in range(length):
-            hidden[:] = start
-            for d in range(dim):
-                for h in range(weight.size):  # side by side: whole vectors, and no sum across one
-                    hidden[h] += keys[row[k], d] * matrix[d, h]
+            write_hidden(keys[row[k]], matrix, start, hidden)
             score = np.float32(0.0)
             for h in range(weight.size):
                 score += weight[h] * (np.float32(0.0) if hidden[h] < 0.0 else hidden[h])
