@@ -273,6 +273,10 @@ def forward_flops(network: QIN, *, batch: int, seq: int, is_folded: bool) -> int
         target_dim, sequence_dim = attention.query.in_features, attention.key.in_features
         per_row += 2 * attention.attention_dim * (target_dim + sequence_dim)  # query, direction, value, output
         per_row += 2 * seq * sequence_dim  # scores, weighted sum
+        if attention.unit is not None:  # a direction and a product for each unit instead of one, then their sum
+            units = attention.unit.of_target.out_features
+            per_row += units * target_dim + (units - 1) * attention.attention_dim * sequence_dim
+            per_row += seq * ((units - 1) * sequence_dim + units)
     return 2 * batch * per_row
 
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -113,10 +114,10 @@ def test_penalty_is_half_the_sum_of_squares_of_all_tables() -> None:
     torch.testing.assert_close(penalty, 0.15 * model.embedding.embedding_table.square().sum())
 
 
-def tiny_model() -> QIN:
+def tiny_model(**changes: Any) -> QIN:
     """Two fields of width 2, attention width 5, one sequence, no numeric fields: 3 x 2 = 6 inputs of the network."""
     inputs = QINInputs(num_buckets=(4, 7), num_fields=2, sequence_vocabulary=(1,), target_fields=(1,))
-    sizes = make_sizes(embedding_dim=2, attention_dim=5, num_layers=1, num_rows=3)
+    sizes = make_sizes(embedding_dim=2, attention_dim=5, num_layers=1, num_rows=3, **changes)
     normalizer = NumericNormalizer(torch.zeros(0), torch.zeros(0))
     return QIN(
         inputs=inputs,
@@ -132,6 +133,14 @@ def test_counted_operations_equal_a_count_by_hand(is_folded: bool, products: int
     scores, weighted_sum = 4 * 2, 4 * 2
     per_row = products * 6 * 6 + 6 + query + direction + value + output + scores + weighted_sum
     assert forward_flops(tiny_model(), batch=10, seq=4, is_folded=is_folded) == 2 * 10 * per_row
+
+
+def test_counted_operations_of_an_activation_unit_equal_a_count_by_hand() -> None:
+    query, matrix, offset, value, output = 2 * 5, 32 * 5 * 2, 32 * 2, 2 * 5, 5 * 2
+    scores, weighted_sum = 4 * (32 * 2 + 32), 4 * 2
+    per_row = 6 * 6 + 6 + query + matrix + offset + value + output + scores + weighted_sum
+    model = tiny_model(attention_score="mlp")
+    assert forward_flops(model, batch=10, seq=4, is_folded=True) == 2 * 10 * per_row
 
 
 @pytest.mark.parametrize(("is_folded", "products"), [(True, 1), (False, 3)])
