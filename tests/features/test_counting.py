@@ -112,6 +112,28 @@ def test_tables_that_grow_count_as_those_that_need_not() -> None:
     assert distinct.size > counting._FIRST_SLOTS
 
 
+def test_small_keys_are_counted_as_large_ones_are() -> None:
+    """Their table has no slots to search, and is of another size."""
+    generator = np.random.default_rng(1)
+    small = generator.integers(0, 3_000, 20_000).astype(np.uint64)
+    large = small << np.uint64(40)
+    label = generator.integers(0, 2, small.size).astype(np.uint8)
+    fitted = np.flatnonzero(generator.random(small.size) < 0.8)
+    assert counting._num_small(small) == 3_000
+    assert counting._num_small(large) == 0
+
+    distinct, counts = count_keys(small, label, fitted)
+    of_large = count_keys(large, label, fitted)
+    assert np.array_equal(distinct << np.uint64(40), of_large[0])
+    assert np.array_equal(counts, of_large[1])
+    for past in (
+        Earlier.of(generator.permutation(small.size), None, fitted, num_blocks=7),
+        OtherParts.of(generator.integers(0, 2**63, small.size).astype(np.uint64), fitted),
+    ):
+        assert np.array_equal(past.counts(small, label), past.counts(large, label))
+        assert past.counts(small, label).rows.any()
+
+
 def _occurrences_before(codes: np.ndarray) -> np.ndarray:
     seen, out = np.zeros(codes.max() + 1, np.int64), np.empty(codes.size, np.int64)
     for row, code in enumerate(codes):
