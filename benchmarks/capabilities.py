@@ -10,7 +10,8 @@ them. The fold is the same for all variants; the halves are, too, but that witho
 one.
 
 A variant that changes nothing on a log is left out, and what it leaves as it is (prepared files, network, trees) is not
-made again. Runs that a file already has are not repeated, so that a long table can be made in parts.
+made again. Runs that a file already has are not repeated, so that a long table can be made in parts. The default's own
+runs hold the whole fold beside the report half: they are the table of one default on every log.
 """
 
 import json
@@ -19,19 +20,21 @@ import time
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
+import numpy.typing as npt
 import typer
 
 from benchmarks.ablation import PROFILE, summary
-from benchmarks.fitting import report_figures
+from benchmarks.fitting import report_figures, true_figures, whole_figures
 from benchmarks.machine import describe
-from benchmarks.pipeline import true_figures
 from benchmarks.profile import CAPABILITIES, RESULTS, ROOT, changed
 from qin.calibrate.members import blend_members
 from qin.config import Params
 from qin.experiments.overlay import apply_overlays
 from qin.experiments.trial import Trial, Trials
-from qin.metrics.definitions import ranking_metrics
+from qin.metrics.definitions import Rows, estimates, ranking_metrics
 from qin.metrics.paired import compare_logits
+from qin.metrics.standard_errors import standard_error
 from qin.raw.segments import read_clusters
 from qin.runtime import paths
 from qin.scored.rows import ScoredRows
@@ -51,7 +54,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no statistics of pairs": {"features.statistics.pairs": []},
     "no cosines": {"features.statistics.cosines": False},
     "no drift guard": {"features.statistics.drift_psi": None},
+    "one form of the network": {"model.alternatives": []},
+    "one network": {"model.seeds": 1},
     "none of these features": _NO_FEATURES,
+    "DIN's score": {"model.attention_score": "mlp"},
     "pooled history": {"model.pooled_history": True},
     "no pooled history": {"model.pooled_history": False},
     "8 numeric bins": {"model.numeric_bins": 8},
@@ -66,6 +72,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "goss": {"hnm.enable": True, "hnm.mode": "goss"},
     "pps": {"hnm.enable": True, "hnm.mode": "pps"},
 }
+
+# Several networks have the seeds after the first one's; those of another run must be others.
+_SEEDS_APART = 100
 
 # The members by themselves: what the blend is worth. They need no run of their own.
 ALONE = {"network": "network alone", "trees": "trees alone"}
@@ -96,10 +105,13 @@ class Log:
         trial = self._trial(params)
         members = {name: ScoredRows.read(trial.folder / place) for name, place in paths.SCORED_BY.items()}
         blended, choice = blend_members(members)
+        scored = {"blend": blended, **members}
         trained, grown = trial.metrics("train"), trial.metrics("trees")
         return {
-            **{name: report_figures(scored) for name, scored in {"blend": blended, **members}.items()},
-            "blend_over": {name: self._paired(scored, blended) for name, scored in members.items()},
+            **{name: report_figures(rows) for name, rows in scored.items()},
+            "whole": {name: whole_figures(rows) for name, rows in scored.items()},
+            "errors": self._errors(blended),
+            "blend_over": {name: self._paired(rows, blended) for name, rows in members.items()},
             "weights": {name: member.weight for name, member in choice.blend.members.items()},
             **{name: trained[name] for name in ("batch_size", "lr", "num_steps", "best_step", "best_epoch")},
             **{name: grown[name] for name in ("num_leaves", "num_rounds")},
@@ -117,13 +129,28 @@ class Log:
 
     def _paired(self, first: ScoredRows, second: ScoredRows) -> dict[str, float | None]:
         """Second minus first on the report half, with standard errors."""
-        rows, key = first.is_report == 1, self.base.split.group_key
-        cluster = None if key is None else read_clusters(self.base.data.train, key, first.row[rows])
+        rows = first.is_report == 1
         found = compare_logits(
-            first.natural[rows], second.natural[rows], first.label[rows], cluster=cluster, metrics=ranking_metrics()
+            first.natural[rows],
+            second.natural[rows],
+            first.label[rows],
+            cluster=self._clusters(first),
+            metrics=ranking_metrics(),
         )
         differences = {name: one.difference for name, one in found.items()}
         return differences | {f"{name}_se": one.standard_error for name, one in found.items()}
+
+    def _errors(self, scored: ScoredRows) -> dict[str, float | None]:
+        """Standard errors of the report half's figures, with users drawn together where the log has them."""
+        rows = Rows(scored.natural[scored.is_report == 1], scored.label[scored.is_report == 1])
+        found = estimates(ranking_metrics(), rows)
+        cluster = self._clusters(scored)
+        return {name: standard_error(one.influence, rows.is_positive, cluster=cluster) for name, one in found.items()}
+
+    def _clusters(self, scored: ScoredRows) -> npt.NDArray[np.int64] | None:
+        """The user of each row of the report half, as codes."""
+        key = self.base.split.group_key
+        return None if key is None else read_clusters(self.base.data.train, key, scored.row[scored.is_report == 1])
 
 
 def variants_of(base: Params, only: list[str] | None) -> dict[str, dict[str, Any]]:
@@ -189,7 +216,7 @@ def run_log(log: Log, out: Path, *, seeds: int, only: list[str] | None) -> None:
         for variant, changes in variants.items():
             if str(seed) in runs.setdefault(variant, {}):
                 continue
-            run = log.run(changed(log.base, {**changes, "trees.seed": seed}, seed))
+            run = log.run(changed(log.base, {**changes, "trees.seed": seed}, seed * _SEEDS_APART))
             runs[variant][str(seed)] = run
             typer.echo(f"{out.stem}, {variant}, seed {seed}: {run['blend']}", err=True)
             done = {name: runs[name] for name in VARIANTS if runs.get(name)}

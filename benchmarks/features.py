@@ -90,8 +90,10 @@ def part(name: str, folder: Path) -> None:
 
 
 def _figures(cost: Cost, base: Cost, rows: int) -> dict[str, Any]:
+    own = cost.cpu_seconds - base.cpu_seconds
     return {
-        "rows_per_cpu_second": rows / (cost.cpu_seconds - base.cpu_seconds),
+        # None: less than what the start of a process varies by.
+        "rows_per_cpu_second": rows / own if own > 0 else None,
         "cpu_seconds": cost.cpu_seconds,
         "peak_memory_bytes": cost.peak_memory_bytes,
     }

@@ -5,12 +5,13 @@ on the report half of the validation fold and deployed nowhere.
 """
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow.parquet as pq
 
 from benchmarks.profile import changed
 from qin.config import Params
@@ -19,6 +20,7 @@ from qin.features.joined import JoinedRows
 from qin.metrics.definitions import LOG_LOSS, Rows, ranking_metrics, values
 from qin.network.qin import QIN
 from qin.runtime import paths
+from qin.scored.prior import TrainingPrior
 from qin.scored.rows import ScoredRows
 from qin.shards.files import RowReader, ShardReader
 from qin.shards.folds import TRAIN, Folds, read_folds, report_half
@@ -86,5 +88,22 @@ def fit_network(params: Params, log: PreparedLog, folder: Path) -> tuple[QIN, di
 
 def report_figures(scored: ScoredRows) -> dict[str, float]:
     """AP, AUC and natural log loss of the report half."""
-    rows = scored.is_report == 1
+    return _figures(scored, scored.is_report == 1)
+
+
+def whole_figures(scored: ScoredRows) -> dict[str, float]:
+    """The same of the whole validation fold, half of which chose: of half the variance, and what other work reports."""
+    return _figures(scored, np.ones(len(scored.row), bool))
+
+
+def true_figures(scored: ScoredRows, truth: Path) -> dict[str, float] | None:
+    """Figures of the true probability on the report half, of a generated log; None without the file that holds it."""
+    if not truth.exists():
+        return None
+    probability = pq.read_table(truth, columns=["probability"]).column(0).to_numpy()[scored.row]
+    logit = (np.log(probability) - np.log1p(-probability)).astype(np.float32)
+    return report_figures(replace(scored, logit=logit, prior=TrainingPrior(base_rate=scored.prior.base_rate)))
+
+
+def _figures(scored: ScoredRows, rows: npt.NDArray[np.bool_]) -> dict[str, float]:
     return values((*ranking_metrics(), LOG_LOSS), Rows(scored.natural[rows], scored.label[rows]))

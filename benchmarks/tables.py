@@ -3,15 +3,14 @@
 `python -m benchmarks.tables` prints them, `python -m benchmarks.tables --write` puts them into their pages.
 """
 
-import json
 import math
-from collections.abc import Sequence
-from statistics import fmean
 from typing import Annotated, Any
 
 import typer
 
-from benchmarks.profile import CAPABILITIES, RESULTS, ROOT
+from benchmarks.markdown import Rows, markdown, read
+from benchmarks.profile import ROOT
+from benchmarks.tables_accuracy import ablation_tables, capability_tables, logs_table, peers_table, settings_table
 from benchmarks.tables_serving import backtest_block, flood_line, latency_rows, load_rows
 
 START, END = "<!-- {}: made by python -m benchmarks.tables -->", "<!-- end of {} -->"
@@ -20,7 +19,6 @@ START, END = "<!-- {}: made by python -m benchmarks.tables -->", "<!-- end of {}
 PAGES = {
     "peers": ROOT / "README.md",
     "first_steps": ROOT / "docs/index.md",
-    "results": ROOT / "docs/results.md",
     "logs": ROOT / "docs/results.md",
     "capabilities": ROOT / "docs/results.md",
     "ablation": ROOT / "docs/results.md",
@@ -29,6 +27,8 @@ PAGES = {
     "speed": ROOT / "docs/speed.md",
     "kernels": ROOT / "docs/speed.md",
     "side_by_side": ROOT / "docs/speed.md",
+    "features": ROOT / "docs/speed.md",
+    "pipeline": ROOT / "docs/speed.md",
     "scale": ROOT / "docs/scale.md",
     "many_files": ROOT / "docs/scale.md",
     "few_clicks": ROOT / "docs/statistics.md",
@@ -37,60 +37,22 @@ PAGES = {
     "backtest": ROOT / "docs/tomorrow.md",
 }
 
-RUNS = {
-    "sample_100k": "sample, 100,000 rows (default)",
-    "sample_1m": "sample, 1,000,000 rows",
-    "kuairand_clicked": "KuaiRand `clicked`, 4-5 May",
-    "kuairand_liked": "KuaiRand `liked`, 4-5 May",
-}
-PEERS_HEADER = ("log", "AUC", "network alone", "trees alone", "QIN as published", "AP", "AP of trees")
-ACCURACY_HEADER = ("run", "AP", "over trees", "AUC", "over trees", "best possible AP / AUC")
 SIDE_BY_SIDE_HEADER = ("system", "preparing, rows/s", "training", "scoring", "CPU seconds", "peak memory, GiB", "AUC")
-COST_HEADER = ("run", "log loss", "WLL natural / balanced", "training rows/s", "peak memory, GiB")
 
-MEMBERS = ("network", "trees")
-# Logs of one default, with AUC and AP that the project set out to reach on the whole fold.
-BARS = {
-    "sample_100k": ("sample, 100,000 rows", "0.70"),
-    "sample_1m": ("sample, 1,000,000 rows", "0.785"),
-    "clicked": ("KuaiRand `clicked`, 4-5 May", "0.760 / 0.560"),
-    "liked": ("KuaiRand `liked`, 4-5 May", "0.862 / 0.210"),
-    "trivago": ("trivago, last 10%", "0.862 / 0.46"),
-    "ml1m": ("ML-1M, last 20%", "0.745 / 0.75"),
-}
-IN_README = ("sample_100k", "clicked", "liked", "trivago", "ml1m")
-LOGS_HEADER = ("log", "network", "trees", "blend", "goal", "blend, report half", "what was run")
-CAPABILITY_HEADER = (
-    "variant",
-    "seeds",
-    "AUC",
-    "difference",
-    "network / trees",
-    "AP",
-    "difference",
-    "network / trees",
-)
-
-# The ablation that has the published model on a run's rows.
-PUBLISHED = {"clicked": "ablation_clicked", "liked": "ablation_liked"}
-
-ABLATIONS = {
-    "ablation_clicked": "KuaiRand `clicked`, validation 4 and 5 May",
-    "ablation_liked": "KuaiRand `liked`, validation 4 and 5 May",
-    "ablation_clicked_early": "KuaiRand `clicked`, an earlier fold: trained to 1 May, validation 2 and 3 May",
-    "ablation_liked_early": "KuaiRand `liked`, the same earlier fold",
-    "ablation_sample": "The sample log, 1,000,000 rows, default profile",
-    "ablation_sample_100k": "The sample log, 100,000 rows, default profile",
-}
 SPEED_VARIANTS = {
     "published": "published",
     "ours": "same function, dropout 0.1",
     "ours_no_dropout": "same function, no dropout",
     "profile": "KuaiRand profile",
 }
+FEATURES = {
+    "in_time": "{statistics} statistics of the train fold, in time",
+    "out_of_fold": "the same out of fold",
+    "read": "read beside the columns",
+    "impressions": "{compared_columns} columns compared within impressions",
+}
 SCALES = {
-    "scale_1m": "1M rows",
-    "scale_2m_one_group": "2M rows, one row group",
+    "scale_1m": "1M rows, one row group",
     "scale_10m": "10.7M rows",
 }
 SCALE_HEADER = ("stage", "rows", "seconds", "rows/s", "CPU seconds", "rows per CPU second", "peak memory, GiB")
@@ -141,143 +103,98 @@ def main(*, write: Annotated[bool, typer.Option("--write", help="Write them into
 
 def tables() -> dict[str, str]:
     """Each table in Markdown, by name."""
-    runs = {name: _read(name) for name in RUNS}
     return {
-        "peers": _markdown([PEERS_HEADER, *(_peers(name, _read("logs")[name]) for name in IN_README)]),
-        "first_steps": _first_steps_table(_read("first_steps")),
-        "results": "\n\n".join(
-            _markdown([header, *((_run_title(name, run), *cells(run)) for name, run in runs.items())])
-            for header, cells in ((ACCURACY_HEADER, _accuracy), (COST_HEADER, _cost))
-        ),
-        "logs": _logs_table(_read("logs")),
-        "capabilities": _capability_tables(),
-        "ablation": _ablation_table(),
-        "speed": _speed_table(_read("train_speed")),
-        "kernels": _kernel_table(_read("kernels")),
-        "side_by_side": _side_by_side_table(_read("peers")),
+        "peers": peers_table(),
+        "first_steps": _first_steps_table(read("first_steps")),
+        "logs": logs_table(),
+        "capabilities": capability_tables(),
+        "ablation": ablation_tables(),
+        "speed": _speed_table(read("train_speed")),
+        "kernels": _kernel_table(read("kernels")),
+        "side_by_side": _side_by_side_table(read("peers")),
+        "features": _features_table(read("features")),
+        "pipeline": _pipeline_table(read("pipeline")["runs"]),
         "scale": _scale_table(),
-        "many_files": _many_files_table(_read("prepare_files")),
-        "imbalance": _imbalance_table(_read("imbalance")),
-        "imbalance_settings": _settings_table(_read("imbalance_settings")),
-        "few_clicks": _few_clicks_table(_read("few_clicks")),
-        "latency": _markdown(latency_rows(_read("serving"))),
-        "load": f"{_markdown(load_rows(_read('serving')))}\n\n{flood_line(_read('serving'))}",
-        "backtest": backtest_block(_read("backtest")),
+        "many_files": _many_files_table(read("prepare_files")),
+        "imbalance": _imbalance_table(read("imbalance")),
+        "imbalance_settings": settings_table(read("imbalance_settings")),
+        "few_clicks": _few_clicks_table(read("few_clicks")),
+        "latency": markdown(latency_rows(read("serving"))),
+        "load": f"{markdown(load_rows(read('serving')))}\n\n{flood_line(read('serving'))}",
+        "backtest": backtest_block(read("backtest")),
     }
 
 
 def _first_steps_table(result: dict[str, Any]) -> str:
     """Seconds of each way of a new user, the clone itself left out."""
     ways = [(name, f"{seconds:.0f}") for name, seconds in result["seconds"].items() if name != "clone"]
-    return _markdown([("a new user's way", "seconds"), *ways])
-
-
-def _logs_table(result: dict[str, Any]) -> str:
-    """AUC / AP of the whole fold of each member, and of the blend's report half with standard errors."""
-    rows: list[Sequence[str]] = [LOGS_HEADER]
-    for name, (title, bar) in BARS.items():
-        if name in result:
-            run = result[name]
-            cells = [f"{run['whole'][m]['auc']:.4f} / {run['whole'][m]['ap']:.4f}" for m in (*MEMBERS, "blend")]
-            judged = [f"{run['report']['blend'][k]:.4f} ± {run['errors'][k]:.4f}" for k in ("auc", "ap")]
-            rows.append((title, *cells, bar, " / ".join(judged), run["note"]))
-    return _markdown(rows)
-
-
-def _capability_tables() -> str:
-    """One table for each log that has results, logs without a title under their own name."""
-    found = sorted(path.stem.removeprefix(CAPABILITIES) for path in RESULTS.glob(f"{CAPABILITIES}*.json"))
-    logs = {name: title for name, (title, _) in BARS.items()}
-    titles = RUNS | logs | {f"cosines_{name}": f"{title}: with cosines and without" for name, title in logs.items()}
-    names = [name for name in RUNS if name in found] + [name for name in found if name not in RUNS]
-    return "\n\n".join(f"### {titles.get(name, name)}\n\n{_capabilities(_read(CAPABILITIES + name))}" for name in names)
-
-
-def _capabilities(result: dict[str, Any]) -> str:
-    """The blend of each variant with its difference from the default's, and what the members score by themselves."""
-    rows: list[Sequence[str]] = [CAPABILITY_HEADER]
-    for variant, figures in result["summary"].items():
-        members = result["runs"].get(variant, {}).values()  # none of a member by itself
-        cells = []
-        for metric in ("auc", "ap"):
-            cells += [f"{figures[metric]:.4f}", _gain(figures, metric)]
-            cells.append(" / ".join(f"{fmean(r[m][metric] for r in members):.4f}" for m in MEMBERS if members))
-        rows.append((variant, f"{figures['seeds']:.0f}", *cells))
-    if limit := result["limit"]:
-        rows.append(("best possible", "", f"{limit['auc']:.4f}", "", "", f"{limit['ap']:.4f}", "", ""))
-    return _markdown(rows)
-
-
-def _ablation_table() -> str:
-    return "\n\n".join(f"### {title}\n\n{_variants(_read(name)['summary'])}" for name, title in ABLATIONS.items())
-
-
-def _variants(summary: dict[str, dict[str, float]]) -> str:
-    rows: list[Sequence[str]] = [("variant", "seeds", "AUC", "difference", "AP", "difference")]
-    for variant, figures in summary.items():
-        rows.append((variant, f"{figures['seeds']:.0f}", *_figures_and_gains(figures)))
-    return _markdown(rows)
-
-
-def _settings_table(result: dict[str, Any]) -> str:
-    """Figures of each variant's network with its differences from the default's, and its log loss."""
-    rows: list[Sequence[str]] = [("setting", "seeds", "AUC", "difference", "AP", "difference", "log loss")]
-    for variant, figures in result["summary"].items():
-        loss = fmean(run["log_loss"] for run in result["runs"][variant].values())
-        rows.append((variant, f"{figures['seeds']:.0f}", *_figures_and_gains(figures), f"{loss:.4f}"))
-    return _markdown(rows)
-
-
-def _figures_and_gains(figures: dict[str, float]) -> list[str]:
-    return [cell for metric in ("auc", "ap") for cell in (f"{figures[metric]:.4f}", _gain(figures, metric))]
-
-
-def _gain(figures: dict[str, float], metric: str) -> str:
-    if f"{metric}_gain" not in figures:
-        return ""
-    error = f"{metric}_gain_se"
-    return f"{figures[f'{metric}_gain']:+.4f}" + (f" ± {figures[error]:.4f}" if error in figures else "")
+    return markdown([("a new user's way", "seconds"), *ways])
 
 
 def _speed_table(result: dict[str, Any]) -> str:
-    rows: list[Sequence[str]] = [("width, layers x rows", *SPEED_VARIANTS.values())]
+    rows: Rows = [("width, layers x rows", *SPEED_VARIANTS.values())]
     for case in result["cases"]:
         for kind in ("training", "scoring"):
             rates, ratios = case[f"{kind}_rows_per_second"], case[f"{kind}_ratio"]
             cells = [f"{rates[name]:,.0f} ({ratios[name]:.1f}x)" for name in SPEED_VARIANTS]
             rows.append((f"{case['width']}, {case['layers']} x {case['rows']}: {kind}", *cells))
-    return _markdown(rows)
+    return markdown(rows)
 
 
 def _kernel_table(result: dict[str, Any]) -> str:
     """How many times as fast as without it, of each kernel in each case; in brackets by CPU time."""
     cases = sorted({(line["batch"], line["width"]) for line in result["lines"] if "batch" in line})
-    rows: list[Sequence[str]] = [("kernel", "profile", *(f"{batch:,} x {width}" for batch, width in cases))]
+    rows: Rows = [("kernel", "profile", *(f"{batch:,} x {width}" for batch, width in cases))]
     found: dict[tuple[str, str], dict[tuple[int, int], str]] = {}
     for line in result["lines"]:
         cells = found.setdefault((line["kernel"], line.get("profile", "any")), {})
         cells[line.get("batch", 0), line.get("width", 0)] = f"{line['gain']:.1f} ({line['cpu_gain']:.1f})"
     for (kernel, profile), cells in found.items():
         rows.append((kernel, profile, *(cells.get(case, cells.get((0, 0), "")) for case in cases)))
-    return _markdown(rows)
+    return markdown(rows)
 
 
 def _side_by_side_table(result: dict[str, Any]) -> str:
     """Rates of each system on the same rows, and what its processes took; seconds of CPU include imports."""
-    rows: list[Sequence[str]] = [SIDE_BY_SIDE_HEADER]
+    rows: Rows = [SIDE_BY_SIDE_HEADER]
     for name, figures in result["systems"].items():
         rates = [f"{figures[f'{step}_rows_per_second']:,.0f}" for step in ("prepare", "train", "score")]
         memory = f"{figures['peak_memory_bytes'] / 2**30:.2f}"
         rows.append((name, *rates, f"{figures['cpu_seconds']:.0f}", memory, f"{figures['auc']:.3f}"))
-    return _markdown(rows)
+    return markdown(rows)
+
+
+def _features_table(result: dict[str, Any]) -> str:
+    """What each feature costs, in rows per CPU second, and the peak memory of those that keep anything."""
+    rows: Rows = [("features", "rows per CPU second", "peak memory, GiB")]
+    for name, title in FEATURES.items():
+        found = result[name]
+        peak = f"{found['peak_memory_bytes'] / 2**30:.2f}"
+        rate = found["rows_per_cpu_second"]
+        rows.append((title.format(**result), "too many to tell" if rate is None else f"{rate:,.0f}", peak))
+    for tokens, rate in result["matches_rows_per_cpu_second"].items():
+        rows.append((f"matches with a history of {tokens} items", f"{rate:,.0f}", ""))
+    return markdown(rows)
+
+
+def _pipeline_table(runs: dict[str, Any]) -> str:
+    """Seconds of each stage where DVC ran it first and where it was forced to again, and of DVC's whole commands."""
+    first, again = runs["first"], runs["again"]
+    rows: Rows = [("stage", "first run, seconds", "again", "peak memory, GiB")]
+    for name, stage in first["stages"].items():
+        peak = max(stage["peak_memory_bytes"], again["stages"][name]["peak_memory_bytes"]) / 2**30
+        rows.append((name, f"{stage['seconds']:.1f}", f"{again['stages'][name]['seconds']:.1f}", f"{peak:.2f}"))
+    totals = [sum(stage["seconds"] for stage in run["stages"].values()) for run in (first, again)]
+    rows.append(("all stages", *(f"{total:.1f}" for total in totals), ""))
+    rows.append(
+        ("`dvc repro`, with its own work and seven starts", f"{first['seconds']:.1f}", f"{again['seconds']:.1f}", "")
+    )
+    rows.append(("`dvc repro` with nothing to do", "", f"{runs['nothing to do']['seconds']:.1f}", ""))
+    return markdown(rows)
 
 
 def _scale_table() -> str:
-    results = {title: _read(name) for name, title in SCALES.items()}
-    return "\n\n".join(
-        f"## {title if 'trees' in result['stages'] else f'{title} †'}\n\n{_stages(result)}"
-        for title, result in results.items()
-    )
+    return "\n\n".join(f"## {title}\n\n{_stages(read(name))}" for name, title in SCALES.items())
 
 
 def _stages(result: dict[str, Any]) -> str:
@@ -285,21 +202,21 @@ def _stages(result: dict[str, Any]) -> str:
     for stage, figures in result["stages"].items():
         cells = [f"{figures[key]:,.{digits}f}" for key, digits in SCALE_DIGITS.items()]
         rows.append((stage, *cells, f"{figures['peak_memory_bytes'] / 2**30:.2f}"))
-    return _markdown(rows)
+    return markdown(rows)
 
 
 def _many_files_table(result: dict[str, Any]) -> str:
-    rows: list[Sequence[str]] = [MANY_FILES_HEADER]
+    rows: Rows = [MANY_FILES_HEADER]
     for name, title in MANY_FILES.items():
         if name in result:
             rates = [f"{result[name][key]:,.0f}" for key in ("rows_per_second", "rows_per_cpu_second")]
             peak = f"{result[name]['peak_memory_bytes'] / 2**30:.2f}"
             rows.append((title.format(result["num_files"]), *rates, peak))
-    return _markdown(rows)
+    return markdown(rows)
 
 
 def _imbalance_table(result: dict[str, Any]) -> str:
-    rows: list[Sequence[str]] = [IMBALANCE_HEADER]
+    rows: Rows = [IMBALANCE_HEADER]
     for name, figures in result["variants"].items():
         trained = result["trained"].get(name)
         rows.append(
@@ -311,18 +228,18 @@ def _imbalance_table(result: dict[str, Any]) -> str:
                 *([f"{trained[metric]:.4f}" for metric in ("ap", "auc", "log_loss")] if trained else [""] * 3),
             )
         )
-    return _markdown(rows)
+    return markdown(rows)
 
 
 def _few_clicks_table(result: dict[str, Any]) -> str:
     """Each share by 1.96 standard errors, then as reported; a design's resolution is two standard errors of 5%."""
-    rows: list[Sequence[str]] = [FEW_CLICKS_HEADER]
+    rows: Rows = [FEW_CLICKS_HEADER]
     for design in result["designs"]:
         cells = [f"{design[f'{key}_normal']:.1%} → {design[key]:.1%}" for key in ("null", "alone", "true", "found")]
         resolution = 2.0 * math.sqrt(0.05 * 0.95 / design["draws"])
         unit = "users of 40 rows" if design["clustered"] else "rows"
         rows.append((f"{design['clicks']:,}", unit, *cells, f"± {resolution:.1%}"))
-    return _markdown(rows)
+    return markdown(rows)
 
 
 def _gradient_cells(figures: dict[str, float]) -> list[str]:
@@ -332,67 +249,6 @@ def _gradient_cells(figures: dict[str, float]) -> list[str]:
     bias, limit = figures["bias"], 2.0 * figures["bias_resolution"]
     variance = [f"{figures[key]:.2f}" for key in ("relative_variance", "relative_variance_at_equal_time")]
     return [*variance, f"{bias:.1f}" if bias > limit else f"< {limit:.1f}"]
-
-
-def _read(name: str) -> dict[str, Any]:
-    result: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
-    return result
-
-
-def _markdown(rows: Sequence[Sequence[str]]) -> str:
-    lines = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _peers(name: str, run: dict[str, Any]) -> tuple[str, ...]:
-    """The default on a log beside its members and the published model; empty where that was not run."""
-    published = _read(PUBLISHED[name])["summary"]["published"]["auc"] if name in PUBLISHED else None
-    report, errors = run["report"], run["errors"]
-    return (
-        BARS[name][0],
-        f"{report['blend']['auc']:.4f} ± {errors['auc']:.4f}",
-        f"{report['network']['auc']:.4f}",
-        f"{report['trees']['auc']:.4f}",
-        "" if published is None else f"{published:.4f}",
-        f"{report['blend']['ap']:.4f} ± {errors['ap']:.4f}",
-        f"{report['trees']['ap']:.4f}",
-    )
-
-
-def _accuracy(result: dict[str, Any]) -> tuple[str, ...]:
-    limit = result.get("limit")
-    best = f"{limit['ap']:.4f} / {limit['auc']:.4f}" if limit else "unknown"
-    return (*_against_trees(result, "ap"), *_against_trees(result, "auc"), best)
-
-
-def _cost(result: dict[str, Any]) -> tuple[str, ...]:
-    peak = max(stage["peak_memory_bytes"] for stage in result["stages"].values())
-    return (
-        f"{result['judged_log_loss']:.4f}",
-        f"{result['judged_wll']:.3f} / {result['judged_wll_balanced']:.3f}",
-        f"{result['stages']['train']['rows_per_second']:,.0f}",
-        f"{peak / 2**30:.2f}",
-    )
-
-
-def _against_trees(result: dict[str, Any], metric: str) -> tuple[str, str]:
-    """A figure with its standard error, and the paired difference from that of the trees alone."""
-    difference = _trees(result)["difference"]
-    return (
-        f"{result[f'val_{metric}']:.4f} ± {result[f'val_{metric}_se']:.4f}",
-        f"{difference[metric]:+.4f} ± {difference[f'{metric}_se']:.4f}",
-    )
-
-
-def _run_title(name: str, result: dict[str, Any]) -> str:
-    """The run, marked where it is of the code before trees were a member: a network alone, six stages."""
-    return RUNS[name] if "members" in result else f"{RUNS[name]} †"
-
-
-def _trees(result: dict[str, Any]) -> dict[str, Any]:
-    """The boosted trees by themselves; results from before they were a member have them as the baseline."""
-    trees: dict[str, Any] = result["members"]["trees"] if "members" in result else result["baseline"]
-    return trees
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from benchmarks import capabilities
 from benchmarks.ablation import PROFILE, summary
 from benchmarks.capabilities import VARIANTS, variants_of, with_members_alone
 from benchmarks.profile import CAPABILITIES, changed, example
-from benchmarks.tables import _capabilities
+from benchmarks.tables_accuracy import capability_table
 from qin.config import Params, load_params
 from qin.experiments.trial import Trial, Trials
 
@@ -94,7 +94,7 @@ def test_runs_are_made_once_and_share_what_they_have_in_common(
     assert default["blend_over"]["trees"]["auc"] == pytest.approx(difference)
     assert result["runs"]["batch of 1024"]["0"]["trees"] == default["trees"]
     assert result["runs"]["no statistics"]["0"]["trees"] != default["trees"]
-    assert "| trees alone | 1 |" in _capabilities(result)
+    assert "| trees alone | 1 |" in capability_table(result)
     run()
     assert len(trials) == len(ran)
     assert json.loads(out.read_text()) == result

@@ -10,7 +10,7 @@ from benchmarks import ablation, imbalance_settings
 from benchmarks.ablation import PROFILE
 from benchmarks.imbalance_settings import VARIANTS
 from benchmarks.profile import changed
-from benchmarks.tables import _settings_table
+from benchmarks.tables_accuracy import settings_table
 from qin.config import load_params
 from qin.train.selection import MiningMode
 from tests.project import ROOT
@@ -44,7 +44,7 @@ def test_the_file_is_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     imbalance_settings.main(**arguments, seeds=2, only=["pos_weight 5"])
     assert made == [(None, 0), (5.0, 0), (5.0, 1)]
     result = json.loads((tmp_path / "out.json").read_text())
-    table = _settings_table(result).splitlines()
+    table = settings_table(result).splitlines()
     assert table[2:] == [
         "| profile | 1 | 0.7000 |  | 0.1000 |  | 0.0900 |",
         "| pos_weight 5 | 2 | 0.7000 | +0.0000 | 0.1000 | +0.0000 | 0.0900 |",

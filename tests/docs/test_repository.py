@@ -87,7 +87,7 @@ def test_a_page_that_is_made_is_made_again_when_its_sources_change() -> None:
             PAGE,
             DEFAULTS,
         ],
-        "tables": [*set(PAGES.values()), RESULTS / "sample_1m.json"],
+        "tables": [*set(PAGES.values()), RESULTS / "kernels.json"],
     }
     for hook, paths in sources.items():
         for path in paths:
