@@ -9,6 +9,7 @@ from benchmarks.markdown import Rows, markdown, read
 from benchmarks.profile import CAPABILITIES, RESULTS
 
 MEMBERS = ("network", "trees")
+METRICS = ("auc", "ap")
 # Logs of one default, with AUC and AP that the project set out to reach on the whole fold.
 LOGS = {
     "sample_100k": ("sample, 100,000 rows", "0.70"),
@@ -49,17 +50,19 @@ ABLATIONS = {
 def logs_table() -> str:
     """AUC / AP of the whole fold of each member and the blend, and of the blend's report half, means over the seeds.
 
-    The whole fold's are with the standard error over seeds, the report half's with that of drawing its rows again.
+    The blend of the whole fold is with the standard error over seeds, that of the report half with that of drawing its
+    rows again.
     """
     rows: Rows = [LOGS_HEADER]
     for name, (title, goal) in LOGS.items():
         runs = default_runs(name)
-        whole = [
-            " / ".join(_over_seeds(run["whole"][member][metric] for run in runs) for metric in ("auc", "ap"))
-            for member in (*MEMBERS, "blend")
+        members = [
+            " / ".join(f"{fmean(run['whole'][member][metric] for run in runs):.4f}" for metric in METRICS)
+            for member in MEMBERS
         ]
-        judged = " / ".join(_judged(runs, metric) for metric in ("auc", "ap"))
-        rows.append((title, str(len(runs)), *whole, goal, judged))
+        blend = " / ".join(_over_seeds(run["whole"]["blend"][metric] for run in runs) for metric in METRICS)
+        judged = " / ".join(_judged(runs, metric) for metric in METRICS)
+        rows.append((title, str(len(runs)), *members, blend, goal, judged))
     return markdown(rows)
 
 
@@ -96,7 +99,7 @@ def capability_table(result: dict[str, Any]) -> str:
     for variant, figures in result["summary"].items():
         members = result["runs"].get(variant, {}).values()  # none of a member by itself
         cells = []
-        for metric in ("auc", "ap"):
+        for metric in METRICS:
             cells += [f"{figures[metric]:.4f}", _gain(figures, metric)]
             cells.append(" / ".join(f"{fmean(r[m][metric] for r in members):.4f}" for m in MEMBERS if members))
         rows.append((variant, f"{figures['seeds']:.0f}", *cells))
@@ -127,7 +130,7 @@ def settings_table(result: dict[str, Any]) -> str:
 
 
 def _figures_and_gains(figures: dict[str, float]) -> list[str]:
-    return [cell for metric in ("auc", "ap") for cell in (f"{figures[metric]:.4f}", _gain(figures, metric))]
+    return [cell for metric in METRICS for cell in (f"{figures[metric]:.4f}", _gain(figures, metric))]
 
 
 def _gain(figures: dict[str, float], metric: str) -> str:
@@ -148,7 +151,7 @@ def _beside_peers(name: str) -> tuple[str, ...]:
     alone = {
         (member, metric): f"{fmean(run[member][metric] for run in runs):.4f}"
         for member in MEMBERS
-        for metric in ("auc", "ap")
+        for metric in METRICS
     }
     return (
         LOGS[name][0],

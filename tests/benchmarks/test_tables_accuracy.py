@@ -43,7 +43,8 @@ def test_the_whole_fold_and_the_report_half_are_told_apart() -> None:
 def test_figures_are_means_with_the_standard_error_over_seeds() -> None:
     first = logs_table().splitlines()[2]
     # The two values lie 0.02 apart: deviation 0.01414, divided by the root of two.
-    assert first.split(" | ")[1:3] == ["2", "0.7100 ± 0.0100 / 0.3550 ± 0.0050"]
+    mean = "0.7100 / 0.3550"
+    assert first.split(" | ")[1:5] == ["2", mean, mean, "0.7100 ± 0.0100 / 0.3550 ± 0.0050"]
     assert first.endswith("| 0.6200 ± 0.0100 / 0.3100 ± 0.0200 |")
 
 
