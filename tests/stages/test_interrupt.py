@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -45,7 +44,7 @@ def test_importing_the_stages_leaves_the_handlers_of_a_program() -> None:
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
-# A stage that has begun and waits, with what it writes half written.
+# A stage that has begun and waits, with what it writes half written, and takes a second to end.
 WAITING = """
 import sys, time
 from pathlib import Path
@@ -53,8 +52,12 @@ from qin.runtime.files import atomic_file
 from qin.runtime.stage import run_stage
 with run_stage("split"), atomic_file(Path("out.csv")) as staging:
     staging.write_text("half")
-    print("begun", flush=True)
-    time.sleep(60)
+    try:
+        print("begun", flush=True)
+        time.sleep(60)
+    finally:
+        print("ending", flush=True)
+        time.sleep(1)
 """
 
 
@@ -69,7 +72,7 @@ def test_a_stage_that_is_told_to_end_leaves_nothing_half_written(number: signal.
 
 def test_a_stage_outlives_the_terminal_where_it_is_told_to(tmp_path: Path) -> None:
     """As with `nohup`."""
-    with _waiting(tmp_path, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)) as process:
+    with _waiting(tmp_path, hangup="SIG_IGN") as process:
         process.send_signal(signal.SIGHUP)
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(timeout=0.5)
@@ -81,12 +84,10 @@ def test_a_stage_outlives_the_terminal_where_it_is_told_to(tmp_path: Path) -> No
 
 def test_the_end_of_dvc_does_not_cut_short_what_the_terminals_end_began(tmp_path: Path) -> None:
     """Both are told of it: the stage by its terminal, and once more by `dvc`'s death."""
-    slow = WAITING.replace(
-        "    time.sleep(60)", "    try:\n        time.sleep(60)\n    finally:\n        time.sleep(1)"
-    )
-    with _waiting(tmp_path, code=slow) as process:
+    with _waiting(tmp_path) as process:
         process.send_signal(signal.SIGHUP)
-        time.sleep(0.2)
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ending\n"
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=30.0)
     assert process.returncode == 128 + signal.SIGHUP
@@ -94,15 +95,15 @@ def test_the_end_of_dvc_does_not_cut_short_what_the_terminals_end_began(tmp_path
 
 
 @contextmanager
-def _waiting(folder: Path, *, code: str = WAITING, **options: Any) -> Iterator["subprocess.Popen[bytes]"]:
+def _waiting(folder: Path, *, hangup: str = "SIG_DFL") -> Iterator["subprocess.Popen[bytes]"]:
+    """A stage that waits; `hangup` is what its terminal's end is to it, which the tests' own may be deaf to."""
     (folder / "params.yaml").write_text("")
     with subprocess.Popen(
-        [sys.executable, "-c", code],
+        [sys.executable, "-c", f"import signal; signal.signal(signal.SIGHUP, signal.{hangup})\n{WAITING}"],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        **options,
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"begun\n"
