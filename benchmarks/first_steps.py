@@ -6,7 +6,6 @@ The environment is installed already; kernels are compiled anew, as on a new mac
 another seed, of which `qin init` knows nothing. Run it on a machine that does nothing else.
 """
 
-import os
 import shlex
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from benchmarks.machine import describe, report
-from benchmarks.profile import ROOT
+from benchmarks.profile import ROOT, clone_environment
 from qin.runtime import paths
 
 # The one of docs/experiments.md.
@@ -67,15 +66,9 @@ def _without_sample(project: Path) -> None:
 
 def _timed(command: list[str], folder: Path, rows: int) -> float:
     """Seconds of a command with this Python, its kernels compiled in the clone."""
-    environment = {
-        **os.environ,
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": str(folder),
-        "NUMBA_CACHE_DIR": str(folder / ".qin/numba"),
-    }
     started = time.monotonic()
     words = [word.format(rows=rows) for word in command]
-    subprocess.run(words, cwd=folder, env=environment, check=True, stdout=sys.stderr)
+    subprocess.run(words, cwd=folder, env=clone_environment(folder), check=True, stdout=sys.stderr)
     return time.monotonic() - started
 
 

@@ -7,7 +7,6 @@ as on a new machine, the second one finds them, the third has nothing to do. Run
 """
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -18,7 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from benchmarks.machine import describe, report
-from benchmarks.profile import FILES, ROOT
+from benchmarks.profile import FILES, ROOT, clone_environment
 from qin.runtime.stage import STAGES
 
 # What is asked of DVC each time.
@@ -42,18 +41,12 @@ def main(
 
 def _timed(command: list[str], clone: Path) -> dict[str, Any]:
     """Seconds of a command of DVC, and of the stages that it ran what each closed with."""
-    environment = {
-        **os.environ,
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": str(clone),
-        "NUMBA_CACHE_DIR": str(clone / ".qin/numba"),
-    }
     closing = [clone / f".qin/stages/{name}.json" for name in STAGES]
     for file in closing:
         file.unlink(missing_ok=True)
     started = time.monotonic()
     dvc = [sys.executable, "-m", "dvc"]
-    subprocess.run([*dvc, *command], cwd=clone, env=environment, check=True, stdout=sys.stderr)
+    subprocess.run([*dvc, *command], cwd=clone, env=clone_environment(clone), check=True, stdout=sys.stderr)
     seconds = time.monotonic() - started
     stages = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in closing if file.is_file()}
     return {"seconds": seconds, "stages": stages}

@@ -40,6 +40,16 @@ def changed(base: Params, changes: dict[str, Any], seed: int) -> Params:
     return with_changes(base, {**changes, "train.seed": seed})
 
 
+def clone_environment(clone: Path) -> dict[str, str]:
+    """The environment of commands in a clone: this Python, the clone's code, and kernels that are compiled there."""
+    return {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(clone),
+        "NUMBA_CACHE_DIR": str(clone / ".qin/numba"),
+    }
+
+
 def prepare(folder: Path, params: Path, data: Path) -> tuple[ShardReader, Any]:
     """Run prepare and split in a folder, with links to the three files of `data`."""
     (folder / "data").mkdir()
