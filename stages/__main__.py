@@ -4,6 +4,7 @@ What concerns the whole process is set here and nowhere else, before the stage's
 of `qin` or `stages` changes nothing in the program that imports them.
 """
 
+import gc
 import importlib
 import sys
 
@@ -32,6 +33,7 @@ def main() -> None:
         if found is None:
             raise
         raise SystemExit(f"error: stage {name}: {found}") from error
+    gc.freeze()  # modules stay: the collector need not look through them again and again
     # What Typer's usage lines show.
     sys.argv[:2] = [f"python -m stages {name}"]
     stage.app()

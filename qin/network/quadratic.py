@@ -1,6 +1,7 @@
 """The quadratic network: each layer multiplies its input by a linear function of itself."""
 
 from collections.abc import Sequence
+from functools import reduce
 from typing import Literal, cast, get_args
 
 import torch
@@ -72,8 +73,9 @@ class QuadraticLayer(nn.Module):
     def folded(self) -> tuple[torch.Tensor, torch.Tensor]:
         """The sums of the rows' matrices, `(dim, dim)`, and of their biases, `(dim,)`."""
         dim = self.linear.in_features
-        weight = self.linear.weight.view(self.num_linear, dim, dim).sum(dim=0)
-        return weight, self.linear.bias.view(self.num_linear, dim).sum(dim=0)
+        weights = self.linear.weight.view(self.num_linear, dim, dim).unbind()
+        # One after the other: a reduction over so few matrices takes twice as long as adding them.
+        return reduce(torch.add, weights), self.linear.bias.view(self.num_linear, dim).sum(dim=0)
 
 
 class QuadraticNetwork(nn.Module):

@@ -113,8 +113,9 @@ def clip_grad_norm(
         grads += of_parts
     factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)  # as PyTorch does: no division by zero
     if has_kernels(factor):
-        for grad in grads:
-            grad.mul_(factor)
+        if factor != 1.0:  # most steps are not clipped
+            for grad in grads:
+                grad.mul_(factor)
     else:
         torch._foreach_mul_(grads, factor)  # few launches
     return norm

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -54,6 +55,24 @@ def test_the_cut_into_batches_does_not_matter(seed: int, cuts: list[int]) -> Non
     assert np.array_equal(whole.count, split.count)
     np.testing.assert_allclose(split.mean, whole.mean, rtol=1e-12, atol=1e-15)
     np.testing.assert_allclose(split.std, whole.std, rtol=1e-12)
+
+
+@pytest.mark.parametrize("threads", [2, 7])
+def test_the_number_of_threads_does_not_matter(threads: int) -> None:
+    rows = make_rows(2, num_rows=70_000)
+    alone = in_threads(1, rows)
+    together = in_threads(threads, rows)
+    assert alone.mean.tobytes() == together.mean.tobytes()
+    assert alone.std.tobytes() == together.std.tobytes()
+
+
+def in_threads(threads: int, rows: npt.NDArray[np.float32]) -> NumericMoments:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        return fit(np.array_split(rows, 2))
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_constant_and_empty_fields_have_no_spread_at_all() -> None:

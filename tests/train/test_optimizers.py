@@ -85,6 +85,15 @@ def test_dense_gradients_are_clipped_to_the_same_bytes_as_by_torch() -> None:
         assert torch.equal(mine.grad, its.grad)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_gradient_that_is_not_finite_is_not_hidden(value: float) -> None:
+    whole, broken = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(2))
+    whole.grad, broken.grad = torch.full((2,), 0.1), torch.tensor([value, 0.1])
+    norm = clip_grad_norm([whole, broken], max_norm=10.0)
+    assert not norm.isfinite()
+    assert broken.grad[0].isnan()
+
+
 def test_driven_as_one_they_do_what_each_does_alone() -> None:
     together, apart = make_model(sparse=True), make_model(sparse=True)
     optimizers = make_optimizers(together)

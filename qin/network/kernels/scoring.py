@@ -82,6 +82,17 @@ def read_fields(
                 out[i, k * dim + d] = table[row, d]
 
 
+@njit(nogil=True)
+def _table_rows(history: Int64Array, offset: int, out: Int64Array) -> int:
+    """Write the table's row of each valid item of a history `(seq,)`, in order, and return how many there are."""
+    length = 0
+    for bucket in history:
+        if bucket != PADDING_BUCKET:
+            out[length] = bucket + offset
+            length += 1
+    return length
+
+
 @njit(nogil=True, fastmath=_SUMS_IN_REGISTERS)
 def attend(
     buckets: Int64Array,
@@ -108,11 +119,7 @@ def attend(
     seq, num_heads, dim = buckets.shape[1], out.shape[1], out.shape[2]
     row = np.empty(seq, np.int64)
     for i in range(buckets.shape[0]):
-        length = 0
-        for position in range(seq):
-            if buckets[i, position] != 0:
-                row[length] = buckets[i, position] + offset
-                length += 1
+        length = _table_rows(buckets[i], offset, row)
         for head in range(num_heads):
             # Views, and no branch on the score, which is negative as often as not: twice as fast.
             query, total = direction[i, head], out[i, head]
@@ -156,11 +163,7 @@ def attend_by_unit(
     (num_rows, seq), dim, weight = buckets.shape, out.shape[2], unit.weight
     row, hidden = np.empty(seq, np.int64), np.empty(weight.size, np.float32)
     for i in range(num_rows):
-        length = 0
-        for position in range(seq):
-            if buckets[i, position] != PADDING_BUCKET:
-                row[length] = buckets[i, position] + offset
-                length += 1
+        length = _table_rows(buckets[i], offset, row)
         matrix, start, total = unit.matrix[i], unit.offset[i], out[i, 0]
         total[:] = 0.0
         for k in range(length):
