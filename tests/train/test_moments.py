@@ -58,21 +58,14 @@ def test_the_cut_into_batches_does_not_matter(seed: int, cuts: list[int]) -> Non
 
 
 @pytest.mark.parametrize("threads", [2, 7])
-def test_the_number_of_threads_does_not_matter(threads: int) -> None:
-    rows = make_rows(2, num_rows=70_000)
-    alone = in_threads(1, rows)
-    together = in_threads(threads, rows)
+def test_the_number_of_threads_does_not_matter(threads: int, num_threads: None) -> None:
+    batches = np.array_split(make_rows(2, num_rows=70_000), 2)
+    torch.set_num_threads(1)
+    alone = fit(batches)
+    torch.set_num_threads(threads)
+    together = fit(batches)
     assert alone.mean.tobytes() == together.mean.tobytes()
     assert alone.std.tobytes() == together.std.tobytes()
-
-
-def in_threads(threads: int, rows: npt.NDArray[np.float32]) -> NumericMoments:
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        return fit(np.array_split(rows, 2))
-    finally:
-        torch.set_num_threads(before)
 
 
 def test_constant_and_empty_fields_have_no_spread_at_all() -> None:
